@@ -1,0 +1,103 @@
+"""Every error a user can meet, and what to do about each.
+
+ActorRaftError
+├── UsageError (also a ValueError)   the call itself is wrong; nothing was sent
+├── Unavailable                      no leader took it in time; certainly not applied
+│   └── Busy                         the same, the last refusal came from a bounded queue
+├── OutcomeUnknown (a TimeoutError)  sent, no answer: it may or may not apply, never twice; ask `resolve()`
+├── CommandFailed                    committed; the command raised what cannot be rebuilt here
+├── ResultLost                       committed and applied; the result cannot be sent back
+├── UnknownType                      the receiver has no class of that name
+├── StartError                       a process did not come up; says why, with its last words
+├── MailboxFull, ActorDead           the actor has not taken what was sent / is gone
+└── CorruptionError                  what is on disk cannot be trusted; names file and offset
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class ActorRaftError(Exception):
+    """Base of every error of this library."""
+
+
+class UsageError(ActorRaftError, ValueError):
+    """The call itself is wrong (cannot be pickled, too large, wrong arguments, closed client); nothing was sent."""
+
+
+class Unavailable(ActorRaftError):
+    """No leader took the command in time; it is certainly not applied, now or later. It is safe to send it again."""
+
+
+class Busy(Unavailable):
+    """As Unavailable, the last refusal coming from a bounded queue. Send less, or send it again later."""
+
+
+class OutcomeUnknown(ActorRaftError, TimeoutError):
+    """The command was sent and no answer came. It may or may not apply, never more than once."""
+
+    _resolve: Callable[[float | None], Any] | None = None
+
+    def resolve(self, timeout: float | None = 5.0) -> Any:
+        """Find out what became of it: return its first result (or raise what the command raised).
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            Unavailable: it was definitely never applied, and never will be.
+            OutcomeUnknown: still unknown after `timeout`.
+        """
+        if self._resolve is None:
+            raise OutcomeUnknown("this client is closed, or its session has expired; read the state to find out")
+        return self._resolve(timeout)
+
+
+class CommandFailed(ActorRaftError):
+    """The command was committed and raised, on every node alike, an exception that cannot be rebuilt here."""
+
+    def __init__(self, type_name: str, message: str, traceback: str = "") -> None:
+        super().__init__(f"{type_name}: {message}")
+        self.type_name = type_name
+        self.message = message
+        self.traceback = traceback
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.type_name, self.message, self.traceback)
+
+
+class RemoteTraceback(ActorRaftError):
+    """The cause of an exception that was raised in another process: its traceback there, as text."""
+
+    def __str__(self) -> str:
+        return "\n" + str(self.args[0]) if self.args else ""
+
+
+class ResultLost(ActorRaftError):
+    """The command was committed and applied, but its result cannot be sent back."""
+
+
+class UnknownType(ActorRaftError):
+    """The receiver has no class or function of that name."""
+
+
+class StartError(ActorRaftError):
+    """A process did not come up."""
+
+
+class MailboxFull(ActorRaftError):
+    """The actor has not taken what was sent before; wait, or send less."""
+
+
+class ActorDead(ActorRaftError):
+    """The actor is gone; nobody will answer."""
+
+
+class CorruptionError(ActorRaftError):
+    """What is on disk cannot be trusted. The message names the file, the offset and the way out."""
+
+
+class StorageFailed(ActorRaftError):
+    """The disk refused a write or a sync. The node stops: after this nothing it holds in memory may be acknowledged."""

@@ -1,0 +1,56 @@
+"""The numbers of the protocol, each with its unit in its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaftConfig:
+    """What a cluster can be tuned with. All nodes of a cluster have the same.
+
+    The election timeout is drawn anew for each election from [n, 2n) ticks (§5.2).
+    """
+
+    tick_s: float = 0.01
+    election_timeout_ticks: int = 20
+    heartbeat_ticks: int = 4
+    pre_vote: bool = True
+    check_quorum: bool = True
+    lease_reads: bool = False
+    inflight_max: int = 64  # unacknowledged AppendEntries per follower
+    inflight_bytes_max: int = 16 << 20  # and their bytes
+    append_bytes_max: int = 1 << 20  # one AppendEntries; a single larger entry travels alone
+    uncommitted_bytes_max: int = 64 << 20  # accepted by the leader and not yet applied; more is Busy
+    frame_bytes_max: int = 16 << 20  # one client frame, so one log entry
+    snapshot_after_bytes: int = 64 << 20
+    snapshot_after_entries: int = 100_000
+    trailing_entries: int = 1_000  # kept behind a snapshot for followers that are a little late
+    snapshot_chunk_bytes: int = 1 << 20
+    session_expiry_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        positive = ("tick_s", "heartbeat_ticks", "inflight_max", "append_bytes_max", "frame_bytes_max", "snapshot_chunk_bytes")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"RaftConfig.{name} must be positive, not {getattr(self, name)!r}")
+        if self.election_timeout_ticks <= self.heartbeat_ticks:
+            raise ValueError(
+                f"RaftConfig.election_timeout_ticks ({self.election_timeout_ticks}) must be above "
+                f"heartbeat_ticks ({self.heartbeat_ticks}), or followers depose a healthy leader"
+            )
+
+    @classmethod
+    def local(cls) -> RaftConfig:
+        """For nodes on one machine (the default)."""
+        return cls()
+
+    @classmethod
+    def lan(cls) -> RaftConfig:
+        """For nodes on one network: round trips of a millisecond or so."""
+        return cls(election_timeout_ticks=30, heartbeat_ticks=5)
+
+    @classmethod
+    def wan(cls) -> RaftConfig:
+        """For nodes far apart: round trips of 100 ms or so."""
+        return cls(tick_s=0.05, election_timeout_ticks=40, heartbeat_ticks=8)

@@ -1,0 +1,56 @@
+# Every target works from a bare clone: it makes its own .venv first (once; a stamp inside .venv says so).
+#   make demo     five processes, a leader killed again and again, nothing lost
+#   make test     everything that must hold before a change is taken (verify, then real clusters)
+#   make verify   the fast part of it; writes nothing
+#   make fix      format, and mend what ruff can mend
+#   make bench    the two benchmarks, at their defaults
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location
+PYTEST := $(BIN)/python -m pytest -q
+CODE   := actorraft transports statemachines benchmarks examples tests
+
+.PHONY: demo test verify fix bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/run.stamp
+	@$(BIN)/python -m examples.demo
+
+test: verify
+	@echo "== tests with real processes"
+	@$(PYTEST) -m "(cluster or slow) and not soak"
+
+verify: $(VENV)/dev.stamp
+	@echo "== format";           $(BIN)/ruff format --check --quiet $(CODE) || { echo "make fix mends this"; exit 1; }
+	@echo "== lint";             $(BIN)/ruff check --quiet $(CODE)
+	@echo "== types";            $(BIN)/mypy
+	@echo "== import contracts"; $(BIN)/lint-imports --no-timing > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
+	@echo "== fast tests";       $(PYTEST) -m "not cluster and not slow and not soak"
+
+fix: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix --quiet $(CODE)
+	$(BIN)/ruff format --quiet $(CODE)
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.election
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ActorRaft needs Python 3.11 or later, not " + sys.version.split()[0] + "; say: make PYTHON=python3.11")'
+	@echo "== making $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: pyproject.toml setup.cfg | $(VENV)/bin/python
+	@echo "== installing what it needs into $(VENV) (once)"
+	@$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml setup.cfg | $(VENV)/bin/python
+	@echo "== installing the tools into $(VENV) (once)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@

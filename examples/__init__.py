@@ -1,0 +1,1 @@
+"""Scripts to read and run: `python examples/bank.py`, `make demo`."""

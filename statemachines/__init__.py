@@ -1,0 +1,1 @@
+"""State machines that come with ActorRaft, each an ordinary user's machine: nothing here has a privilege."""

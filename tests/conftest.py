@@ -1,0 +1,29 @@
+"""Fixtures and options for all tests: a seeded generator, and what is asked for by name."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="the seed of every random choice a test makes by itself")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The run's seed; a failure prints it with the test's arguments."""
+    value = request.config.getoption("--seed")
+    assert isinstance(value, int)
+    return value
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    """A generator of its own for each test, the same in every run with the same --seed."""
+    return random.Random(seed)

@@ -1,0 +1,254 @@
+"""Who may import whom, told to the last name; and what the control path must never open.
+
+import-linter (in pyproject.toml) checks the chains of imports; this table says, for each part, the complete list of
+what it may name, so that a new dependency is a decision and not an accident.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import actorraft
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("actorraft", "transports", "statemachines")
+
+# part -> (what it may import of ours, what of others, what of the standard library it may not)
+CLOCKS_AND_DEVICES = {
+    "time", "random", "os", "socket", "threading", "secrets", "select", "selectors", "signal", "subprocess",
+    "multiprocessing", "asyncio", "datetime", "concurrent", "queue", "pathlib", "io", "tempfile", "uuid", "pickle",
+}  # fmt: skip
+SOCKETS = {"socket", "select", "selectors", "ssl", "asyncio"}
+RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
+    "actorraft.raft": ({"actorraft.raft"}, set(), CLOCKS_AND_DEVICES),
+    "actorraft.storage": (
+        {"actorraft.storage", "actorraft.raft.messages", "actorraft.errors", "actorraft.ports", "actorraft.codec"},
+        {"msgspec"},
+        SOCKETS | {"pickle", "random"},
+    ),
+    "actorraft.actors": (
+        {"actorraft.actors", "actorraft.errors", "actorraft.ports", "actorraft.futures", "transports"},
+        {"cloudpickle", "msgspec"},
+        SOCKETS,
+    ),
+    "actorraft.simulation": ({"actorraft", "transports.mock"}, {"msgspec", "rich", "typer"}, SOCKETS | {"time"}),
+    "transports": (
+        {
+            "transports", "actorraft.ports", "actorraft.errors", "actorraft.codec", "actorraft.actors.mailbox",
+            "actorraft.raft.messages", "actorraft.raft.config",
+        },
+        {"zmq"},
+        {"pickle"},
+    ),
+    "statemachines": (
+        {"statemachines", "actorraft.machine", "actorraft.errors"}, set(), CLOCKS_AND_DEVICES - {"io", "pickle"},
+    ),
+}  # fmt: skip
+CONTROL_PATH = ("actorraft.raft", "actorraft.storage", "actorraft.codec", "actorraft.control", "actorraft.session",
+                "actorraft.sessions", "transports")  # fmt: skip
+COMPOSITION_ROOTS = {
+    "actorraft.cluster",
+    "actorraft.client",
+    "actorraft.node",
+}  # and actorraft.actors: they name a transport
+PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
+
+
+def modules(package: str) -> Iterator[tuple[str, Path]]:
+    """Yield (dotted name, file) of a package's or module's files."""
+    path = ROOT.joinpath(*package.split("."))
+    if path.with_suffix(".py").is_file():
+        yield package, path.with_suffix(".py")
+    for file in sorted(path.rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
+
+
+def imports(file: Path, *, type_checking: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted name) of every import, late ones too; a name from one of our packages with its module."""
+
+    def visit(node: ast.AST) -> Iterator[tuple[int, str]]:
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") and not type_checking:
+            for other in node.orelse:
+                yield from visit(other)
+            return
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: imports are absolute"
+            assert node.module is not None
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield node.lineno, inner if _is_module(inner) else node.module
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child)
+
+    yield from visit(ast.parse(file.read_text()))
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or path.is_dir()
+
+
+def _inside(name: str, part: str) -> bool:
+    return name == part or name.startswith(part + ".")
+
+
+@pytest.mark.parametrize("part", RULES)
+def test_a_part_imports_only_what_its_layer_may(part: str) -> None:
+    ours, others, not_these = RULES[part]
+    wrong: list[str] = []
+    for _, file in modules(part):
+        for line, name in imports(file):
+            top = name.partition(".")[0]
+            if top in PACKAGES:
+                allowed = any(_inside(name, each) for each in ours)
+            elif top in sys.stdlib_module_names:
+                allowed = top not in not_these
+            else:
+                allowed = top in others
+            if not allowed:
+                wrong.append(f"{file.relative_to(ROOT)}:{line} imports {name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("part", CONTROL_PATH)
+def test_the_control_path_never_imports_pickle(part: str) -> None:
+    wrong = [
+        f"{file}:{line} {name}"
+        for _, file in modules(part)
+        for line, name in imports(file)
+        if name.split(".")[0] in PICKLES
+    ]
+    assert wrong == []
+
+
+def test_nothing_receives_pickles_from_a_socket() -> None:
+    wrong = [
+        str(file)
+        for package in PACKAGES
+        for _, file in modules(package)
+        if re.search(r"\b(recv|send)_pyobj\b", file.read_text())
+    ]
+    assert wrong == []
+
+
+def test_the_library_never_imports_what_stands_above_it() -> None:
+    above = ("tests", "benchmarks", "examples", "docs")
+    wrong = []
+    for package in PACKAGES:
+        for name, file in modules(package):
+            for line, imported in imports(file, type_checking=True):
+                if any(_inside(imported, each) for each in above) or (
+                    package == "actorraft" and _inside(imported, "statemachines")
+                ):
+                    wrong.append(f"{name}:{line} imports {imported}")
+    assert wrong == []
+
+
+def test_only_composition_roots_name_a_transport_and_only_late() -> None:
+    wrong = []
+    for name, file in modules("actorraft"):
+        root = name in COMPOSITION_ROOTS or any(
+            _inside(name, part) for part in ("actorraft.actors", "actorraft.simulation")
+        )
+        at_the_top = {
+            node.lineno for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
+        }
+        for line, imported in imports(file):
+            late = line not in at_the_top or _inside(imported, "transports.mock")
+            if _inside(imported, "transports") and not (root and late):
+                wrong.append(f"{name}:{line} imports {imported}")
+    assert wrong == []
+
+
+def test_files_and_functions_keep_one_idea() -> None:
+    long = []
+    for package in (*PACKAGES, "benchmarks", "examples"):
+        for _, file in modules(package):
+            text = file.read_text()
+            if text.count("\n") > 700:
+                long.append(f"{file.relative_to(ROOT)}: {text.count(chr(10))} lines")
+            for node in ast.walk(ast.parse(text)):
+                if (
+                    isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                    and node.end_lineno
+                    and node.end_lineno - node.lineno >= 100
+                ):
+                    long.append(
+                        f"{file.relative_to(ROOT)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+                    )
+    assert long == []
+
+
+def test_every_module_begins_by_saying_what_it_is() -> None:
+    bare = [
+        str(file.relative_to(ROOT))
+        for package in (*PACKAGES, "benchmarks", "examples")
+        for _, file in modules(package)
+        if not ast.get_docstring(ast.parse(file.read_text()))
+    ]
+    assert bare == []
+
+
+# --- The public names -----------------------------------------------------------------------------------------------
+
+
+def test_type_checkers_and_the_lazy_table_say_the_same() -> None:
+    tree = ast.parse((ROOT / "actorraft" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        (alias.asname, node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == set(actorraft._HOME.items())
+
+
+@pytest.mark.parametrize("name", sorted(actorraft._HOME))
+def test_a_public_name_is_where_the_table_says(name: str) -> None:
+    assert getattr(importlib.import_module(actorraft._HOME[name]), name) is getattr(actorraft, name)
+    assert name in dir(actorraft)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"actorraft.*no attribute 'rafft'"):
+        getattr(actorraft, "rafft")  # noqa: B009
+
+
+@pytest.mark.parametrize(
+    "first", ["transports.zeromq", "transports.mock", "statemachines.kv", "actorraft.raft", "actorraft"]
+)
+def test_any_package_may_be_imported_first(first: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {first}"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_importing_the_package_loads_no_socket_library() -> None:
+    code = "import sys, actorraft; print(sorted({'zmq', 'msgspec', 'cloudpickle'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+# --- Packaging ------------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_said_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "actorraft.__version__"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", actorraft.__version__)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_is_marked_as_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()

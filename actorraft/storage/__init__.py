@@ -1,0 +1,33 @@
+"""Where a node keeps its log, hard state and snapshots: on disk (disk.py) or in memory (memory.py), under one contract.
+
+records.py    the format of the log; pure functions over bytes
+image.py      what records amount to
+wal.py        the log's files: append, recovery, compaction
+snapshots.py  snapshot files
+directory.py  the folders of a cluster and of a node: locks, ids, who made them
+disk.py       all of it as one Storage
+verify.py     checks a folder without starting a node: python -m actorraft.storage verify PATH
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actorraft.storage.disk import DiskStorage
+    from actorraft.storage.memory import MemoryStorage
+
+__all__ = ["DiskStorage", "MemoryStorage"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load on first use: a node in memory needs no disk code, a node on disk no verifier."""
+    if name == "DiskStorage":
+        from actorraft.storage.disk import DiskStorage
+
+        return DiskStorage
+    if name == "MemoryStorage":
+        from actorraft.storage.memory import MemoryStorage
+
+        return MemoryStorage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

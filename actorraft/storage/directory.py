@@ -1,0 +1,295 @@
+"""The folders that data lives in: the one of a cluster and, inside it, one for each node.
+
+    DATA_DIR/cluster.json      what the cluster is: id, machine, Python, hash seed, node ids
+    DATA_DIR/lock              held by whoever runs the cluster
+    DATA_DIR/node-0/node.json  the node's storage id, and how it was last written
+    DATA_DIR/node-0/lock       held by the node
+    DATA_DIR/node-0/log/       wal.py
+    DATA_DIR/node-0/snapshots/ snapshots.py
+
+A lock is a flock on a file of its own, so the kernel lets go of it however its holder dies. A storage id is drawn when a node's folder is
+made: a folder that was lost and made again has another, and the cluster refuses it under the old node id. Sockets are never in here.
+
+Shape:     the two JSON files end in a line with the CRC of what is before it; any changed byte is a CorruptionError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import stat
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from actorraft.errors import CorruptionError, UsageError
+from actorraft.storage.files import DIRECTORY_MODE, FILE_MODE, Files
+
+FORMAT_VERSION = 1
+LOCK_WAIT_S = 5.0
+CLUSTER_FILE = "cluster.json"
+NODE_FILE = "node.json"
+LOCK_FILE = "lock"
+
+
+def this_python() -> str:
+    """Return the minor version of this interpreter, as "3.12"."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterInfo:
+    """What a cluster's folder says of it."""
+
+    cluster_id: str  # 16 hexadecimal digits
+    machine: str  # the machine class, as module:qualified name
+    node_ids: tuple[int, ...]
+    hash_seed: int  # PYTHONHASHSEED of every node, so that sets iterate alike
+    name: str = ""
+    python: str = this_python()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeInfo:
+    """What a node's folder says of it."""
+
+    storage_id: str  # 32 hexadecimal digits
+    node_id: int | None = None
+    cluster_id: str | None = None
+    durability: str = "fsync"
+    boot_id: str = ""  # with "os": the boot of the machine under which it is being written; "" when all of it is synced
+
+
+class DirectoryLock:
+    """Exclusive use of a folder for as long as this is open. Raises UsageError if another has it for `wait_s`."""
+
+    def __init__(self, directory: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
+        self.path = directory / LOCK_FILE
+        with cannot_be_used(directory):
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        deadline = time.monotonic() + wait_s
+        try:
+            while not self._taken():
+                if time.monotonic() >= deadline:
+                    raise UsageError(f"{directory} is in use by process {self._holder()}; close that one first")
+                time.sleep(0.02)
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+        except OSError as error:
+            self.close()
+            raise UsageError(f"{directory} cannot be locked: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _taken(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def _holder(self) -> str:
+        return os.pread(self._fd, 20, 0).decode("ascii", "replace") or "unknown"
+
+
+class ClusterDirectory:
+    """The folder of a cluster, locked. `info` is None until `create`, or what an earlier run left.
+
+    Raises:
+        UsageError: it is in use, cannot be written, or holds something else.
+        CorruptionError: its description is damaged.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, wait_s: float = LOCK_WAIT_S, files: Files | None = None
+    ) -> None:
+        self.path = prepare_directory(path)
+        self._files = files or Files()
+        self._lock = DirectoryLock(self.path, wait_s=wait_s)
+        try:
+            self.info = self._load()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def create(self, info: ClusterInfo) -> None:
+        """Make the nodes' folders, and then say that the cluster exists: a crash before that leaves none."""
+        assert self.info is None, f"{self.path} holds a cluster already"
+        with cannot_be_used(self.path):
+            for node_id in info.node_ids:
+                self._files.make_directory(self.node_path(node_id))
+            self._store(info)
+
+    def check(self, machine: str) -> ClusterInfo:
+        """Return `info`, if this interpreter and that machine can go on with what is here. Raises UsageError."""
+        info = self.info
+        assert info is not None, f"{self.path} holds no cluster"
+        if info.machine != machine:
+            raise UsageError(f"{self.path} was made for the machine {info.machine}, not for {machine}")
+        if info.python != this_python():
+            raise UsageError(
+                f"{self.path} was made by Python {info.python} and this is Python {this_python()}: "
+                f"code stored in the log cannot be read by another minor version; run it with Python {info.python}"
+            )
+        for node_id in info.node_ids:
+            node = self.node_path(node_id)
+            if not node.is_dir():
+                raise UsageError(
+                    f"{self.path} lacks the folder of node {node_id} ({node.name}): what that node had acknowledged is gone"
+                )
+        return info
+
+    def update(self, info: ClusterInfo) -> None:
+        """Replace the description, as after a change of membership. Folders of nodes that are new are made."""
+        with cannot_be_used(self.path):
+            for node_id in info.node_ids:
+                self._files.make_directory(self.node_path(node_id))
+            self._store(info)
+
+    def node_path(self, node_id: int) -> Path:
+        """Return where that node's data is."""
+        return self.path / f"node-{node_id}"
+
+    def close(self) -> None:
+        """Let go of the lock. Idempotent."""
+        self._lock.close()
+
+    def _store(self, info: ClusterInfo) -> None:
+        self._files.sync_directory(self.path)
+        self._files.replace(self.path / CLUSTER_FILE, seal(asdict(info)))
+        self._files.sync_directory(self.path.parent)
+        self.info = info
+
+    def _load(self) -> ClusterInfo | None:
+        content = unseal(self.path / CLUSTER_FILE)
+        if content is None:
+            strangers = [one.name for one in self.path.iterdir() if not self._ours(one)]
+            if strangers:
+                raise UsageError(
+                    f"{self.path} holds no cluster, and is not empty ({strangers[0]}): choose another folder"
+                )
+            return None
+        return ClusterInfo(**{**content, "node_ids": tuple(content["node_ids"])})
+
+    def _ours(self, path: Path) -> bool:
+        """Whether an unfinished `create` may have left this: a lock, a temporary file, a node without any data."""
+        if path.name in (LOCK_FILE, CLUSTER_FILE + ".tmp"):
+            return True
+        return path.name.startswith("node-") and path.is_dir() and not any(path.iterdir())
+
+
+class NodeDirectory:
+    """The folder of one node, locked. `info.storage_id` is drawn when it is made.
+
+    Args:
+        node_id, cluster_id: refused if the folder says otherwise; None: not checked.
+
+    Raises:
+        UsageError: it is in use, cannot be written, belongs to another node; or `create` is False and it is not there.
+        CorruptionError: its description is damaged, or missing beside data.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        node_id: int | None = None,
+        cluster_id: str | None = None,
+        create: bool = True,
+        wait_s: float = LOCK_WAIT_S,
+        files: Files | None = None,
+    ) -> None:
+        if not create and not Path(path).is_dir():
+            raise UsageError(f"{path} is missing: what that node had acknowledged is gone")
+        self.path = prepare_directory(path)
+        self._files = files or Files()
+        self._lock = DirectoryLock(self.path, wait_s=wait_s)
+        try:
+            self.info, self.new = self._load(node_id, cluster_id, create)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def store(self, info: NodeInfo) -> None:
+        """Replace the description; durable on return. Raises OSError."""
+        self._files.replace(self.path / NODE_FILE, seal(asdict(info)))
+        self.info = info
+        self.new = False
+
+    def close(self) -> None:
+        """Let go of the lock. Idempotent."""
+        self._lock.close()
+
+    def _load(self, node_id: int | None, cluster_id: str | None, create: bool) -> tuple[NodeInfo, bool]:
+        content = unseal(self.path / NODE_FILE)
+        if content is None:
+            if not create:
+                raise UsageError(f"{self.path} holds no node's data: what that node had acknowledged is gone")
+            return NodeInfo(storage_id=os.urandom(16).hex(), node_id=node_id, cluster_id=cluster_id), True
+        info = NodeInfo(**content)
+        if None not in (node_id, info.node_id) and node_id != info.node_id:
+            raise UsageError(f"{self.path} is the folder of node {info.node_id}, not of node {node_id}")
+        if None not in (cluster_id, info.cluster_id) and cluster_id != info.cluster_id:
+            raise UsageError(f"{self.path} belongs to cluster {info.cluster_id}, not to {cluster_id}")
+        return info, False
+
+
+def prepare_directory(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a folder that only this user can enter, made if it is not there. Raises UsageError."""
+    directory = Path(path).absolute()
+    with cannot_be_used(directory):
+        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        status = directory.stat()
+        if os.geteuid() not in (0, status.st_uid):
+            raise UsageError(f"{directory} belongs to another user (uid {status.st_uid})")
+        if stat.S_IMODE(status.st_mode) != DIRECTORY_MODE:
+            directory.chmod(DIRECTORY_MODE)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return directory
+
+
+@contextlib.contextmanager
+def cannot_be_used(directory: Path) -> Any:
+    """Turn an OSError into a UsageError that names the folder and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be used: {error.strerror or error}") from error
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """Return JSON that people can read, and a line with its CRC."""
+    text = json.dumps({"format": FORMAT_VERSION, **content}, indent=2).encode()
+    return text + b"\ncrc32 %08x\n" % crc32(text)
+
+
+def unseal(path: Path) -> dict[str, Any] | None:
+    """Undo `seal`; None if there is no such file. Raises CorruptionError, UsageError."""
+    with cannot_be_used(path):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+    text = data[: -len(b"\ncrc32 01234567\n")]
+    if data != text + b"\ncrc32 %08x\n" % crc32(text):
+        raise CorruptionError(f"{path} is damaged: its checksum is wrong. Put back a copy of it")
+    content: dict[str, Any] = json.loads(text)
+    if content.pop("format") != FORMAT_VERSION:
+        raise UsageError(f"{path} was written by another version of ActorRaft; this one reads format {FORMAT_VERSION}")
+    return content

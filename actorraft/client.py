@@ -1,0 +1,527 @@
+"""A client of a running cluster: submit and query from any thread, one I/O thread behind.
+
+`submit` encodes in the caller's thread, puts the command and its future into a queue, and returns. The I/O thread
+owns the sockets and the session (session.py): it takes all that wait, lets the session decide what leaves when, and
+resolves futures a whole frame at a time. It is asleep exactly when there is nothing to do, and woken only then.
+
+Source:     contract section 2; the outcomes are decided in session.py, in one place.
+Threads:    every public method may be called from any thread; callbacks of futures run in the I/O thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import msgspec
+
+from actorraft import codec
+from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageError
+from actorraft.futures import ResultFuture, resolve_many
+from actorraft.pickling import Encoder, decode_result
+from actorraft.session import Call, ClientSession, QueryCall
+
+if TYPE_CHECKING:
+    from actorraft.ports import ClientChannel
+
+logger = logging.getLogger("actorraft")
+
+M = TypeVar("M")
+CONSISTENCIES = ("linearizable", "lease", "stale")
+
+
+@dataclass(frozen=True)
+class MemberStatus:
+    """One row of `status()`. A member that does not answer has `alive` False or an `error`, never an exception."""
+
+    id: int
+    state: str = "unknown"
+    term: int = -1
+    commit_index: int = -1
+    last_applied: int = -1
+    lag_entries: int = -1  # behind the highest commit index seen
+    endpoint: str = ""
+    pid: int | None = None
+    alive: bool = False
+    error: str | None = None
+
+
+class Status(list[MemberStatus]):
+    """The rows of `status()`; prints as a table."""
+
+    def __str__(self) -> str:
+        names = [
+            "id",
+            "state",
+            "term",
+            "commit_index",
+            "last_applied",
+            "lag_entries",
+            "pid",
+            "alive",
+            "error",
+            "endpoint",
+        ]
+        rows = [names, *([str(asdict(row)[name]) for name in names] for row in self)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+
+class Client(Generic[M]):
+    """An independent session with a cluster; made by `connect` and `Cluster.client`.
+
+    Closing it closes only itself. What happens to a write is said by exactly one of the outcomes of contract section 2.
+    """
+
+    def __init__(
+        self,
+        endpoints: Mapping[int, str],
+        machine: Callable[..., M] | None = None,
+        *,
+        channel: ClientChannel,
+        frame_bytes_max: int = 16 << 20,
+    ) -> None:
+        self._endpoints = dict(endpoints)
+        self._machine = machine
+        self._channel = channel
+        self._frame_bytes_max = frame_bytes_max
+        self._inbox: deque[Call] = deque()
+        self._requests: deque[Callable[[ClientSession], None]] = deque()
+        self._sleeping = False
+        self._closed = False
+        self._closing = False
+        self._owner_pid = os.getpid()
+        self._encoder = Encoder(self._on_definition)
+        self._definitions: list[Future[Any]] = []
+        self._changed = threading.Condition()  # the session's leader or nodes changed
+        self._session = ClientSession(
+            channel.send,
+            nonce=int.from_bytes(os.urandom(7), "little"),
+            make_future=ResultFuture,
+            frame_bytes_max=min(1 << 20, frame_bytes_max // 2),
+        )
+        channel.set_endpoints(self._endpoints)
+        self._thread = threading.Thread(
+            target=_run, args=(weakref.ref(self), channel), name="actorraft-client", daemon=True
+        )
+        self._thread.start()
+
+    # --- Commands ---
+
+    def submit(self, command: Any, *, timeout: float | None = 5.0) -> ResultFuture[Any]:
+        """Send a command; return a future of its result.
+
+        Args:
+            command: what the machine takes: a command object, or any object for a machine with `apply`.
+            timeout: seconds for the whole call, retries included; None waits for ever.
+
+        Raises:
+            UsageError: it cannot be sent at all; nothing was sent.
+        """
+        return self._enqueue(self._encoder.encode_command(command), timeout)
+
+    def execute(self, command: Any, *, timeout: float | None = 5.0) -> Any:
+        """Send a command and wait: `submit(...).result()`."""
+        return self._wait(self.submit(command, timeout=timeout))
+
+    def query(
+        self, request: Any, *, consistency: str = "linearizable", to: str | int = "leader", timeout: float | None = 5.0
+    ) -> Any:
+        """Read without logging.
+
+        Args:
+            request: a callable on the state, or, if the machine has `query`, what that takes.
+            consistency: "linearizable", "lease" or "stale".
+            to: "leader", "any" or a node's id: a follower serves it, as consistent as asked.
+            timeout: seconds; None waits for ever.
+        """
+        return self._wait(self._enqueue_query(self._encoder.encode_command(request), consistency, to, timeout))
+
+    def proxy(self, *, timeout: float | None = 5.0, consistency: str = "linearizable", to: str | int = "leader") -> M:
+        """Return an object with the machine's commands and queries as methods, typed as the machine."""
+        from actorraft.proxy import make_proxy
+
+        if self._machine is None:
+            raise UsageError("this client does not know the machine's class: connect(endpoints, MyMachine)")
+        _check_read(consistency, to)
+        return cast(M, make_proxy(self, self._machine, timeout, consistency, to))
+
+    def _submit_call(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> ResultFuture[Any]:
+        return self._enqueue(self._encoder.encode_call(method, args, kwargs), timeout)
+
+    def _query_call(
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        consistency: str,
+        to: str | int,
+        timeout: float | None,
+    ) -> ResultFuture[Any]:
+        return self._enqueue_query(self._encoder.encode_call(method, args, kwargs), consistency, to, timeout)
+
+    def _enqueue(self, encoded: bytes, timeout: float | None) -> ResultFuture[Any]:
+        if self._closed:
+            raise UsageError("this client is closed")
+        if len(encoded) > self._frame_bytes_max - 1024:
+            raise UsageError(
+                f"a command of {len(encoded)} bytes is over the limit of {self._frame_bytes_max} "
+                "(RaftConfig.frame_bytes_max)"
+            )
+        future: ResultFuture[Any] = ResultFuture()
+        self._inbox.append((encoded, future, math.inf if timeout is None else time.monotonic() + timeout))
+        if self._sleeping:
+            self._sleeping = False
+            self._channel.wake()
+        return future
+
+    def _enqueue_query(
+        self, encoded: bytes, consistency: str, to: str | int, timeout: float | None
+    ) -> ResultFuture[Any]:
+        _check_read(consistency, to)
+        if isinstance(to, int) and to not in self._endpoints:
+            raise UsageError(f"there is no node {to}; the nodes are {sorted(self._endpoints)}")
+        if self._definitions:
+            self._settle_definitions(timeout)
+        future: ResultFuture[Any] = ResultFuture()
+        deadline_s = math.inf if timeout is None else time.monotonic() + timeout
+        call = QueryCall(encoded, future, deadline_s, consistency, to)
+        self._request(lambda session: session.query(call))
+        return future
+
+    def _on_definition(self, encoded: bytes) -> None:
+        """A class that the nodes cannot import goes ahead of the first command that names it."""
+        self._definitions.append(self._enqueue(encoded, None))
+
+    def _settle_definitions(self, timeout: float | None) -> None:
+        """A read is not in the log's order, so the definitions it may need must be applied first."""
+        pending, self._definitions = self._definitions, []
+        for future in pending:
+            future.result(timeout)
+
+    def _request(self, act: Callable[[ClientSession], None]) -> None:
+        """Have the I/O thread do something with the session."""
+        if self._closed:
+            raise UsageError("this client is closed")
+        self._requests.append(act)
+        if self._sleeping:
+            self._sleeping = False
+            self._channel.wake()
+
+    def _wait(self, future: Future[Any]) -> Any:
+        if threading.current_thread() is self._thread:
+            raise UsageError("a blocking call in a future's callback would wait for itself: use submit there")
+        return future.result()
+
+    # --- The cluster ---
+
+    @property
+    def endpoints(self) -> dict[int, str]:
+        """What `connect` takes: node id -> endpoint."""
+        return dict(self._endpoints)
+
+    def leader(self) -> int | None:
+        """Return the leader's id, None if none is known now."""
+        return self._session.leader
+
+    def wait_for_leader(self, timeout: float | None = 30.0) -> int:
+        """Wait until a leader is known and return its id.
+
+        Raises:
+            Unavailable: nobody led within `timeout` seconds.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._session.leader is not None or self._closed, timeout):
+                raise Unavailable(f"no leader within {timeout} s; status() says which nodes can be reached")
+        leader = self._session.leader
+        if leader is None:
+            raise Unavailable("there is no leader")
+        return leader
+
+    def status(self, *, timeout: float = 1.0) -> Status:
+        """Ask every node how it is; a dead member is a row, not an error."""
+        asked = {node_id: self._admin(node_id, "status", {}, timeout) for node_id in sorted(self._endpoints)}
+        rows: list[MemberStatus] = []
+        for node_id, future in asked.items():
+            try:
+                rows.append(self._member(node_id, future.result()))
+            except ActorRaftError as error:
+                rows.append(self._member(node_id, {}, str(error)))
+        commit_index = max((row.commit_index for row in rows), default=-1)
+        return Status(
+            MemberStatus(**{**asdict(row), "lag_entries": commit_index - row.last_applied})
+            if row.error is None
+            else row
+            for row in rows
+        )
+
+    def _member(self, node_id: int, said: dict[str, Any], error: str | None = None) -> MemberStatus:
+        """Make a row of what a node said; Cluster adds what it knows of the process."""
+        names = ("state", "term", "commit_index", "last_applied")
+        known = {name: said[name] for name in names if name in said}
+        return MemberStatus(id=node_id, endpoint=self._endpoints[node_id], alive=error is None, error=error, **known)
+
+    def transfer_leadership(self, to: int | None = None, *, timeout: float = 10.0) -> int:
+        """Hand leadership over on purpose: to node `to`, or to whoever is most up to date.
+
+        Returns:
+            The new leader's id.
+        """
+        before = self.wait_for_leader(timeout)
+        if to == before:
+            return before
+        deadline_s = time.monotonic() + timeout
+        self._ask_leader("transfer", {"target": to}, timeout)
+        with self._changed:
+            done = self._changed.wait_for(
+                lambda: self._session.leader not in (None, before), max(0.0, deadline_s - time.monotonic())
+            )
+        if not done:
+            raise Unavailable(f"node {before} could not hand over within {timeout} s and leads on")
+        return self.wait_for_leader(timeout)
+
+    def take_snapshot(self, *, timeout: float = 60.0) -> dict[int, int]:
+        """Compact now, on every node that can be reached.
+
+        Returns:
+            node id -> index of its snapshot's last entry.
+        """
+        asked = {node_id: self._admin(node_id, "snapshot", {}, timeout) for node_id in sorted(self._session.nodes)}
+        taken: dict[int, int] = {}
+        for node_id, future in asked.items():
+            with contextlib.suppress(Unavailable):
+                taken[node_id] = future.result()
+        return taken
+
+    def _admin(self, node_id: int, verb: str, arguments: dict[str, Any], timeout: float) -> Future[Any]:
+        future: Future[Any] = ResultFuture()
+        deadline_s = time.monotonic() + timeout
+        self._request(lambda session: session.admin(node_id, verb, arguments, future, deadline_s))
+        return future
+
+    def _ask_leader(self, verb: str, arguments: dict[str, Any], timeout: float) -> Any:
+        """Ask whoever leads, through changes of leader."""
+        deadline_s = time.monotonic() + timeout
+        while True:
+            leader = self.wait_for_leader(max(0.0, deadline_s - time.monotonic()))
+            try:
+                return self._admin(leader, verb, arguments, max(0.1, deadline_s - time.monotonic())).result()
+            except Unavailable as error:
+                if time.monotonic() >= deadline_s or "not leader" not in str(error):
+                    raise
+                time.sleep(0.01)
+
+    # --- The end ---
+
+    def close(self) -> None:
+        """Close this session. Calls outstanding end with OutcomeUnknown if they were sent, else Unavailable. Idempotent."""
+        if self._closed or self._owner_pid != os.getpid():
+            return
+        self._closed = True
+        self._channel.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5.0)
+
+    def __enter__(self) -> Client[M]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and self._owner_pid == os.getpid():
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._closed = True
+            with contextlib.suppress(Exception):
+                self._channel.wake()
+
+    def __repr__(self) -> str:
+        return f"<Client {len(self._endpoints)} nodes, leader {self._session.leader}, term {self._session.term}>"
+
+    # --- The I/O thread ---
+
+    def _step(self, envelopes: Iterable[Any]) -> None:
+        """One round: what came in, what waits, what is due, what is done."""
+        session, now_s = self._session, time.monotonic()
+        before = (session.leader, session.term)
+        for kind, node_id, frame in envelopes:
+            if kind == "frame":
+                try:
+                    session.receive(node_id, codec.decode_reply(frame), now_s)
+                except codec.MalformedFrame as error:
+                    logger.warning("dropped a frame from node %s: %s", node_id, error)
+            elif kind == "connected":
+                session.connected(node_id, now_s)
+            elif kind == "disconnected":
+                session.disconnected(node_id, now_s)
+        requests = self._requests
+        while requests:
+            requests.popleft()(session)
+        inbox = self._inbox
+        if inbox:
+            count = len(inbox)
+            session.submit([inbox.popleft() for _ in range(count)])
+        session.advance(now_s)
+        self._resolve()
+        if (session.leader, session.term) != before:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _resolve(self) -> None:
+        session = self._session
+        if session.results:
+            done, session.results = session.results, []
+            for calls, values in done:
+                self._resolve_values([call[1] for call in calls], values)
+        if session.answers:
+            answers, session.answers = session.answers, []
+            for queries, values in answers:
+                self._resolve_values([query.future for query in queries], values)
+        if session.failures:
+            failures, session.failures = session.failures, []
+            for future, error in failures:
+                if isinstance(error, OutcomeUnknown) and hasattr(error, "later"):
+                    error._resolve = _resolver(error.later)
+                if future is not None:
+                    future.set_exception(error)
+        if session.admin_replies:
+            replies, session.admin_replies = session.admin_replies, []
+            for future, reply in replies:
+                if reply.error:
+                    future.set_exception(Unavailable(reply.error))
+                else:
+                    future.set_result(reply.value)
+
+    def _resolve_values(self, futures: list[Any], values: list[Any]) -> None:
+        pairs: list[tuple[Any, Any]] = []
+        ext = msgspec.msgpack.Ext
+        for future, value in zip(futures, values, strict=False):
+            if future is None:
+                continue
+            if type(value) is ext:
+                try:
+                    value = decode_value(value)
+                except BaseException as error:
+                    future.set_exception(error)
+                    continue
+            pairs.append((future, value))
+        resolve_many(pairs)
+
+    def _finish(self) -> None:
+        """The last thing the I/O thread does: nobody waits for ever."""
+        self._closed = True
+        self._step(())
+        self._session.close()
+        self._resolve()
+        self._channel.close()
+        with self._changed:
+            self._changed.notify_all()
+
+
+def decode_value(value: Any) -> Any:
+    """Turn what a node sent as a result into the value, or raise what the command raised."""
+    if value == codec.MALFORMED:
+        raise ActorRaftError("the nodes could not decode the frame that held this command; it changed nothing")
+    return decode_result(value)
+
+
+def _run(reference: weakref.ref[Client[Any]], channel: ClientChannel) -> None:
+    """The I/O thread; it holds its client only while it works, so that a forgotten one can be collected."""
+    wait_s = 0.0
+    while True:
+        envelopes = channel.wait(wait_s)
+        client = reference()
+        if client is None:
+            channel.close()
+            return
+        client._sleeping = False
+        try:
+            client._step(envelopes)
+        except Exception:
+            logger.exception("the client's I/O thread met an error of ours; the client is closed")
+            client._closed = True
+        if client._closed:
+            client._finish()
+            return
+        wait_s = min(1.0, max(0.0, client._session.deadline_s() - time.monotonic()))
+        # Asleep from here on: whoever adds work after this line wakes the channel; what came before is seen here.
+        client._sleeping = True
+        if client._inbox or client._requests:
+            wait_s = 0.0
+        del client
+
+
+def _resolver(later: Future[Any]) -> Callable[[float | None], Any]:
+    def resolve(timeout: float | None) -> Any:
+        try:
+            return later.result(timeout)
+        except TimeoutError as error:
+            if later.done():
+                raise
+            raise OutcomeUnknown("still no answer; ask again later") from error
+
+    return resolve
+
+
+def _check_read(consistency: str, to: str | int) -> None:
+    if consistency not in CONSISTENCIES:
+        raise UsageError(f"consistency is one of {', '.join(CONSISTENCIES)}, not {consistency!r}")
+    if not (to in ("leader", "any") or (isinstance(to, int) and not isinstance(to, bool))):
+        raise UsageError(f'to is "leader", "any" or a node\'s id, not {to!r}')
+
+
+def connect(
+    endpoints: Mapping[int, str], machine: Callable[..., M] | None = None, *, timeout: float | None = 5.0
+) -> Client[M]:
+    """Reach a running cluster.
+
+    Args:
+        endpoints: `cluster.endpoints`; a tcp endpoint ends in `#` and the path of the cluster's token file.
+        machine: the machine's class, for `proxy()`.
+        timeout: seconds to find a leader; None waits for ever.
+
+    Raises:
+        Unavailable: no leader was found in time.
+    """
+    if not isinstance(endpoints, Mapping) or not endpoints:
+        raise UsageError(
+            f"endpoints is a mapping from node id to endpoint, as cluster.endpoints gives, not {endpoints!r}"
+        )
+    client = open_client(endpoints, machine)
+    try:
+        client.wait_for_leader(timeout)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def open_client(endpoints: Mapping[int, str], machine: Callable[..., M] | None, **options: Any) -> Client[M]:
+    """Make a client over ZeroMQ; the one place here that names a transport."""
+    from transports.zeromq import ZeroMQClientChannel
+
+    plain, token = {}, None
+    for node_id, endpoint in endpoints.items():
+        address, _, token_file = endpoint.partition("#")
+        plain[node_id] = address
+        if token_file:
+            token = Path(token_file).read_bytes()
+    client: Client[M] = Client(plain, machine, channel=ZeroMQClientChannel(token=token), **options)
+    client._endpoints = dict(endpoints)
+    return client

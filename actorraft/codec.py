@@ -1,0 +1,295 @@
+"""The wire: Raft messages between nodes, and the frames between clients and nodes. Bytes in, values out.
+
+Raft messages are the core's NamedTuples, encoded by msgspec as they are, behind one byte that names the type.
+Client messages are msgspec structs, encoded as arrays with a number for a tag.
+
+A client's commands travel in one `Commands` frame, and that frame, behind an 8-byte stamp of log time, *is* the log
+entry: leader, followers and disks pass its body on unread, and only the executor looks inside (`decode_body`).
+
+Source:     security.md 4: a fixed format, checked while it is decoded; nothing of pickle on the control path.
+Invariant:  whatever does not decode raises MalformedFrame and nothing else.
+Shape:      body: a msgpack array with one value for each command or request; values are made elsewhere (pickling.py).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from actorraft.raft.messages import (
+    MESSAGE_TYPES,
+    AppendEntries,
+    Configuration,
+    LogEntry,
+    Message,
+)
+
+CONFIGURATION_EXT: Final = 1  # an item of a log entry on the wire; user values never share this decoder
+
+
+class MalformedFrame(ValueError):
+    """Bytes that are no frame of this protocol."""
+
+
+# --- Raft messages ---
+
+_encoder = msgspec.msgpack.Encoder()
+_configuration_decoder = msgspec.msgpack.Decoder(Configuration)
+
+
+def _ext_hook(code: int, data: memoryview) -> Any:
+    if code == CONFIGURATION_EXT:
+        return _configuration_decoder.decode(data)
+    raise MalformedFrame(f"unknown extension {code} in a Raft message")
+
+
+_decoders = [msgspec.msgpack.Decoder(kind, ext_hook=_ext_hook) for kind in MESSAGE_TYPES]
+_codes = {kind: code for code, kind in enumerate(MESSAGE_TYPES)}
+
+
+def encode_message(message: Message) -> bytes:
+    """Encode a Raft message; items of entries are bytes, None, a Configuration or plain data that msgpack holds."""
+    kind = type(message)
+    if kind is AppendEntries and any(type(entry.item) is Configuration for entry in message.entries):
+        message = message._replace(entries=[LogEntry(entry.term, _wire_item(entry.item)) for entry in message.entries])
+    return _codes[kind].to_bytes(1, "little") + _encoder.encode(message)
+
+
+def _wire_item(item: Any) -> Any:
+    if type(item) is Configuration:
+        return msgspec.msgpack.Ext(CONFIGURATION_EXT, _encoder.encode(item))
+    return item
+
+
+def decode_message(frame: bytes) -> Message:
+    """Decode a Raft message.
+
+    Raises:
+        MalformedFrame: these bytes are none.
+    """
+    try:
+        return _decoders[frame[0]].decode(memoryview(frame)[1:])  # type: ignore[no-any-return]
+    except (IndexError, ValueError, TypeError, RecursionError) as error:
+        raise MalformedFrame(f"not a Raft message: {error}") from error
+
+
+# --- Clients to nodes ---
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """A client is there: tell it who leads, now and at every change."""
+
+
+class Register(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """Open a session (D§6.3); goes through the log, and its entry's index becomes the client's id."""
+
+    nonce: int
+
+
+class Commands(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """Commands of one session: sequences `first_sequence` to `first_sequence + count - 1`, in order."""
+
+    client_id: int
+    first_sequence: int
+    lowest_unanswered: int  # results below it are in the client's hands; the nodes forget them
+    count: int
+    body: bytes
+
+
+class CloseSession(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """The client is done: its results need not be kept."""
+
+    client_id: int
+
+
+class Query(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """Reads, answered together; never logged. `request_id` is the client's own number."""
+
+    request_id: int
+    consistency: str  # "linearizable", "lease", "stale"
+    follower: bool  # the receiver serves it, leader or not
+    count: int
+    body: bytes
+
+
+class Admin(msgspec.Struct, array_like=True, frozen=True, tag=6):
+    """Anything rare: status, hand-over, snapshots, membership. `arguments` is plain data."""
+
+    request_id: int
+    verb: str
+    arguments: dict[str, Any]
+
+
+class Clock(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """Made by a leader, never by a client: lets log time pass on an idle cluster."""
+
+
+Request = Hello | Register | Commands | CloseSession | Query | Admin | Clock
+
+# --- Nodes to clients ---
+
+
+class LeaderIs(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """Who leads, as far as this node knows; `leader_id` None: nobody now."""
+
+    term: int
+    leader_id: int | None
+
+
+class Registered(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """The session is open."""
+
+    nonce: int
+    client_id: int
+
+
+class Results(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """The results of one Commands frame, in its order: plain scalars, and an Ext for everything else."""
+
+    client_id: int
+    first_sequence: int
+    values: list[Any]
+
+
+class Refused(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """This node did not take the frame (Commands: by its first sequence; Register: by its nonce), and never will."""
+
+    client_id: int
+    first_sequence: int
+    reason: str  # "not leader", "busy", "too large"
+    leader_id: int | None
+
+
+class Resume(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """A frame would have left a gap and changed nothing: send again from `next_sequence` on."""
+
+    client_id: int
+    first_sequence: int
+    next_sequence: int
+
+
+class Expired(msgspec.Struct, array_like=True, frozen=True, tag=6):
+    """The cluster does not know this session (any more); the frame changed nothing."""
+
+    client_id: int
+    first_sequence: int
+
+
+class Answers(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """What the reads of one Query gave, in its order."""
+
+    request_id: int
+    values: list[Any]
+
+
+class QueryRefused(msgspec.Struct, array_like=True, frozen=True, tag=8):
+    """This node cannot serve the reads now."""
+
+    request_id: int
+    reason: str
+    leader_id: int | None
+
+
+class AdminReply(msgspec.Struct, array_like=True, frozen=True, tag=9):
+    """The outcome of an Admin request: `error` is empty when it went well."""
+
+    request_id: int
+    error: str
+    value: Any
+
+
+class Published(msgspec.Struct, array_like=True, frozen=True, tag=10):
+    """Events that a machine published (`context().publish`) to a topic that this client watches."""
+
+    topic: str
+    index: int
+    values: list[Any]
+
+
+Reply = LeaderIs | Registered | Results | Refused | Resume | Expired | Answers | QueryRefused | AdminReply | Published
+
+_request_decoder = msgspec.msgpack.Decoder(Request)
+_reply_decoder = msgspec.msgpack.Decoder(Reply)
+
+encode = _encoder.encode  # of any Request or Reply
+
+
+def decode_request(frame: bytes | memoryview) -> Request:
+    """Decode what a client sent.
+
+    Raises:
+        MalformedFrame: these bytes are no request.
+    """
+    try:
+        return _request_decoder.decode(frame)
+    except (ValueError, RecursionError) as error:
+        raise MalformedFrame(f"not a client's frame: {error}") from error
+
+
+def decode_reply(frame: bytes) -> Reply:
+    """Decode what a node sent to a client.
+
+    Raises:
+        MalformedFrame: these bytes are no reply.
+    """
+    try:
+        return _reply_decoder.decode(frame)
+    except (ValueError, RecursionError) as error:
+        raise MalformedFrame(f"not a node's frame: {error}") from error
+
+
+# --- Bodies and stamps ---
+
+GIVEN_UP: Final = msgspec.msgpack.Ext(7, b"")  # the result of a no-op in the place of a command that was given up
+MALFORMED: Final = msgspec.msgpack.Ext(8, b"")  # the result of a command in a frame that does not decode
+
+
+
+def join_body(values: Sequence[bytes]) -> bytes:
+    """Join values that are msgpack already into one array, touching each byte once."""
+    count = len(values)
+    if count < 16:
+        head = bytes((0x90 | count,))
+    elif count < 65536:
+        head = b"\xdc" + count.to_bytes(2, "big")
+    else:
+        head = b"\xdd" + count.to_bytes(4, "big")
+    return b"".join((head, *values))
+
+
+_body_decoder = msgspec.msgpack.Decoder(list)
+
+
+def decode_body(body: bytes) -> list[Any]:
+    """Decode a body into its values; what msgpack has no type for is a msgspec Ext.
+
+    Raises:
+        MalformedFrame: it is no array of msgpack values.
+    """
+    try:
+        return _body_decoder.decode(body)
+    except (ValueError, RecursionError) as error:
+        raise MalformedFrame(f"not a body of values: {error}") from error
+
+
+_STAMP = struct.Struct("<d")
+STAMP_BYTES: Final = _STAMP.size
+
+
+def stamp(log_time_s: float, frame: bytes) -> bytes:
+    """Make the item of a log entry: the leader's log time (seconds) and a client's frame."""
+    return _STAMP.pack(log_time_s) + frame
+
+
+def unstamp(item: bytes) -> tuple[float, memoryview]:
+    """Split the item of a log entry into log time (seconds) and frame.
+
+    Raises:
+        MalformedFrame: it is too short to hold a stamp.
+    """
+    if len(item) < STAMP_BYTES:
+        raise MalformedFrame(f"a log item of {len(item)} bytes has no stamp")
+    return _STAMP.unpack_from(item)[0], memoryview(item)[STAMP_BYTES:]

@@ -1,0 +1,697 @@
+"""RaftControl: drives one RaftServer. Events in; messages, writes, applied entries and answers out.
+
+The only place where the order of effects is carried out, as `Ready` asks for it: first what may leave at once (the
+leader's entries travel while its own disk writes them), then one write and one sync, then the answers that had to wait
+for the disk, then the committed entries to the executor. Everything it touches is a port: the node's process is one
+shell around it (node.py), threads on a RaftNet another (`start`), the simulator the third.
+
+Source:     Raft §5 and §8; D§10.2.1 (the leader's write beside the followers').
+Threads:    every method but `client_append_entry`, `become_leader`, `start` and `stop` belongs to the loop's thread.
+Not here:   what a command does (executor.py); the rules of the protocol (raft/).
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
+
+from actorraft import codec, executor
+from actorraft.clock import SystemClock
+from actorraft.errors import Unavailable
+from actorraft.ports import Clients, Clock, SnapshotWriter, Storage
+from actorraft.raft.config import RaftConfig
+from actorraft.raft.errors import NotLeader, ProposalRefused, RaftError
+from actorraft.raft.log import RaftLog
+from actorraft.raft.membership import AddLearner, AddVoter, RemoveNode
+from actorraft.raft.messages import Configuration, EntryId, InstallSnapshot, LogEntry, Message
+from actorraft.raft.ready import Ready
+from actorraft.raft.server import LeaderState, RaftServer
+from actorraft.storage.memory import MemoryStorage
+
+logger = logging.getLogger("actorraft")
+
+CLIENTS_MAX = 10_000  # clients that are told of leader changes; the least recently seen are forgotten first
+
+
+# --- Events ---
+
+
+class MessageEvent(NamedTuple):
+    """A Raft message arrived."""
+
+    message: Message
+
+
+class TickEvent(NamedTuple):
+    """Time went by."""
+
+    ticks: int = 1
+
+
+class ClientEvent(NamedTuple):
+    """A client's frame arrived; `client` is whatever the Clients port can send to."""
+
+    client: Any
+    frame: bytes
+
+
+class DisconnectEvent(NamedTuple):
+    """The transport saw the connection to a peer break."""
+
+    peer_id: int
+
+
+class ConnectEvent(NamedTuple):
+    """The transport saw the connection to a peer come up."""
+
+    peer_id: int
+
+
+class ProposeEvent(NamedTuple):
+    """`client_append_entry` from another thread."""
+
+    item: Any
+    future: Future[int]
+
+
+class CampaignEvent(NamedTuple):
+    """`become_leader` from another thread."""
+
+    future: Future[int]
+
+
+Event = MessageEvent | TickEvent | ClientEvent | DisconnectEvent | ConnectEvent | ProposeEvent | CampaignEvent
+
+
+class ExecutorPort(Protocol):
+    """Where work is done. `submit` never blocks; what is done comes back through `poll`, in order."""
+
+    def submit(self, work: executor.Work, /) -> None: ...
+
+    def poll(self) -> list[executor.Done]: ...
+
+
+class LogOnly:
+    """An executor for a log without a machine: every entry counts as applied at once."""
+
+    def __init__(self) -> None:
+        self._done: list[executor.Done] = []
+
+    def submit(self, work: executor.Work) -> None:
+        if isinstance(work, executor.Apply):
+            last = work.first_index + len(work.entries) - 1
+            self._done.append(executor.Applied(last, [], 0.0, None, []))
+
+    def poll(self) -> list[executor.Done]:
+        done, self._done = self._done, []
+        return done
+
+
+class InlineExecutor:
+    """Runs work when it is submitted; for simulations, where nothing may depend on threads."""
+
+    def __init__(self, machine: executor.Executor) -> None:
+        self.executor = machine
+        self._done: list[executor.Done] = []
+
+    def submit(self, work: executor.Work) -> None:
+        self._done.append(self.executor.run(work))
+
+    def poll(self) -> list[executor.Done]:
+        done, self._done = self._done, []
+        return done
+
+
+class NodeStopped(Exception):
+    """The node cannot go on; the message is the reason that its operator is told."""
+
+
+class RaftControl:
+    """One node's control.
+
+    Args:
+        net: a RaftNet (`address` is this node's id, `peers` the others), or anything with these and `send`.
+        storage: the node's log and hard state; in memory by default.
+        executor: where committed entries go; by default they only count as applied.
+        clients: how clients are answered; None if there are none.
+        configuration: the members of a new cluster; by default this node and its peers, all voters.
+        rng: the source of election timeouts.
+        noop: whether a new leader appends an empty entry (§8); off only for simulations of the paper's figures.
+    """
+
+    def __init__(
+        self,
+        net: Any,
+        *,
+        storage: Storage | None = None,
+        executor: ExecutorPort | None = None,
+        clients: Clients | None = None,
+        clock: Clock | None = None,
+        config: RaftConfig | None = None,
+        configuration: Configuration | None = None,
+        rng: random.Random | None = None,
+        noop: bool = True,
+    ) -> None:
+        self.net = net
+        self.node_id: int = net.address
+        self.storage: Storage = storage if storage is not None else MemoryStorage()
+        self.executor: ExecutorPort = executor if executor is not None else LogOnly()
+        self.clients = clients
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self.config = config if config is not None else RaftConfig()
+        rng = rng if rng is not None else random.Random()
+        if configuration is None:
+            members = frozenset(net.peers) | {self.node_id}
+            configuration = Configuration(voters=members, next_node_id=max(members) + 1)
+        self.highest_term: Callable[[], int] = lambda: self.server.current_term
+        self.counts: Counter[str] = Counter()  # what went wrong and was dropped, by name
+        self.urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
+
+        recovered = self.storage.recover()
+        snapshot = recovered.snapshot
+        snapshot_id = snapshot.snapshot_id if snapshot is not None else EntryId(-1, -1)
+        self.server = RaftServer(
+            self.node_id,
+            configuration=snapshot.configuration if snapshot is not None else configuration,
+            config=self.config,
+            draw=rng.randrange,
+            log=RaftLog(recovered.entries, first_index=recovered.first_index, previous_term=recovered.previous_term),
+            hard_state=recovered.hard_state,
+            snapshot_id=snapshot_id,
+            noop=noop,
+        )
+        self._handed_index = snapshot_id.index  # the last entry given to the executor
+        self._log_bytes = 0  # handed over since the last snapshot
+        self._snapshot_index = snapshot_id.index
+        if snapshot is not None:
+            self.executor.submit(executor_restore(snapshot_id.index, self.storage))
+        self._snapshot_running = False
+        self._receiving: dict[EntryId, SnapshotWriter] = {}  # the one snapshot that arrives chunk by chunk
+        self._pending: dict[int, Any] = {}  # index of an entry -> the client that waits for its result
+        self._futures: dict[int, tuple[int, Future[int]]] = {}  # index -> (term, future)
+        self._campaigns: list[Future[int]] = []
+        self._reads: dict[int, tuple[Any, codec.Query]] = {}  # token -> reads waiting for an index
+        self._reads_behind: list[tuple[int, Any, codec.Query]] = []  # reads whose index is not handed over yet
+        self._next_token = 0
+        self._watchers: OrderedDict[Any, None] = OrderedDict()
+        self._snapshot_waiters: list[tuple[Any, int]] = []
+        self._log_time_s = 0.0  # as applied
+        self._wake_at_s: float | None = None
+        self._lead_since: tuple[int, float, float] | None = None  # term, log time then, monotonic time then
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._flush()
+
+    # --- In ---
+
+    def process_event(self, event: Event) -> None:
+        """Process one event and everything that follows from it."""
+        self.process_events((event,))
+
+    def process_events(self, events: Sequence[Event]) -> None:
+        """Process events in order, then carry out what the core asks for: one write for all of them.
+
+        Raises:
+            StorageFailed: the disk refused; the process must stop without another word to anybody.
+            NodeStopped: the machine cannot go on.
+        """
+        server = self.server
+        if self.urgent_at_s is not None and self.clock.monotonic() >= self.urgent_at_s:
+            self.urgent_at_s = None
+            server.urgent()
+        for event in events:
+            match event:
+                case MessageEvent(message):
+                    server.step(message)
+                case ClientEvent(client, frame):
+                    self._on_client(client, frame)
+                case TickEvent(ticks):
+                    server.tick(ticks)
+                    self._wake_machine()
+                case DisconnectEvent(peer_id):
+                    server.peer_disconnected(peer_id)
+                case ConnectEvent(peer_id):
+                    server.peer_connected(peer_id)
+                case ProposeEvent(item, future):
+                    self._propose(item, future)
+                case CampaignEvent(future):
+                    self._campaigns.append(future)
+                    server.campaign(pre_vote=False)
+        self._flush()
+        if server.urgent_delay_ms is None:
+            self.urgent_at_s = None
+        elif self.urgent_at_s is None:
+            self.urgent_at_s = self.clock.monotonic() + server.urgent_delay_ms / 1000
+
+    # --- Out: the order of effects ---
+
+    def _flush(self) -> None:
+        server = self.server
+        while True:
+            for done in self.executor.poll():
+                self._on_done(done)
+            if not server.has_ready():
+                return
+            ready = server.ready()
+            for message in ready.messages:
+                self._send(message)
+            self._persist(ready)
+            server.advance(ready)
+            for message in ready.messages_after_persist:
+                self._send(message)
+            if ready.committed:
+                self._hand_over(ready.committed_from, ready.committed)
+            for read in ready.reads:
+                self._on_read_state(read.token, read.index)
+            if ready.state_changed:
+                self._on_state_changed()
+
+    def _persist(self, ready: Ready) -> None:
+        for chunk in ready.snapshot_chunks:
+            self._write_chunk(chunk)
+        if ready.install is not None:
+            self._install(ready.install)
+        if ready.hard_state is not None or ready.entries_from >= 0:
+            if self._pending and self.server.state is not LeaderState:
+                # Another leader replaced these entries: their clients hear nothing from here and ask there.
+                for index in [index for index in self._pending if index >= ready.entries_from >= 0]:
+                    del self._pending[index]
+            self.storage.persist(ready.hard_state, ready.entries_from, ready.entries)
+
+    def _send(self, message: Message) -> None:
+        if type(message) is InstallSnapshot:
+            snapshot_id = EntryId(message.snapshot_term, message.snapshot_index)
+            chunk = self.storage.read_snapshot(snapshot_id, message.offset, self.config.snapshot_chunk_bytes)
+            if chunk is None:
+                return  # compacted past it meanwhile; the core sends its newest one when this stays unanswered
+            message = message._replace(data=chunk[0], done=chunk[1])
+        self.net.send(message)
+
+    def _hand_over(self, first_index: int, entries: list[LogEntry]) -> None:
+        assert first_index == self._handed_index + 1, f"handing over {first_index} after {self._handed_index}"
+        self._handed_index = first_index + len(entries) - 1
+        self.executor.submit(executor.Apply(first_index, entries))
+        for _, item in entries:
+            if type(item) is bytes:
+                self._log_bytes += len(item)
+        if self._futures:
+            self._resolve_futures(first_index, entries)
+        if self._reads_behind:
+            still = [read for read in self._reads_behind if read[0] > self._handed_index]
+            for _, client, query in (read for read in self._reads_behind if read[0] <= self._handed_index):
+                self.executor.submit(executor.Read(client, query))
+            self._reads_behind = still
+
+    # --- What the executor did ---
+
+    def _on_done(self, done: executor.Done) -> None:
+        match done:
+            case executor.Applied(index, replies, log_time_s, wake_at_s, _):
+                self._log_time_s, self._wake_at_s = log_time_s, wake_at_s
+                self._answer(index, replies)
+                self.server.applied(index)
+                self._maybe_snapshot()
+            case executor.Answered(client, reply):
+                self._reply(client, reply)
+            case executor.SnapshotTaken(meta):
+                self._snapshot_running = False
+                if meta.snapshot_id.index > self._snapshot_index:
+                    self._snapshot_index = meta.snapshot_id.index
+                    trailing = self.config.trailing_entries
+                    first = self.server.snapshot_taken(meta.snapshot_id, meta.configuration, trailing)
+                    self.storage.compact(first)
+                self._answer_snapshot_waiters("")
+            case executor.SnapshotFailed(reason):
+                self._snapshot_running = False
+                logger.error("snapshot failed, the log goes on growing: %s", reason)
+                self._answer_snapshot_waiters(f"the snapshot failed: {reason}")
+            case executor.Restored():
+                pass
+            case executor.Stopped(reason):
+                raise NodeStopped(reason)
+
+    def _answer(self, applied_index: int, replies: list[tuple[int, codec.Reply]]) -> None:
+        pending = self._pending
+        if not pending:
+            return
+        for index, reply in replies:
+            client = pending.pop(index, None)
+            if client is not None:
+                self._reply(client, reply)
+        while pending and (index := next(iter(pending))) <= applied_index:
+            del pending[index]  # a repetition whose results the client already has
+
+    def _reply(self, client: Any, reply: codec.Reply) -> None:
+        if self.clients is not None:
+            self.clients.send_client(client, codec.encode(reply))
+
+    # --- Clients ---
+
+    def _on_client(self, client: Any, frame: bytes) -> None:
+        try:
+            request = codec.decode_request(frame)
+        except codec.MalformedFrame as error:
+            self.counts["malformed client frames"] += 1
+            if self.counts["malformed client frames"] == 1:
+                logger.warning("dropped a frame from a client (further ones are only counted): %s", error)
+            return
+        match request:
+            case codec.Commands():
+                self._on_commands(client, request, frame)
+            case codec.Query():
+                self._on_query(client, request)
+            case codec.Register():
+                self._append(client, frame, request.nonce, -1)
+            case codec.CloseSession():
+                self._append(client, frame, -1, -1)
+                self._watchers.pop(client, None)
+            case codec.Hello():
+                self._watchers[client] = None
+                self._watchers.move_to_end(client)
+                if len(self._watchers) > CLIENTS_MAX:
+                    self._watchers.popitem(last=False)
+                self._reply(client, self._leader_is())
+            case codec.Admin():
+                self._on_admin(client, request)
+
+    def _on_commands(self, client: Any, request: codec.Commands, frame: bytes) -> None:
+        if not 0 < request.count <= len(request.body):  # each command is at least a byte
+            self.counts["malformed client frames"] += 1
+            return
+        self._append(client, frame, request.client_id, request.first_sequence)
+
+    def _append(self, client: Any, frame: bytes, client_id: int, first_sequence: int) -> None:
+        """Append a client's frame as one entry, or say why not: refused by name is certainly not applied."""
+        reason = "too large"
+        if len(frame) <= self.config.frame_bytes_max:
+            try:
+                index = self.server.propose(codec.stamp(self._leader_log_time_s(), frame))
+            except NotLeader:
+                reason = "not leader"
+            except ProposalRefused:
+                reason = "busy"
+            else:
+                self._pending[index] = client
+                return
+        self._reply(client, codec.Refused(client_id, first_sequence, reason, self.server.leader_id))
+
+    def _on_query(self, client: Any, query: codec.Query) -> None:
+        if self.server.state is not LeaderState and not query.follower:
+            self._reply(client, codec.QueryRefused(query.request_id, "not leader", self.server.leader_id))
+        elif query.consistency == "stale":
+            self.executor.submit(executor.Read(client, query))
+        else:
+            token = self._next_token
+            self._next_token += 1
+            self._reads[token] = (client, query)
+            self.server.read_index(token, lease=query.consistency == "lease")
+
+    def _on_read_state(self, token: int, index: int) -> None:
+        waiting = self._reads.pop(token, None)
+        if waiting is None:
+            return
+        client, query = waiting
+        if index < 0:
+            self._reply(client, codec.QueryRefused(query.request_id, "not leader", self.server.leader_id))
+        elif index <= self._handed_index:
+            self.executor.submit(executor.Read(client, query))
+        else:
+            self._reads_behind.append((index, client, query))
+
+    def _leader_is(self) -> codec.LeaderIs:
+        return codec.LeaderIs(self.server.current_term, self.server.leader_id)
+
+    def _on_state_changed(self) -> None:
+        server = self.server
+        if server.state is LeaderState:
+            for future in self._campaigns:
+                future.set_result(server.current_term)
+            self._campaigns.clear()
+        if self._watchers and server.leader_id is not None:
+            told = self._leader_is()
+            for client in self._watchers:
+                self._reply(client, told)
+
+    # --- Log time: leaders' monotonic clocks only, from the first leader's wall clock ---
+
+    def _leader_log_time_s(self) -> float:
+        now_s, term = self.clock.monotonic(), self.server.current_term
+        if self._lead_since is None or self._lead_since[0] != term:
+            last_s = max(self._log_time_s, self._last_stamp_s())
+            self._lead_since = (term, last_s if last_s > 0 else self.clock.wall(), now_s)
+        _, log_time_s, since_s = self._lead_since
+        return log_time_s + (now_s - since_s)
+
+    def _last_stamp_s(self) -> float:
+        """The newest stamp that is in the log and perhaps not applied yet."""
+        log = self.server.log
+        for index in range(len(log) - 1, self._handed_index, -1):
+            item = log[index].item
+            if type(item) is bytes and len(item) >= codec.STAMP_BYTES:
+                return codec.unstamp(item)[0]
+        return 0.0
+
+    def _wake_machine(self) -> None:
+        """Append a clock entry when the machine's time has come, so that expiries work on an idle cluster."""
+        due_s = self._wake_at_s
+        if due_s is None or self.server.state is not LeaderState:
+            return
+        now_s = self._leader_log_time_s()
+        if now_s >= due_s:
+            self._wake_at_s = None  # said again with the next applied entry
+            try:
+                self.server.propose(codec.stamp(now_s, codec.encode(codec.Clock())))
+            except RaftError:
+                self._wake_at_s = due_s
+
+    # --- Snapshots (§7) ---
+
+    def _maybe_snapshot(self) -> None:
+        entries = self._handed_index - self._snapshot_index
+        if self._log_bytes >= self.config.snapshot_after_bytes or entries >= self.config.snapshot_after_entries:
+            self._begin_snapshot()
+
+    def _begin_snapshot(self) -> None:
+        index = self._handed_index
+        if self._snapshot_running or index <= self._snapshot_index:
+            return
+        self._snapshot_running, self._log_bytes = True, 0
+        snapshot_id = EntryId(self.server.log.term_at(index), index)
+        writer = self.storage.begin_snapshot(snapshot_id, self.server.configuration_at(index))
+        self.executor.submit(executor.TakeSnapshot(writer))
+
+    def _answer_snapshot_waiters(self, error: str) -> None:
+        for client, request_id in self._snapshot_waiters:
+            self._reply(client, codec.AdminReply(request_id, error, self._snapshot_index))
+        self._snapshot_waiters.clear()
+
+    def _write_chunk(self, chunk: InstallSnapshot) -> None:
+        snapshot_id = EntryId(chunk.snapshot_term, chunk.snapshot_index)
+        if chunk.offset == 0:
+            for writer in self._receiving.values():
+                writer.abort()
+            self._receiving = {snapshot_id: self.storage.begin_snapshot(snapshot_id, chunk.configuration)}
+        self._receiving[snapshot_id].write(chunk.data)
+
+    def _install(self, snapshot_id: EntryId) -> None:
+        self.storage.reset_log(self._receiving.pop(snapshot_id).commit())
+        self._handed_index = self._snapshot_index = snapshot_id.index
+        self._log_bytes = 0
+        self.executor.submit(executor_restore(snapshot_id.index, self.storage))
+
+    # --- Administration ---
+
+    def _on_admin(self, client: Any, request: codec.Admin) -> None:
+        error = ""
+        value: Any = None
+        try:
+            match request.verb:
+                case "status":
+                    value = self.status()
+                case "transfer":
+                    self.server.transfer_leadership(request.arguments.get("target"))
+                case "snapshot":
+                    self._begin_snapshot()
+                    if self._snapshot_running:
+                        self._snapshot_waiters.append((client, request.request_id))
+                        return
+                    value = self._snapshot_index
+                case "digest":
+                    self.executor.submit(executor.TakeDigest(client, request.request_id))
+                    return
+                case "change_membership":
+                    value = self.server.change_membership(_changes(request.arguments))
+                case _:
+                    error = f"unknown request {request.verb!r}"
+        except NotLeader:
+            error = "not leader"
+        except (RaftError, KeyError, TypeError, ValueError) as problem:
+            error = str(problem) or type(problem).__name__
+        self._reply(client, codec.AdminReply(request.request_id, error, value))
+
+    def status(self) -> dict[str, Any]:
+        """Return this node's view of itself and its cluster, as plain data."""
+        server = self.server
+        configuration = server.configuration
+        return {
+            "id": self.node_id,
+            "state": server.state.name.lower(),
+            "term": server.current_term,
+            "leader_id": server.leader_id,
+            "commit_index": server.commit_index,
+            "last_applied": server.last_applied,
+            "last_index": len(server.log) - 1,
+            "snapshot_index": self._snapshot_index,
+            "voters": sorted(configuration.voters),
+            "learners": sorted(configuration.learners),
+            "joint": configuration.joint,
+            "next_node_id": configuration.next_node_id,
+            "dropped": dict(self.counts),
+        }
+
+    # --- The mission's names: entries of any kind, futures, threads ---
+
+    @property
+    def outgoing(self) -> list[Message]:
+        """Messages that a stepwise net (MockNetwork) holds until somebody takes them."""
+        outgoing: list[Message] = getattr(self.net, "outgoing", [])
+        return outgoing
+
+    def is_leader(self) -> bool:
+        """Return whether this node leads, as far as it knows."""
+        return self.server.state is LeaderState
+
+    def client_append_entry(self, item: Any) -> Future[int]:
+        """Append an entry. From any thread.
+
+        Returns:
+            A future of its index, done when it is committed. It fails with NotLeader if this node does not lead, and
+            with Unavailable if another leader's entry took the place.
+        """
+        future: Future[int] = Future()
+        event = ProposeEvent(item, future)
+        if self._threads:
+            self._events.put(event)
+        else:
+            self.process_event(event)
+        return future
+
+    def become_leader(self) -> Future[int]:
+        """Become the leader.
+
+        In a simulation at once, in a term above every node's; on a real net by an election without pre-vote.
+
+        Returns:
+            A future of the term.
+        """
+        future: Future[int] = Future()
+        if self._threads:
+            self._events.put(CampaignEvent(future))
+        else:
+            self.server.become_leader_now(self.highest_term() + 1)
+            self._flush()
+            future.set_result(self.server.current_term)
+        return future
+
+    def _propose(self, item: Any, future: Future[int]) -> None:
+        try:
+            index = self.server.propose(item)
+        except RaftError as error:
+            future.set_exception(error)
+        else:
+            self._futures[index] = (self.server.current_term, future)
+
+    def _resolve_futures(self, first_index: int, entries: list[LogEntry]) -> None:
+        for index, entry in enumerate(entries, first_index):
+            waiting = self._futures.pop(index, None)
+            if waiting is None:
+                continue
+            term, future = waiting
+            if term == entry.term:
+                future.set_result(index)
+            else:
+                future.set_exception(Unavailable(f"another leader's entry of term {entry.term} took index {index}"))
+
+    def start(self) -> None:
+        """Run on a real net: one thread receives, one drives this control, both daemons."""
+        if self._threads:
+            return
+        self.net.start()
+        self._threads = [
+            threading.Thread(target=self._receive, name=f"raft-{self.node_id}-receive", daemon=True),
+            threading.Thread(target=self._run, name=f"raft-{self.node_id}", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop the threads and the net. Idempotent."""
+        self._events.put(None)
+        self.net.stop()
+        for thread in self._threads:
+            thread.join(timeout=5.0)
+        self._threads = []
+        self.storage.close()
+        for _, future in self._futures.values():
+            future.set_exception(Unavailable("this node was stopped before the entry was committed"))
+        self._futures.clear()
+
+    def _receive(self) -> None:
+        while (message := self.net.receive()) is not None:
+            self._events.put(MessageEvent(message))
+
+    def _run(self) -> None:
+        ticks = Ticks(self.clock, self.config.tick_s)
+        while True:
+            batch: list[Event] = []
+            try:
+                event = self._events.get(timeout=ticks.wait_s(self.urgent_at_s))
+                while event is not None:
+                    batch.append(event)
+                    event = self._events.get_nowait()
+                return
+            except queue.Empty:
+                pass
+            # Time first: after a long pause a leader must learn that it may be deposed before it serves anybody.
+            elapsed = ticks.take()
+            self.process_events([TickEvent(elapsed), *batch] if elapsed else batch)
+
+
+class Ticks:
+    """Turns a monotonic clock into whole ticks."""
+
+    def __init__(self, clock: Clock, tick_s: float) -> None:
+        self._clock = clock
+        self._tick_s = tick_s
+        self._next_s = clock.monotonic() + tick_s
+
+    def wait_s(self, urgent_at_s: float | None) -> float:
+        """Return how long to wait at most, from now."""
+        until_s = self._next_s if urgent_at_s is None else min(self._next_s, urgent_at_s)
+        return max(0.0, until_s - self._clock.monotonic())
+
+    def take(self) -> int:
+        """Return the ticks that have elapsed since the last call."""
+        late_s = self._clock.monotonic() - self._next_s
+        if late_s < 0:
+            return 0
+        ticks = 1 + int(late_s / self._tick_s)
+        self._next_s += ticks * self._tick_s
+        return ticks
+
+
+def executor_restore(index: int, storage: Storage) -> executor.Restore:
+    """Make the work that brings the machine to the newest snapshot."""
+    return executor.Restore(index, storage.open_snapshot)
+
+
+def _changes(arguments: dict[str, Any]) -> list[AddLearner | AddVoter | RemoveNode]:
+    """Read a membership change from an administrator's plain data."""
+    kinds: dict[str, Callable[..., Any]] = {"add_learner": AddLearner, "add_voter": AddVoter, "remove": RemoveNode}
+    return [kinds[kind](*values) for kind, *values in arguments["changes"]]

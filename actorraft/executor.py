@@ -1,0 +1,265 @@
+"""The executor: committed entries in, results out. The only place where user code runs and pickles are opened.
+
+It is handed work in log order and does it in that order, in a thread of its own beside the node's loop (or at once, in
+the simulator), and touches no socket and no log. What it holds is exactly the replicated state: the machine, the
+sessions, log time and the serial. All of it rides in a snapshot, so a restored node goes on as if it had applied
+every entry itself.
+
+Source:     Raft §5.3 (apply in order), §8 (exactly once), §7 (snapshots carry the sessions).
+Threads:    `Executor.run` is called by one thread at a time.
+Invariant:  after the same entries, the same state on every node, whatever the entries' bytes are.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import msgspec
+
+from actorraft import codec
+from actorraft.host import MachineHost, MachineStopped
+from actorraft.machine import CommandContext
+from actorraft.ports import SnapshotMeta, SnapshotWriter
+from actorraft.raft.messages import LogEntry
+from actorraft.sessions import Sessions
+
+logger = logging.getLogger("actorraft")
+
+_HEAD = struct.Struct("<I")
+
+
+# --- Work, in the order given ---
+
+
+class Apply(NamedTuple):
+    """Committed entries, contiguous from `first_index`."""
+
+    first_index: int
+    entries: Sequence[LogEntry]
+
+
+class Read(NamedTuple):
+    """Reads that may be answered once everything handed over before is applied."""
+
+    client: Any
+    query: codec.Query
+
+
+class TakeSnapshot(NamedTuple):
+    """Write the state as of the last entry handed over."""
+
+    writer: SnapshotWriter
+
+
+class Restore(NamedTuple):
+    """Replace everything by a snapshot whose last entry is `index`."""
+
+    index: int
+    open: Callable[[], BinaryIO]
+
+
+class TakeDigest(NamedTuple):
+    """Say a digest of the state as of the last entry handed over, to whoever asked."""
+
+    client: Any
+    request_id: int
+
+
+Work = Apply | Read | TakeSnapshot | Restore | TakeDigest
+
+# --- What comes back ---
+
+
+class Applied(NamedTuple):
+    """Applied up to `index`. `replies`: (index of the entry, what its client is told)."""
+
+    index: int
+    replies: list[tuple[int, codec.Reply]]
+    log_time_s: float
+    wake_at_s: float | None
+    events: list[tuple[int, str, Any]]
+
+
+class Answered(NamedTuple):
+    """An answer for one client."""
+
+    client: Any
+    reply: codec.Reply
+
+
+class SnapshotTaken(NamedTuple):
+    """The snapshot is durable; the log up to it may go."""
+
+    meta: SnapshotMeta
+
+
+class SnapshotFailed(NamedTuple):
+    """The machine's snapshot raised; the log goes on growing until one succeeds."""
+
+    reason: str
+
+
+class Restored(NamedTuple):
+    """The state is that of the snapshot at `index`."""
+
+    index: int
+
+
+class Stopped(NamedTuple):
+    """This node must stop: its machine cannot go on as the others do."""
+
+    reason: str
+
+
+Done = Applied | Answered | SnapshotTaken | SnapshotFailed | Restored | Stopped
+
+
+class Executor:
+    """Sessions, log time and the user's machine.
+
+    Args:
+        host: the machine; nobody else calls it.
+        session_expiry_s: seconds of log time after which a silent session is forgotten.
+    """
+
+    def __init__(self, host: MachineHost, *, session_expiry_s: float) -> None:
+        self.host = host
+        self.sessions = Sessions(session_expiry_s)
+        self.last_applied = -1
+        self.log_time_s = 0.0  # never falls, whatever leaders' clocks do
+        self.serial = 0  # of the next command; over the cluster's whole life
+        self._context = CommandContext()
+
+    def run(self, work: Work) -> Done:
+        """Do one piece of work; never raises for what user code or bytes from outside do."""
+        try:
+            match work:
+                case Apply():
+                    return self._apply(work)
+                case Read():
+                    return self._read(work)
+                case TakeSnapshot():
+                    return self._take_snapshot(work.writer)
+                case Restore():
+                    return self._restore(work)
+                case TakeDigest():
+                    value = {"last_applied": self.last_applied, "digest": self.host.digest().hex()}
+                    return Answered(work.client, codec.AdminReply(work.request_id, "", value))
+        except MachineStopped as stop:
+            return Stopped(f"at index {self.last_applied + 1}: {stop}")
+        except (MemoryError, RecursionError) as error:
+            return Stopped(f"at index {self.last_applied + 1}: {type(error).__name__}: {error}")
+
+    def _apply(self, work: Apply) -> Applied:
+        """Apply entries in order; a no-op and a configuration mean nothing here but an index."""
+        replies: list[tuple[int, codec.Reply]] = []
+        index = work.first_index
+        assert index == self.last_applied + 1, f"applying {index} after {self.last_applied}"
+        for term, item in work.entries:
+            if type(item) is bytes:
+                reply = self._apply_item(index, term, item)
+                if reply is not None:
+                    replies.append((index, reply))
+            self.last_applied = index
+            index += 1
+        return Applied(self.last_applied, replies, self.log_time_s, self.host.wake_at, self._take_events())
+
+    def _take_events(self) -> list[tuple[int, str, Any]]:
+        events = self._context.events
+        if events:
+            self._context.events = []
+        return events
+
+    def _apply_item(self, index: int, term: int, item: bytes) -> codec.Reply | None:
+        try:
+            log_time_s, frame = codec.unstamp(item)
+            request = codec.decode_request(frame)
+        except codec.MalformedFrame:
+            logger.error("the entry at index %d is no frame of this version; it changes nothing", index)
+            return None
+        if log_time_s > self.log_time_s:
+            self.log_time_s = log_time_s
+        self.sessions.expire(self.log_time_s)
+        if type(request) is codec.Commands:
+            return self._apply_commands(index, term, request)
+        if type(request) is codec.Register:
+            self.sessions.open(index, self.log_time_s)
+            return codec.Registered(request.nonce, index)
+        if type(request) is codec.CloseSession:
+            self.sessions.close(request.client_id)
+        return None
+
+    def _apply_commands(self, index: int, term: int, frame: codec.Commands) -> codec.Reply | None:
+        client_id, first = frame.client_id, frame.first_sequence
+        admission = self.sessions.admit(frame, self.log_time_s)
+        if admission.session is not None:
+            results = self._run_commands(index, term, frame)
+            self.sessions.record(admission.session, frame, results)
+            return codec.Results(client_id, first, results)
+        if admission.repeated is not None:
+            return codec.Results(client_id, first, admission.repeated)
+        if admission.resume_from is not None:
+            return codec.Resume(client_id, first, admission.resume_from)
+        if admission.expired:
+            return codec.Expired(client_id, first)
+        return None
+
+    def _run_commands(self, index: int, term: int, frame: codec.Commands) -> list[Any]:
+        try:
+            commands = codec.decode_body(frame.body)
+        except codec.MalformedFrame:
+            commands = []
+        if len(commands) != frame.count:
+            return [codec.MALFORMED] * frame.count
+        context = self._context
+        context.begin_entry(index, term, self.log_time_s)
+        apply, serial = self.host.apply, self.serial
+        results: list[Any] = []
+        for position, command in enumerate(commands):
+            if command is None:
+                results.append(codec.GIVEN_UP)
+            else:
+                context.position, context.serial = position, serial
+                results.append(apply(command, context))
+            serial += 1
+        self.serial = serial
+        return results
+
+    def _read(self, work: Read) -> Answered:
+        query = work.query
+        try:
+            requests = codec.decode_body(query.body)
+        except codec.MalformedFrame:
+            requests = []
+        if len(requests) != query.count:
+            return Answered(work.client, codec.Answers(query.request_id, [codec.MALFORMED] * min(query.count, 1)))
+        ask = self.host.query
+        return Answered(work.client, codec.Answers(query.request_id, [ask(request) for request in requests]))
+
+    # --- Snapshots (§7): the sessions and the clocks first, then what the machine writes ---
+
+    def _take_snapshot(self, writer: SnapshotWriter) -> SnapshotTaken | SnapshotFailed:
+        try:
+            state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state()]
+            head = codec.encode(state)
+            writer.write(_HEAD.pack(len(head)) + head)
+            self.host.snapshot(writer.write)
+            return SnapshotTaken(writer.commit())
+        except Exception as error:  # user code and the disk: neither may take the log's thread down
+            writer.abort()
+            return SnapshotFailed(f"{type(error).__name__}: {error}")
+
+    def _restore(self, work: Restore) -> Restored | Stopped:
+        try:
+            with work.open() as file:
+                (size,) = _HEAD.unpack(file.read(_HEAD.size))
+                self.last_applied, self.log_time_s, self.serial, sessions = msgspec.msgpack.decode(file.read(size))
+                self.sessions.restore(sessions)
+                self.host.restore(file)
+        except Exception as error:  # a state that is half restored must never be served
+            return Stopped(f"the snapshot at index {work.index} cannot be restored: {type(error).__name__}: {error}")
+        assert self.last_applied == work.index, f"snapshot at {work.index} holds the state at {self.last_applied}"
+        return Restored(work.index)

@@ -1,0 +1,274 @@
+"""A Raft node as a process of its own: mailbox, control, disk and executor thread around one loop.
+
+The loop waits once for everything (peers, clients, broken links, the executor, the parent), takes all that is there,
+and gives it to RaftControl as one batch: so a busy node makes one write and one message out of many commands.
+
+Process:    the loop owns sockets and disk; the executor's thread runs the machine and nothing else; a third thread
+            only passes on what the parent says. Leaving because of a disk or a machine is by `os._exit`, at once.
+Source:     architecture 5, 9 and 19.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import queue
+import sys
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from actorraft import codec
+from actorraft.clock import SystemClock
+from actorraft.control import (
+    ClientEvent,
+    ConnectEvent,
+    DisconnectEvent,
+    Event,
+    MessageEvent,
+    NodeStopped,
+    RaftControl,
+    TickEvent,
+    Ticks,
+)
+from actorraft.errors import StorageFailed
+from actorraft.executor import Done, Executor, Work
+from actorraft.host import MachineHost
+from actorraft.raft.config import RaftConfig
+from actorraft.raft.messages import Configuration, Message
+from actorraft.storage.disk import DiskStorage
+
+if TYPE_CHECKING:
+    from actorraft.actors.bootstrap import ChildContext
+    from actorraft.actors.mailbox import Mailbox
+
+logger = logging.getLogger("actorraft")
+
+EXIT_MACHINE: Final = 70  # EX_SOFTWARE: the machine cannot go on as the others do
+EXIT_DISK: Final = 74  # EX_IOERR: the disk refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSpec:
+    """All that a node's process is told at its start.
+
+    Attributes:
+        factory: the machine's class and arguments, as pickling.encode_factory makes them.
+        voters: the voters of a new cluster; a log that holds a configuration overrides it.
+        peer_endpoint, client_endpoint: where to bind; a tcp port of 0 lets the system choose.
+    """
+
+    node_id: int
+    cluster_id: bytes
+    factory: bytes
+    machine_seed: int
+    directory: Path
+    durability: str
+    voters: frozenset[int]
+    learners: frozenset[int] = frozenset()
+    peer_endpoint: str
+    client_endpoint: str
+    token: bytes | None
+    config: RaftConfig
+
+
+class ThreadExecutor:
+    """Runs the executor in a thread of its own; wakes the loop when something is done."""
+
+    def __init__(self, executor: Executor, wake: Any) -> None:
+        self._executor = executor
+        self._wake = wake
+        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._done: deque[Done] = deque()
+        threading.Thread(target=self._run, name="executor", daemon=True).start()
+
+    def submit(self, work: Work) -> None:
+        self._work.put(work)
+
+    def poll(self) -> list[Done]:
+        done = self._done
+        return [done.popleft() for _ in range(len(done))]
+
+    def _run(self) -> None:
+        while True:
+            work = self._work.get()
+            try:
+                done = self._executor.run(work)
+            except BaseException as error:  # ours, not the user's: a node without its executor must not go on
+                logger.critical("the executor failed", exc_info=True)
+                os._exit(_last_words(f"the executor failed: {type(error).__name__}: {error}", EXIT_MACHINE))
+            self._done.append(done)
+            self._wake()
+
+
+class _Net:
+    """Raft messages over the mailbox."""
+
+    def __init__(self, address: int, mailbox: Mailbox) -> None:
+        self.address = address
+        self.peers: dict[int, str] = {}
+        self._mailbox = mailbox
+
+    def send(self, message: Message) -> None:
+        self._mailbox.send_peer(message.dest, codec.encode_message(message))
+
+
+class RaftNode:
+    """One node of a cluster.
+
+    Args:
+        context: the line to the parent process.
+        spec: what this node is.
+        mailbox: its sockets, already bound.
+        peers: node id -> peer endpoint, of everybody else.
+    """
+
+    def __init__(self, context: ChildContext, spec: NodeSpec, mailbox: Mailbox, peers: dict[int, str]) -> None:
+        self._context = context
+        self._spec = spec
+        self._mailbox = mailbox
+        self._clock = SystemClock()
+        self._net = _Net(spec.node_id, mailbox)
+        self._connected: set[int] = set()
+        self._orders: deque[tuple[str, Any]] = deque()  # what the parent says
+        self._campaign = False
+        self._cut: frozenset[int] = frozenset()  # peers that a test has cut off
+        storage = DiskStorage(spec.directory, durability=spec.durability)
+        host = MachineHost.from_factory(spec.factory, spec.machine_seed)
+        executor = Executor(host, session_expiry_s=spec.config.session_expiry_s)
+        members = spec.voters | spec.learners
+        self.control = RaftControl(
+            self._net,
+            storage=storage,
+            executor=ThreadExecutor(executor, mailbox.wake),
+            clients=mailbox,
+            clock=self._clock,
+            config=spec.config,
+            configuration=Configuration(voters=spec.voters, learners=spec.learners, next_node_id=max(members) + 1),
+        )
+        self._set_peers(peers)
+
+    def run(self) -> None:
+        """Serve until the parent asks to stop."""
+        context, mailbox, control = self._context, self._mailbox, self.control
+        context.on_stop(mailbox.wake)
+        threading.Thread(target=self._listen, name="parent", daemon=True).start()
+        ticks = Ticks(self._clock, self._spec.config.tick_s)
+        kinds = mailbox.kinds
+        while not context.stop_requested:
+            envelopes = mailbox.wait(ticks.wait_s(control.urgent_at_s))
+            events: list[Event] = []
+            # Time first: after a long pause a leader must learn that it may be deposed before it serves anybody.
+            elapsed = ticks.take()
+            if elapsed:
+                events.append(TickEvent(elapsed))
+            for kind, sender, frame in envelopes:
+                if kind == kinds.PEER:
+                    self._on_peer(sender, frame, events)
+                elif kind == kinds.CLIENT:
+                    events.append(ClientEvent(sender, frame))
+                elif kind == kinds.CONNECTED:
+                    self._connected.add(sender)
+                    events.append(ConnectEvent(sender))
+                elif kind == kinds.DISCONNECTED:
+                    self._connected.discard(sender)
+                    events.append(DisconnectEvent(sender))
+            while self._orders:
+                self._obey(*self._orders.popleft())
+            control.process_events(events)
+            if self._campaign:
+                self._campaign_when_connected()
+        control.storage.close()
+        mailbox.close()
+
+    def _on_peer(self, sender: int, frame: bytes, events: list[Event]) -> None:
+        if sender in self._cut:
+            return
+        try:
+            message = codec.decode_message(frame)
+        except codec.MalformedFrame as error:
+            self._drop(f"a frame from node {sender}: {error}")
+            return
+        if message.source != sender or message.dest != self._spec.node_id:
+            self._drop(f"a message from node {sender} that says it is from {message.source} to {message.dest}")
+            return
+        events.append(MessageEvent(message))
+
+    def _drop(self, what: str) -> None:
+        self.control.counts["malformed peer frames"] += 1
+        if self.control.counts["malformed peer frames"] == 1:
+            logger.warning("dropped %s (further ones are only counted)", what)
+
+    # --- What the parent says ---
+
+    def _listen(self) -> None:
+        while (order := self._context.receive(None)) is not None:
+            self._orders.append(order)
+            self._mailbox.wake()
+
+    def _obey(self, verb: str, value: Any) -> None:
+        match verb:
+            case "peers":
+                self._set_peers(value)
+            case "campaign":
+                self._campaign = True
+            case "cut":
+                self._cut = frozenset(value)
+                self._set_peers(dict(self._net.peers))
+            case _:
+                logger.error("the parent asks for %r, which this version does not know", verb)
+
+    def _set_peers(self, peers: dict[int, str]) -> None:
+        self._net.peers = {node_id: endpoint for node_id, endpoint in peers.items() if node_id != self._spec.node_id}
+        self._mailbox.set_peers(self._net.peers)
+
+    def _campaign_when_connected(self) -> None:
+        """A new cluster need not wait for an election timeout: its parent names who asks first."""
+        voters = self.control.server.configuration.voters
+        if self.control.server.leader_id is not None:
+            self._campaign = False
+        elif len((self._connected | {self._spec.node_id}) & voters) * 2 > len(voters):
+            self._campaign = False
+            self.control.server.campaign()
+            self.control.process_events(())
+
+
+def _last_words(reason: str, code: int) -> int:
+    print(f"actorraft: this node stops: {reason}", file=sys.stderr, flush=True)
+    return code
+
+
+def run_node(context: ChildContext, spec: NodeSpec) -> None:
+    """The whole life of a node's process, from binding its sockets to the end."""
+    from transports.zeromq import ZeroMQMailbox
+
+    sys.setswitchinterval(0.0005)
+    mailbox = ZeroMQMailbox(
+        spec.node_id,
+        incarnation=os.urandom(8),
+        cluster_id=spec.cluster_id,
+        peer_endpoint=spec.peer_endpoint,
+        client_endpoint=spec.client_endpoint,
+        token=spec.token,
+        frame_bytes_max=spec.config.frame_bytes_max,
+    )
+    context.report(("bound", mailbox.endpoints))
+    verb, peers = context.receive(None) or ("gone", None)
+    if verb != "peers":
+        return
+    try:
+        node = RaftNode(context, spec, mailbox, peers)
+        log = node.control.server.log
+        context.report(("ready", tuple(log.last)))
+        gc.collect()
+        gc.freeze()  # what the start made lives as long as the process; the collector need not walk it again
+        node.run()
+    except StorageFailed as error:
+        context.report(("stopped", str(error)))
+        os._exit(_last_words(str(error), EXIT_DISK))
+    except NodeStopped as error:
+        context.report(("stopped", str(error)))
+        os._exit(_last_words(str(error), EXIT_MACHINE))

@@ -1,0 +1,246 @@
+"""The client's session by itself: order, retries, deadlines and truthful outcomes, with a network of lists."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from actorraft import codec
+from actorraft.errors import Busy, OutcomeUnknown, Unavailable
+from actorraft.session import NOOP, ClientSession
+
+
+class Net:
+    """A session and everything it sent."""
+
+    def __init__(self, **options: Any) -> None:
+        self.sent: list[tuple[int, codec.Request]] = []
+        self.up = True
+        self.session = ClientSession(self.send, nonce=77, make_future=object, **options)
+
+    def send(self, node_id: int, frame: bytes) -> bool:
+        if self.up:
+            self.sent.append((node_id, codec.decode_request(frame)))
+        return self.up
+
+    def take(self, kind: type[Any] = codec.Commands) -> list[tuple[int, Any]]:
+        taken = [(node_id, frame) for node_id, frame in self.sent if type(frame) is kind]
+        self.sent.clear()
+        return taken
+
+    def open(self, leader: int = 0) -> ClientSession:
+        """Connect three nodes, find a leader, register as client 9."""
+        session = self.session
+        for node_id in range(3):
+            session.connected(node_id, 0.0)
+        session.receive(leader, codec.LeaderIs(1, leader), 0.0)
+        session.submit([(b"\x01", "first", math.inf)])
+        session.advance(0.0)
+        session.receive(leader, codec.Registered(77, 9), 0.0)
+        session.advance(0.0)
+        session.receive(leader, codec.Results(9, 0, [None]), 0.0)
+        session.results.clear()
+        self.sent.clear()
+        return session
+
+
+def call(name: str, deadline_s: float = math.inf, encoded: bytes = b"\x01") -> tuple[bytes, str, float]:
+    return encoded, name, deadline_s
+
+
+def test_commands_that_wait_leave_in_one_frame_with_dense_sequences() -> None:
+    net = Net()
+    session = net.open()
+
+    session.submit([call("a"), call("b")])
+    session.advance(1.0)
+    session.submit([call("c")])
+    session.advance(1.0)
+
+    frames = [frame for _, frame in net.take()]
+    assert [(1, 2), (3, 1)] == [(frame.first_sequence, frame.count) for frame in frames]
+
+
+def test_results_end_the_calls_of_their_frame_once() -> None:
+    net = Net()
+    session = net.open()
+    session.submit([call("a"), call("b")])
+    session.advance(1.0)
+
+    session.receive(0, codec.Results(9, 1, [10, 20]), 1.0)
+    session.receive(0, codec.Results(9, 1, [10, 20]), 1.0)
+
+    assert [([call("a"), call("b")], [10, 20])] == session.results
+    assert session.idle
+
+
+def test_a_new_leader_gets_everything_unanswered_in_order() -> None:
+    net = Net()
+    session = net.open()
+    for name in "abc":
+        session.submit([call(name)])
+        session.advance(1.0)
+    net.take()
+
+    session.receive(2, codec.LeaderIs(2, 2), 1.1)
+
+    assert [(2, 1), (2, 2), (2, 3)] == [(node_id, frame.first_sequence) for node_id, frame in net.take()]
+
+
+def test_a_refused_frame_is_sent_again_and_ends_as_unavailable_when_its_time_is_up() -> None:
+    net = Net()
+    session = net.open()
+    session.submit([call("a", deadline_s=1.8)])
+    session.advance(1.0)
+
+    session.receive(0, codec.Refused(9, 1, "not leader", None), 1.1)
+    session.advance(1.8)
+
+    [(future, error)] = session.failures
+    assert future == "a"
+    assert type(error) is Unavailable
+
+
+def test_a_frame_that_was_refused_as_busy_to_the_end_is_busy() -> None:
+    net = Net()
+    session = net.open()
+    session.submit([call("a", deadline_s=1.8)])
+    session.advance(1.0)
+    session.receive(0, codec.Refused(9, 1, "busy", 0), 1.1)
+
+    session.advance(1.8)
+
+    assert [Busy] == [type(error) for _, error in session.failures]
+
+
+def test_a_frame_that_was_sent_and_not_answered_is_unknown_and_a_noop_takes_its_place() -> None:
+    net = Net()
+    session = net.open()
+    session.submit([call("a", deadline_s=1.8), call("b", deadline_s=9.0)])
+    session.advance(1.0)
+    net.take()
+
+    session.advance(1.8)
+    session.receive(1, codec.LeaderIs(5, 1), 2.1)
+
+    [(future, error)] = session.failures
+    assert (future, type(error)) == ("a", OutcomeUnknown)
+    [(_, frame)] = net.take()
+    assert codec.join_body([NOOP, b"\x01"]) == frame.body
+    assert (1, 2) == (frame.first_sequence, frame.count)
+
+
+def test_one_refusal_of_two_sendings_leaves_the_outcome_unknown() -> None:
+    net = Net()
+    session = net.open()
+    session.submit([call("a", deadline_s=1.8)])
+    session.advance(1.0)
+    session.receive(1, codec.LeaderIs(2, 1), 1.1)  # sent a second time
+
+    session.receive(1, codec.Refused(9, 1, "not leader", None), 1.2)
+    session.advance(1.8)
+
+    assert [OutcomeUnknown] == [type(error) for _, error in session.failures]
+
+
+def test_what_became_of_an_unknown_command_is_said_by_the_late_answer() -> None:
+    net = Net()
+    session = net.open()
+    session.submit([call("a", deadline_s=1.8)])
+    session.advance(1.0)
+    session.advance(1.8)
+    later = session.failures.pop()[1].later  # type: ignore[attr-defined]
+
+    session.receive(0, codec.Results(9, 1, [42]), 3.0)
+
+    [(calls, values)] = session.results
+    assert (later, 42) == (calls[0][1], values[0])
+
+
+def test_a_command_whose_noop_came_first_is_definitely_never_applied() -> None:
+    net = Net()
+    session = net.open()
+    session.submit([call("a", deadline_s=1.8)])
+    session.advance(1.0)
+    session.advance(1.8)
+    later = session.failures.pop()[1].later  # type: ignore[attr-defined]
+
+    session.receive(0, codec.Results(9, 1, [codec.GIVEN_UP]), 3.0)
+
+    assert [(later, Unavailable)] == [(future, type(error)) for future, error in session.failures]
+
+
+def test_a_gap_is_sent_again_from_the_sequence_that_is_missing() -> None:
+    """Frame 1 refused, frame 2 taken: nothing is lost, nothing twice, order kept (trap 15a)."""
+    net = Net()
+    session = net.open()
+    session.submit([call("a")])
+    session.advance(1.0)
+    session.submit([call("b")])
+    session.advance(1.0)
+    net.take()
+
+    session.receive(0, codec.Refused(9, 1, "busy", 0), 1.1)
+    session.receive(0, codec.Resume(9, 2, 1), 1.1)
+    session.advance(1.5)
+
+    assert [1, 2] == [frame.first_sequence for _, frame in net.take()]
+
+
+def test_an_expired_session_is_replaced_and_only_certain_commands_go_into_the_new_one() -> None:
+    net = Net()
+    session = net.open()
+    session.submit([call("old")])
+    session.advance(1.0)
+    session.receive(1, codec.LeaderIs(2, 1), 1.1)  # "old" was sent twice
+    session.submit([call("new")])
+    session.advance(1.2)
+
+    session.receive(1, codec.Expired(9, 1), 2.0)
+    session.advance(1.8)
+    session.receive(1, codec.Registered(77, 30), 2.1)
+    net.take()
+    session.advance(2.1)
+
+    assert [("old", OutcomeUnknown)] == [(future, type(error)) for future, error in session.failures]
+    [(_, frame)] = net.take()
+    assert (30, 0, 1) == (frame.client_id, frame.first_sequence, frame.count)
+
+
+def test_a_command_that_never_left_is_unavailable() -> None:
+    net = Net()
+    net.session.submit([call("a", deadline_s=1.0)])
+    net.session.advance(0.0)
+
+    net.session.advance(1.0)
+
+    assert [Unavailable] == [type(error) for _, error in net.session.failures]
+    assert net.session.idle
+
+
+def test_a_lost_answer_is_asked_for_again_after_a_while() -> None:
+    net = Net()
+    session = net.open()
+    session.submit([call("a")])
+    session.advance(1.0)
+    net.take()
+
+    assert session.deadline_s() == pytest.approx(1.0 + session.RESEND_S)
+    session.advance(1.0 + session.RESEND_S)
+
+    assert [1] == [frame.first_sequence for _, frame in net.take()]
+
+
+def test_closing_ends_everything_truthfully() -> None:
+    net = Net(frames_max=1)
+    session = net.open()
+    session.submit([call("sent")])
+    session.advance(1.0)
+    session.submit([call("queued")])
+    session.advance(1.0)
+
+    session.close()
+
+    assert {"sent": OutcomeUnknown, "queued": Unavailable} == {future: type(error) for future, error in session.failures}

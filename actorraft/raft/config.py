@@ -30,7 +30,14 @@ class RaftConfig:
     session_expiry_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        positive = ("tick_s", "heartbeat_ticks", "inflight_max", "append_bytes_max", "frame_bytes_max", "snapshot_chunk_bytes")
+        positive = (
+            "tick_s",
+            "heartbeat_ticks",
+            "inflight_max",
+            "append_bytes_max",
+            "frame_bytes_max",
+            "snapshot_chunk_bytes",
+        )
         for name in positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"RaftConfig.{name} must be positive, not {getattr(self, name)!r}")

@@ -18,7 +18,7 @@ class EntryId(NamedTuple):
     """Identity of a log entry; compares as "more up-to-date" does: later term first, then longer log (§5.4.1)."""
 
     term: int
-    index: int
+    index: int  # type: ignore[assignment]
 
 
 class LogEntry(NamedTuple):
@@ -162,7 +162,7 @@ class ReadIndexResponse(NamedTuple):
     dest: int
     term: int
     token: int
-    index: int
+    index: int  # type: ignore[assignment]
 
 
 Message = (
@@ -175,4 +175,17 @@ Message = (
     | TimeoutNow
     | ReadIndex
     | ReadIndexResponse
+)
+
+# The position in this tuple is the message's code on the wire: append only, never reorder.
+MESSAGE_TYPES: tuple[type[Any], ...] = (
+    AppendEntries,
+    AppendEntriesResponse,
+    RequestVote,
+    RequestVoteResponse,
+    InstallSnapshot,
+    InstallSnapshotResponse,
+    TimeoutNow,
+    ReadIndex,
+    ReadIndexResponse,
 )

@@ -1,0 +1,68 @@
+"""The Raft core: a pure machine with events in and effects out; see server.py for the way through it."""
+
+from actorraft.raft.config import RaftConfig
+from actorraft.raft.errors import Compacted, NotLeader, ProposalRefused, RaftError
+from actorraft.raft.log import RaftLog, append_entries
+from actorraft.raft.membership import AddLearner, AddVoter, MemberChange, RemoveNode
+from actorraft.raft.messages import (
+    MESSAGE_TYPES,
+    AppendEntries,
+    AppendEntriesResponse,
+    Configuration,
+    EntryId,
+    HardState,
+    InstallSnapshot,
+    InstallSnapshotResponse,
+    LogEntry,
+    Message,
+    ReadIndex,
+    ReadIndexResponse,
+    RequestVote,
+    RequestVoteResponse,
+    TimeoutNow,
+)
+from actorraft.raft.progress import Progress, ProgressState
+from actorraft.raft.quorum import VoteResult, committed_index, vote_result
+from actorraft.raft.ready import CandidateState, FollowerState, LeaderState, ReadState, Ready, ServerState
+from actorraft.raft.server import RaftServer
+
+__all__ = [
+    "MESSAGE_TYPES",
+    "AddLearner",
+    "AddVoter",
+    "AppendEntries",
+    "AppendEntriesResponse",
+    "CandidateState",
+    "Compacted",
+    "Configuration",
+    "EntryId",
+    "FollowerState",
+    "HardState",
+    "InstallSnapshot",
+    "InstallSnapshotResponse",
+    "LeaderState",
+    "LogEntry",
+    "MemberChange",
+    "Message",
+    "NotLeader",
+    "Progress",
+    "ProgressState",
+    "ProposalRefused",
+    "RaftConfig",
+    "RaftError",
+    "RaftLog",
+    "RaftServer",
+    "ReadIndex",
+    "ReadIndexResponse",
+    "ReadState",
+    "Ready",
+    "RemoveNode",
+    "RequestVote",
+    "RequestVoteResponse",
+    "ServerState",
+    "TimeoutNow",
+    "VoteResult",
+    "append_entries",
+    "committed_index",
+    "vote_result",
+]

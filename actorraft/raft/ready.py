@@ -1,0 +1,60 @@
+"""What the core asks of its driver after each batch of events, with the order of effects in its type.
+
+The driver, for each Ready: sends `messages`; writes `snapshot_chunks`; if `install`, commits that
+snapshot and resets the stored log; persists `hard_state` and `entries` in one durable write; calls
+`advance`; sends `messages_after_persist`; if `install`, has the machine restored, and reports that with
+`applied`; hands over `committed` and `reads`. Then again, while `has_ready()`.
+
+Source:     Figure 2 ("updated on stable storage before responding to RPCs"); D§10.2.1 (the leader writes beside its followers).
+Invariant:  nothing in `messages` depends on this Ready's write.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from actorraft.raft.messages import EntryId, HardState, InstallSnapshot, LogEntry, Message
+
+
+class ServerState(Enum):
+    """What a server is doing now (§5.1)."""
+
+    FollowerState = "follower"
+    CandidateState = "candidate"
+    LeaderState = "leader"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+FollowerState = ServerState.FollowerState
+CandidateState = ServerState.CandidateState
+LeaderState = ServerState.LeaderState
+
+
+class ReadState(NamedTuple):
+    """A read may be served once `last_applied` has reached `index`; index -1: refused, ask again or elsewhere."""
+
+    token: int
+    index: int  # type: ignore[assignment]
+
+
+class Ready(NamedTuple):
+    """Effects, in the order in which they must happen; see the module's head."""
+
+    messages: list[
+        Message
+    ]  # may leave before the write: a leader's AppendEntries and InstallSnapshot of a durable term
+    hard_state: HardState | None  # persist, if not None
+    entries_from: int  # `entries` go in at this index and replace what is there and after; -1: nothing to write
+    entries: list[LogEntry]
+    snapshot_chunks: list[
+        InstallSnapshot
+    ]  # received, in order; offset 0 begins a snapshot and aborts an unfinished one
+    install: EntryId | None  # the chunks up to now complete this snapshot; it replaces log and machine
+    messages_after_persist: list[Message]  # every response, vote request, read request and TimeoutNow
+    committed_from: int  # index of committed[0]
+    committed: list[LogEntry]  # for the executor, in order, each index once
+    reads: list[ReadState]
+    state_changed: bool  # role, term or leader differ from the last Ready

@@ -1,0 +1,427 @@
+"""One Raft server as a pure machine: events in (`step`, `tick`, `propose`, ...), effects out (`Ready`).
+
+It touches no socket, disk, clock or thread and draws no random number of its own, so a test, a
+simulator and a real node run the very same code. This file has the state, the one rule about
+terms, and the way in and out; the rules of the paper are in files of their own, as
+functions that are methods of `RaftServer`:
+
+    election.py      who leads: timeouts, pre-vote, votes, CheckQuorum, lost connections    §5.2, §5.4.1, D§4.2.3, D§6.2, D§9.6
+    replication.py   how the log gets to followers, and what is committed                   §5.3, §5.4.2
+    snapshots.py     what to do when the log does not reach back far enough                 §7
+    changes.py       who takes part                                                         §6, D§4
+    reads.py         reads without a log entry                                              §8, D§6.4
+    transfer.py      handing over                                                           D§3.10
+
+Source:     Raft Figure 2.
+Invariant:  last_applied <= commit_index <= log.last_index; snapshot_id.index <= commit_index; log.first_index <= snapshot_id.index + 1.
+Threads:    one at a time; between `ready()` and its `advance()` further events may be stepped.
+Not here:   doing the effects; see ready.py for their order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from actorraft.raft import changes, election, reads, replication, snapshots, transfer
+from actorraft.raft.changes import PendingChange
+from actorraft.raft.config import RaftConfig
+from actorraft.raft.log import RaftLog
+from actorraft.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Configuration,
+    EntryId,
+    HardState,
+    InstallSnapshot,
+    InstallSnapshotResponse,
+    Message,
+    ReadIndex,
+    ReadIndexResponse,
+    RequestVote,
+    RequestVoteResponse,
+    TimeoutNow,
+)
+from actorraft.raft.progress import Progress
+from actorraft.raft.ready import FollowerState, LeaderState, ReadState, Ready, ServerState
+
+
+class RaftServer:
+    """One server of a Raft cluster.
+
+    Its driver gives it events and then, while `has_ready()`, takes a `Ready`, does what it says in its
+    order, and calls `advance` once what had to be written is durable.
+    """
+
+    def __init__(
+        self,
+        node_id: int,
+        *,
+        configuration: Configuration,
+        config: RaftConfig | None = None,
+        draw: Callable[[int, int], int],
+        log: RaftLog | None = None,
+        hard_state: HardState | None = None,
+        snapshot_id: EntryId = EntryId(-1, -1),
+        noop: bool = True,
+    ) -> None:
+        """Start as a follower with what the disk holds, or with nothing.
+
+        Args:
+            node_id: this server; it need not be a member (yet).
+            configuration: as of the snapshot, or the one to begin with. Later ones in the log override it.
+            config: timing and bounds.
+            draw: `draw(low, high)` returns an integer in [low, high); the only source of randomness.
+            log: as recovered, all of it durable.
+            hard_state: as recovered.
+            snapshot_id: last entry inside the newest snapshot; the machine must be in that state.
+            noop: whether a new leader appends an empty entry (§8); without, older entries wait for a proposal.
+        """
+        # Who and how
+        self.node_id = node_id
+        self.config = RaftConfig() if config is None else config
+        self.draw = draw
+        self.noop = noop
+
+        # Figure 2, persistent state on all servers
+        hard_state = HardState() if hard_state is None else hard_state
+        self.current_term = hard_state.term  # latest seen; never falls
+        self.voted_for = hard_state.voted_for  # in current_term, or None
+        self.log = RaftLog() if log is None else log
+        self.snapshot_id = snapshot_id  # last entry inside the newest snapshot
+        if not self.log.match(snapshot_id.index, snapshot_id.term) and snapshot_id.index >= self.log.first_index - 1:
+            # It crashed between committing an installed snapshot and cutting the log that contradicts it (§7).
+            self.log.reset(snapshot_id)
+
+        # Figure 2, volatile state on all servers
+        self.commit_index = snapshot_id.index  # highest known to be committed; never falls
+        self.last_applied = snapshot_id.index  # highest that the executor reported back
+        self.state = FollowerState
+        self.leader_id: int | None = None
+
+        # Membership (§6): (index, configuration) at and since the snapshot; the last one is in effect
+        self.configurations: list[tuple[int, Configuration]] = [(snapshot_id.index, configuration)]
+        first = snapshot_id.index + 1
+        for index, entry in enumerate(self.log[first:], first):
+            if isinstance(entry.item, Configuration):
+                self.configurations.append((index, entry.item))
+        self.configuration = self.configurations[-1][1]
+
+        # Elections
+        self.election_elapsed = 0  # ticks since the leader was heard, or a vote given; at a leader, since CheckQuorum
+        self.pre_candidate = False  # asks for pre-votes for the next term
+        self.votes: dict[int, bool] = {}  # answers to this candidate or pre-candidate
+        self.disconnected: set[int] = set()  # peers whose connection is down, as far as the transport says
+        self.urgent_delay_ms: int | None = None  # the driver calls urgent() so long after this was set or changed
+        self.urgent_leader: int | None = None  # the lost leader that is to be succeeded at once
+        self.urgent_tries = 0
+        # A lease that it acknowledged (D§6.4.1): no vote while it runs. It may have acknowledged one before a restart.
+        restarted = self.config.lease_reads and self.current_term > 0
+        self.promise_ticks = self.config.election_timeout_ticks + 1 if restarted else 0
+        self.now_ticks = 0
+
+        # Figure 2, volatile state on leaders, and what else only a leader has
+        self.progress: dict[int, Progress] = {}
+        self.heartbeat_elapsed = 0
+        self.reads = reads.ReadQueue()
+        self.leases = False  # whether this term's leader may serve lease reads
+        self.unapplied: deque[tuple[int, int]] = deque()  # (index, bytes) it accepted and has not applied
+        self.unapplied_bytes = 0
+        self.transfer_target: int | None = None
+        self.transfer_ticks = 0
+        self.timeout_now_sent = False
+        self.pending_change: PendingChange | None = None
+        self.send_due = False  # followers may need messages
+
+        # At a follower
+        self.receiving: snapshots.Receiving | None = None
+        self.forwarded_reads: dict[int, tuple[int, int]] = {}  # number on the wire -> (token, deadline in ticks)
+        # Not from 0: an answer to a question of this node before its restart must not pass for one to a new question.
+        self.read_token_next = draw(0, reads.TOKEN_START_MAX)
+
+        # What is durable, and what is on its way there
+        self.persisted_index = self.log.last_index  # highest entry on this disk
+        self.durable_term = self.current_term
+        self.unstable_from = self.log.last_index + 1  # entries from here on were in no Ready yet
+        self.persisting_to = self.log.last_index  # highest entry that is durable once the Ready that is out is
+        self.handed_index = snapshot_id.index  # highest entry given to the executor
+        self.taken: Ready | None = None  # the Ready that is out
+
+        # The next Ready
+        self.messages_out: list[Message] = []
+        self.after_persist_out: list[Message] = []
+        self.chunks_out: list[InstallSnapshot] = []
+        self.install_out: EntryId | None = None
+        self.reads_out: list[ReadState] = []
+        self.hard_state_out = hard_state
+        self.state_out: tuple[ServerState, int, int | None] = (self.state, self.current_term, self.leader_id)
+
+        self.draw_election_timeout()
+        self.handlers: dict[type, Callable[[Any], None]] = {
+            AppendEntries: self.handle_append_entries,
+            AppendEntriesResponse: self.handle_append_entries_response,
+            RequestVote: self.handle_request_vote,
+            RequestVoteResponse: self.handle_request_vote_response,
+            InstallSnapshot: self.handle_install_snapshot,
+            InstallSnapshotResponse: self.handle_install_snapshot_response,
+            TimeoutNow: self.handle_timeout_now,
+            ReadIndex: self.handle_read_index,
+            ReadIndexResponse: self.handle_read_index_response,
+        }
+
+    election_timeout: int  # ticks, drawn from [n, 2n)
+
+    def __repr__(self) -> str:
+        return (
+            f"<RaftServer {self.node_id} {self.state.name} term={self.current_term} commit={self.commit_index} "
+            f"last={self.log.last_index} leader={self.leader_id}>"
+        )
+
+    # -- what follows from the state
+
+    @property
+    def voters(self) -> frozenset[int]:
+        """Everyone who votes; both sets in a joint configuration."""
+        return self.configuration.voters | self.configuration.voters_outgoing
+
+    @property
+    def promotable(self) -> bool:
+        """Whether this server may become leader."""
+        return self.node_id in self.configuration.voters or self.node_id in self.configuration.voters_outgoing
+
+    @property
+    def committed_in_own_term(self) -> bool:
+        """Whether an entry of the current term is committed: only then a leader knows all that is committed (§8)."""
+        return self.log.term_at(self.commit_index) == self.current_term
+
+    # -- events
+
+    def step(self, message: Message) -> None:
+        """Take one message from a peer. Late, repeated and reordered ones are expected."""
+        if message.dest != self.node_id:
+            return
+        if message.term > self.current_term:
+            if not self.accept_term(message):
+                return
+        elif message.term < self.current_term:
+            self.answer_stale(message)
+            return
+        self.handlers[type(message)](message)
+
+    def accept_term(self, message: Message) -> bool:
+        """Apply the rule of a higher term (§5.1); return whether the message is to be handled."""
+        if isinstance(message, RequestVote):
+            if message.pre_vote:
+                return True  # a question about a term in which nobody is yet (D§9.6)
+            bound = self.promise_ticks > 0 or (self.config.check_quorum and self.hears_leader())
+            if bound and not message.transfer:
+                # Somebody who does not hear the leader, removed or cut off, must not disturb those who do (§6, D§4.2.3).
+                return False
+        elif isinstance(message, RequestVoteResponse) and message.pre_vote and message.vote_granted:
+            return True
+        self.become_follower(message.term, None)
+        return True
+
+    def answer_stale(self, message: Message) -> None:
+        """Refuse a request of an older term, so that its sender learns the current one; responses need no answer (§5.1)."""
+        node_id, source, term = self.node_id, message.source, self.current_term
+        if isinstance(message, AppendEntries):
+            self.send_after_persist(AppendEntriesResponse(node_id, source, term, False, -1))
+        elif isinstance(message, InstallSnapshot):
+            self.send_after_persist(InstallSnapshotResponse(node_id, source, term, message.snapshot_index, 0))
+        elif isinstance(message, RequestVote):
+            self.send_after_persist(RequestVoteResponse(node_id, source, term, False, message.pre_vote))
+        elif isinstance(message, ReadIndex):
+            self.send_after_persist(ReadIndexResponse(node_id, source, term, message.token, -1))
+
+    def tick(self, ticks: int = 1) -> None:
+        """Let time pass. Delivered before the other events of a batch, with the clock read after the batch was taken in."""
+        self.now_ticks += ticks
+        self.promise_ticks = max(0, self.promise_ticks - ticks)
+        if self.forwarded_reads:
+            self.expire_reads()
+        if self.state is LeaderState:
+            self.tick_leader(ticks)
+        else:
+            self.tick_election(ticks)
+
+    def tick_leader(self, ticks: int) -> None:
+        """Count down to the next heartbeat and the next look at the quorum."""
+        if ticks > self.config.heartbeat_ticks:
+            self.reads.drop_lease()  # this process did not run for a while: its clock may not have either
+        self.election_elapsed += ticks
+        if self.election_elapsed >= self.config.election_timeout_ticks:
+            self.election_elapsed = 0
+            if self.config.check_quorum:
+                self.check_quorum()
+                if self.state is not LeaderState:
+                    return
+        self.tick_transfer(ticks)
+        self.tick_members(ticks)
+        self.heartbeat_elapsed += ticks
+        if self.heartbeat_elapsed >= self.config.heartbeat_ticks:
+            self.heartbeat_elapsed = 0
+            self.broadcast_heartbeat()
+
+    # -- effects
+
+    def send_after_persist(self, message: Message) -> None:
+        """Let a message leave once the term, vote and entries it speaks of are durable (Figure 2)."""
+        self.after_persist_out.append(message)
+
+    def add_read_state(self, read_state: ReadState) -> None:
+        """Answer a read of this node."""
+        self.reads_out.append(read_state)
+
+    def has_ready(self) -> bool:
+        """Whether there is something to do for the driver."""
+        self.flush()
+        return bool(
+            self.messages_out
+            or self.after_persist_out
+            or self.unstable_from <= self.log.last_index
+            or self.handed_index < self.commit_index
+            or self.reads_out
+            or self.chunks_out
+            or self.hard_state_out != (self.current_term, self.voted_for)
+            or self.state_out != (self.state, self.current_term, self.leader_id)
+        )
+
+    def ready(self) -> Ready:
+        """Return what is to be done now, and forget it; `advance` is due before the next one."""
+        assert self.taken is None, "the Ready before this one has not been advanced"
+        self.flush()
+        hard_state: HardState | None = HardState(self.current_term, self.voted_for)
+        if hard_state == self.hard_state_out:
+            hard_state = None
+        else:
+            self.hard_state_out = HardState(self.current_term, self.voted_for)
+        last_index = self.log.last_index
+        entries_from, entries = -1, []
+        if self.unstable_from <= last_index:
+            entries_from, entries = self.unstable_from, self.log[self.unstable_from :]
+            self.unstable_from = last_index + 1
+            self.persisting_to = last_index
+        committed_from, committed = self.handed_index + 1, []
+        if self.handed_index < self.commit_index:
+            committed = self.log[committed_from : self.commit_index + 1]
+            self.handed_index = self.commit_index
+        messages, after_persist = self.messages_out, self.after_persist_out
+        if self.durable_term < self.current_term:
+            # A leader's messages may overtake its write of entries, but not that of its term.
+            messages, after_persist = [], messages + after_persist
+        state = (self.state, self.current_term, self.leader_id)
+        ready = Ready(
+            messages=messages,
+            hard_state=hard_state,
+            entries_from=entries_from,
+            entries=entries,
+            snapshot_chunks=self.chunks_out,
+            install=self.install_out,
+            messages_after_persist=after_persist,
+            committed_from=committed_from,
+            committed=committed,
+            reads=self.reads_out,
+            state_changed=state != self.state_out,
+        )
+        self.state_out = state
+        self.messages_out, self.after_persist_out, self.chunks_out = [], [], []
+        self.install_out, self.reads_out = None, []
+        self.taken = ready
+        return ready
+
+    def advance(self, ready: Ready) -> None:
+        """Note that what `ready` asked to persist is durable now. A leader counts itself for its entries from here on."""
+        assert ready is self.taken, "advance() takes the Ready that is out"
+        self.taken = None
+        if ready.hard_state is not None:
+            self.durable_term = ready.hard_state.term
+        if ready.entries:
+            # What was replaced in the meantime is not durable.
+            durable_to = min(self.persisting_to, ready.entries_from + len(ready.entries) - 1)
+            self.persisted_index = max(self.persisted_index, durable_to)
+            if self.state is LeaderState:
+                self.maybe_commit(self.persisted_index)
+
+    # -- elections: election.py
+
+    become_follower = election.become_follower
+    become_candidate = election.become_candidate
+    become_leader = election.become_leader
+    become_leader_now = election.become_leader_now
+    reset_leader = election.reset_leader
+    set_leader = election.set_leader
+    reset_election_timer = election.reset_election_timer
+    draw_election_timeout = election.draw_election_timeout
+    hear_leader = election.hear_leader
+    hears_leader = election.hears_leader
+    tick_election = election.tick_election
+    check_quorum = election.check_quorum
+    campaign = election.campaign
+    request_votes = election.request_votes
+    handle_request_vote = election.handle_request_vote
+    handle_request_vote_response = election.handle_request_vote_response
+    count_votes = election.count_votes
+    peer_disconnected = election.peer_disconnected
+    peer_connected = election.peer_connected
+    urgent = election.urgent
+    arm_urgent = election.arm_urgent
+    disarm_urgent = election.disarm_urgent
+
+    # -- replication and commitment: replication.py
+
+    propose = replication.propose
+    append_own = replication.append_own
+    broadcast_heartbeat = replication.broadcast_heartbeat
+    flush = replication.flush
+    feed = replication.feed
+    send_append = replication.send_append
+    handle_append_entries_response = replication.handle_append_entries_response
+    maybe_commit = replication.maybe_commit
+    after_leader_commit = replication.after_leader_commit
+    handle_append_entries = replication.handle_append_entries
+    store_entries = replication.store_entries
+    acknowledge_append = replication.acknowledge_append
+    commit_to = replication.commit_to
+    applied = replication.applied
+
+    # -- snapshots: snapshots.py
+
+    snapshot_taken = snapshots.snapshot_taken
+    send_chunk = snapshots.send_chunk
+    check_snapshot = snapshots.check_snapshot
+    start_snapshot = snapshots.start_snapshot
+    handle_install_snapshot_response = snapshots.handle_install_snapshot_response
+    handle_install_snapshot = snapshots.handle_install_snapshot
+    answer_chunk = snapshots.answer_chunk
+    install = snapshots.install
+
+    # -- membership: changes.py
+
+    configuration_at = changes.configuration_at
+    use_configuration = changes.use_configuration
+    new_progress = changes.new_progress
+    change_membership = changes.change_membership
+    enter_change = changes.enter_change
+    finish_change = changes.finish_change
+    check_catch_up = changes.check_catch_up
+    tick_members = changes.tick_members
+
+    # -- reads: reads.py
+
+    read_index = reads.read_index
+    release_held_reads = reads.release_held_reads
+    count_round = reads.count_round
+    handle_read_index = reads.handle_read_index
+    handle_read_index_response = reads.handle_read_index_response
+    refuse_reads = reads.refuse_reads
+    expire_reads = reads.expire_reads
+
+    # -- handing over: transfer.py
+
+    transfer_leadership = transfer.transfer_leadership
+    transfer_candidate = transfer.transfer_candidate
+    check_transfer = transfer.check_transfer
+    tick_transfer = transfer.tick_transfer
+    handle_timeout_now = transfer.handle_timeout_now

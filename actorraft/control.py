@@ -172,6 +172,7 @@ class RaftControl:
         self.highest_term: Callable[[], int] = lambda: self.server.current_term
         self.counts: Counter[str] = Counter()  # what went wrong and was dropped, by name
         self.urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
+        self._urgent_delay_ms: int | None = None
 
         recovered = self.storage.recover()
         snapshot = recovered.snapshot
@@ -244,10 +245,12 @@ class RaftControl:
                     self._campaigns.append(future)
                     server.campaign(pre_vote=False)
         self._flush()
-        if server.urgent_delay_ms is None:
+        delay_ms = server.urgent_delay_ms
+        if delay_ms is None:
             self.urgent_at_s = None
-        elif self.urgent_at_s is None:
-            self.urgent_at_s = self.clock.monotonic() + server.urgent_delay_ms / 1000
+        elif self.urgent_at_s is None or delay_ms != self._urgent_delay_ms:
+            self.urgent_at_s = self.clock.monotonic() + delay_ms / 1000
+        self._urgent_delay_ms = delay_ms
 
     # --- Out: the order of effects ---
 
@@ -541,7 +544,7 @@ class RaftControl:
         configuration = server.configuration
         return {
             "id": self.node_id,
-            "state": server.state.name.lower(),
+            "state": server.state.name.removesuffix("State").lower(),
             "term": server.current_term,
             "leader_id": server.leader_id,
             "commit_index": server.commit_index,

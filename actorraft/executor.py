@@ -123,15 +123,16 @@ class Executor:
     Args:
         host: the machine; nobody else calls it.
         session_expiry_s: seconds of log time after which a silent session is forgotten.
+        seed: of `context().random`, the same on every node.
     """
 
-    def __init__(self, host: MachineHost, *, session_expiry_s: float) -> None:
+    def __init__(self, host: MachineHost, *, session_expiry_s: float, seed: int = 0) -> None:
         self.host = host
         self.sessions = Sessions(session_expiry_s)
         self.last_applied = -1
         self.log_time_s = 0.0  # never falls, whatever leaders' clocks do
         self.serial = 0  # of the next command; over the cluster's whole life
-        self._context = CommandContext()
+        self._context = CommandContext(seed)
 
     def run(self, work: Work) -> Done:
         """Do one piece of work; never raises for what user code or bytes from outside do."""

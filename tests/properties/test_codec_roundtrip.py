@@ -1,0 +1,109 @@
+"""Whatever is encoded comes back as it was; whatever else arrives is refused by one error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actorraft import codec
+from actorraft.raft.messages import (
+    MESSAGE_TYPES,
+    AppendEntries,
+    AppendEntriesResponse,
+    Configuration,
+    InstallSnapshot,
+    LogEntry,
+    RequestVote,
+)
+
+numbers = st.integers(min_value=-1, max_value=2**62)
+ids = st.integers(min_value=0, max_value=2**31)
+id_sets = st.frozensets(ids, max_size=5)
+configurations = st.builds(
+    Configuration,
+    voters=id_sets,
+    voters_outgoing=id_sets,
+    learners=id_sets,
+    learners_next=id_sets,
+    next_node_id=ids,
+    storage_ids=st.lists(st.tuples(ids, st.text(max_size=8)), max_size=3).map(tuple),
+)
+items = st.none() | st.binary(max_size=40) | configurations | st.text(max_size=10) | st.integers(-(2**60), 2**60)
+entries = st.lists(st.builds(LogEntry, term=numbers, item=items), max_size=5)
+messages = st.one_of(
+    st.builds(AppendEntries, ids, ids, numbers, numbers, numbers, entries, numbers, numbers, numbers),
+    st.builds(AppendEntriesResponse, ids, ids, numbers, st.booleans(), numbers, numbers, numbers, numbers, numbers),
+    st.builds(RequestVote, ids, ids, numbers, numbers, numbers, st.booleans(), st.booleans()),
+    st.builds(
+        InstallSnapshot,
+        ids,
+        ids,
+        numbers,
+        numbers,
+        numbers,
+        configurations,
+        numbers,
+        st.binary(max_size=50),
+        st.booleans(),
+        numbers,
+    ),
+)
+
+
+@given(messages)
+def test_a_raft_message_comes_back_as_it_was(message: Any) -> None:
+    back = codec.decode_message(codec.encode_message(message))
+
+    assert type(message) is type(back)
+    assert message == back
+
+
+def test_every_message_of_the_core_has_a_code() -> None:
+    from typing import get_args
+
+    from actorraft.raft.messages import Message
+
+    assert set(get_args(Message)) <= set(MESSAGE_TYPES)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_message_are_refused_by_one_error(data: bytes) -> None:
+    for decode in (codec.decode_message, codec.decode_request, codec.decode_reply, codec.decode_body):
+        try:
+            decode(data)
+        except codec.MalformedFrame:
+            continue
+
+
+@given(messages, st.data())
+def test_a_damaged_message_is_decoded_or_refused_never_worse(message: Any, data: st.DataObject) -> None:
+    frame = bytearray(codec.encode_message(message))
+    position = data.draw(st.integers(0, len(frame) - 1))
+    frame[position] ^= data.draw(st.integers(1, 255))
+    try:
+        codec.decode_message(bytes(frame))
+    except codec.MalformedFrame:
+        return
+
+
+@given(ids, numbers, numbers, st.binary(max_size=60))
+def test_a_client_frame_survives_its_stamp(client_id: int, first: int, lowest: int, body: bytes) -> None:
+    frame = codec.Commands(client_id, first, lowest, 3, body)
+
+    time_s, back = codec.unstamp(codec.stamp(12.5, codec.encode(frame)))
+
+    assert 12.5 == time_s
+    assert frame == codec.decode_request(back)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 300, 70_000])
+def test_a_body_holds_any_number_of_values(count: int) -> None:
+    assert list(range(count)) == codec.decode_body(codec.join_body([codec.encode(n) for n in range(count)]))
+
+
+def test_an_item_without_a_stamp_is_refused() -> None:
+    with pytest.raises(codec.MalformedFrame):
+        codec.unstamp(b"1234567")

@@ -7,8 +7,9 @@
     DATA_DIR/node-0/log/       wal.py
     DATA_DIR/node-0/snapshots/ snapshots.py
 
-A lock is a flock on a file of its own, so the kernel lets go of it however its holder dies. A storage id is drawn when a node's folder is
-made: a folder that was lost and made again has another, and the cluster refuses it under the old node id. Sockets are never in here.
+A lock is a flock on a file of its own, so the kernel lets go of it however its holder dies. A storage id is drawn
+when a node's folder is made: a folder that was lost and made again has another, and the cluster refuses it under the
+old node id. Sockets are never in here.
 
 Shape:     the two JSON files end in a line with the CRC of what is before it; any changed byte is a CorruptionError.
 """
@@ -150,7 +151,7 @@ class ClusterDirectory:
             node = self.node_path(node_id)
             if not node.is_dir():
                 raise UsageError(
-                    f"{self.path} lacks the folder of node {node_id} ({node.name}): what that node had acknowledged is gone"
+                    f"{self.path} lacks {node.name}, the folder of node {node_id}: what it had acknowledged is gone"
                 )
         return info
 
@@ -250,7 +251,7 @@ class NodeDirectory:
 
 
 def prepare_directory(path: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of a folder that only this user can enter, made if it is not there. Raises UsageError."""
+    """Return the absolute path of a folder only this user can enter, made if it is not there. Raises UsageError."""
     directory = Path(path).absolute()
     with cannot_be_used(directory):
         directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)

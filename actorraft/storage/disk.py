@@ -1,11 +1,12 @@
 """The store on disk: log, snapshots and folder of one node as one `Storage`.
 
-What it promises: what `persist` returned for is there after a crash of the process, and with `durability="fsync"` after
-a loss of power; or `recover` refuses and says where. Never silently less. After any error of the disk the store refuses
-everything: what was written since is in doubt, and a second sync may succeed without having written it.
+What it promises: what `persist` returned for is there after a crash of the process, and with `durability="fsync"`
+after a loss of power; or `recover` refuses and says where. Never silently less. After any error of the disk the store
+refuses everything: what was written since is in doubt, and a second sync may succeed without having written it.
 
 `durability="os"` leaves the syncing to the kernel. Then the folder names the boot of the machine under which it is
-written; under another one it is refused, since acknowledged data may be missing. `close` syncs everything and takes the name away.
+written; under another one it is refused, since acknowledged data may be missing. `close` syncs everything, and takes
+the name away.
 
 Threads:   the node's loop; snapshot writers may be used from one other thread.
 """
@@ -16,14 +17,13 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import BinaryIO
 
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
 from actorraft.ports import Recovered, SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId, HardState, LogEntry
 from actorraft.storage import boot
-from actorraft.storage.directory import LOCK_WAIT_S, NODE_FILE, NodeDirectory, cannot_be_used
+from actorraft.storage.directory import LOCK_WAIT_S, NODE_FILE, NodeDirectory
 from actorraft.storage.files import Files
 from actorraft.storage.snapshots import DiskSnapshotWriter, SnapshotStore
 from actorraft.storage.wal import EMPTY_SEGMENT_BYTES, SEGMENT_BYTES, WAY_OUT, Wal, segment_paths
@@ -31,7 +31,7 @@ from actorraft.storage.wal import EMPTY_SEGMENT_BYTES, SEGMENT_BYTES, WAY_OUT, W
 LOG_FOLDER = "log"
 SNAPSHOT_FOLDER = "snapshots"
 DURABILITIES = ("fsync", "os")
-SEGMENT_BYTES_MIN = 4096
+SEGMENT_BYTES_MIN = 512
 
 
 class DiskStorage:
@@ -75,15 +75,18 @@ class DiskStorage:
         self._accept_loss = accept_loss
         self._sync_on_close = sync_on_close
         self._refusal: str | None = None
-        self._files = files or Files()
-        self._files.syncing = durability == "fsync"
-        self._directory = NodeDirectory(path, node_id=node_id, cluster_id=cluster_id, create=create, wait_s=wait_s)
+        self._files = files = files or Files()
+        self._directory = NodeDirectory(
+            path, node_id=node_id, cluster_id=cluster_id, create=create, wait_s=wait_s, files=files
+        )
         self.path = self._directory.path
         try:
             self._check_boot()
             storage_id = bytes.fromhex(self._directory.info.storage_id)
-            self._wal = Wal(self.path / LOG_FOLDER, storage_id, self._files, segment_bytes=segment_bytes)
-            self._snapshots = SnapshotStore(self.path / SNAPSHOT_FOLDER, storage_id, self._files, self._guarded)
+            if durability == "os":
+                files = files.unsynced()
+            self._wal = Wal(self.path / LOG_FOLDER, storage_id, files, segment_bytes=segment_bytes)
+            self._snapshots = SnapshotStore(self.path / SNAPSHOT_FOLDER, storage_id, files, self._guarded)
             if self._directory.new:
                 self._create()
         except BaseException:
@@ -107,7 +110,8 @@ class DiskStorage:
         """As ports.Storage.recover."""
         with self._guarded():
             snapshot = self._snapshots.recover()
-            entries = self._reconcile(snapshot, self._wal.recover(accept_loss=self._accept_loss))
+            snapshot_id = None if snapshot is None else snapshot.snapshot_id
+            entries = self._reconcile(snapshot, self._wal.recover(snapshot_id, accept_loss=self._accept_loss))
             self._snapshots.make_durable()
             self._store_info()
             wal = self._wal
@@ -128,7 +132,7 @@ class DiskStorage:
             return self._snapshots.begin(snapshot_id, configuration)
 
     def open_snapshot(self) -> BinaryIO:
-        """As ports.Storage.open_snapshot; UsageError if there is none. Reading raises CorruptionError, StorageFailed."""
+        """As ports.Storage.open_snapshot; UsageError if there is none. Reads raise CorruptionError, StorageFailed."""
         with self._guarded():
             return self._snapshots.open(self._fail)
 
@@ -189,8 +193,8 @@ class DiskStorage:
         term, index = (-1, -1) if snapshot is None else snapshot.snapshot_id
         if index < wal.first_index - 1:
             raise CorruptionError(
-                f"{self._snapshots.directory}: the log begins at index {wal.first_index}, and no snapshot reaches up to it "
-                f"(the newest ends at {index}). {WAY_OUT}."
+                f"{self._snapshots.directory}: the log begins at index {wal.first_index}, "
+                f"and no snapshot reaches up to it (the newest ends at {index}). {WAY_OUT}."
             )
         if index < wal.next_index and wal.term_at(index) == term:
             return entries
@@ -203,7 +207,7 @@ class DiskStorage:
             return
         if info.boot_id != boot.boot_id():
             raise CorruptionError(
-                f'{self.path} was written with durability="os" and not closed, and the machine has been started anew since: '
+                f'{self.path} was written with durability="os" and not closed, and the machine was started anew since: '
                 "acknowledged data may be missing. To go on with what is there, open the store with accept_loss=True"
             )
 
@@ -215,7 +219,7 @@ class DiskStorage:
             self._directory.store(info)
 
     def _sync_everything(self) -> None:
-        files = Files()
+        files = self._files
         for folder in (self._wal.directory, self._snapshots.directory):
             for path in folder.iterdir():
                 fd = files.open(path)

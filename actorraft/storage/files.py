@@ -1,15 +1,16 @@
 """The few things the store asks of the operating system, in one place so that tests can stand in for it.
 
 Every method raises OSError and nothing else; the store turns that into StorageFailed.
-With `sync=False` nothing is synced: what is written survives the death of processes, not of the machine.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -18,8 +19,13 @@ FILE_MODE = 0o600
 class Files:
     """Files and directories as the store uses them."""
 
-    def __init__(self, *, sync: bool = True) -> None:
-        self.syncing = sync
+    syncing = True
+
+    def unsynced(self) -> Self:
+        """Return one whose syncs do nothing: what is written survives the death of processes, not of the machine."""
+        other = copy.copy(self)
+        other.syncing = False
+        return other
 
     def create(self, path: Path) -> int:
         """Open for reading and writing, empty; the name is durable only after `sync_directory`."""
@@ -29,7 +35,7 @@ class Files:
         """Open for reading and writing what is there."""
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
-    def write(self, fd: int, parts: Sequence[bytes], offset: int) -> None:
+    def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
         """Write all of `parts` at `offset`, in one system call unless the kernel takes less."""
         written = os.pwritev(fd, parts, offset)
         length = sum(map(len, parts))

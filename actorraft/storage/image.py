@@ -16,8 +16,8 @@ from actorraft.storage.records import Compact, Entries, Record, Reset, Start
 class LogImage:
     """What the records read so far amount to.
 
-    Invariant: `entries[0].index == known_from`; an index in [first_index, known_from) was held in a segment that is gone,
-    which is fine as long as a later record forgets it too (see `complete`).
+    Invariant: `entries[0].index == known_from`; an index in [first_index, known_from) was held in a segment that is
+    gone, which is fine as long as a later record forgets it too (see `complete`).
     """
 
     def __init__(self) -> None:

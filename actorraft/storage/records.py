@@ -1,14 +1,15 @@
 """The format of the log on disk: segments, batches and the records in them. Pure functions over bytes.
 
-A segment is a header and then batches, back to back, up to zeros or the end of the file. **One call of persist()
-is one batch, and a batch is one checksummed unit**: marker, CRC, length, sequence number, records. So a batch is its own
+A segment is a header and then batches, back to back, up to zeros or the end of the file. **One call of persist() is
+one batch, and a batch is one checksummed unit**: marker, CRC, length, sequence number, records. So a batch is its own
 commit record: it counts as a whole or not at all. (A commit record of its own after separately checksummed records
 was the alternative; a torn write can leave any part of itself behind, so those CRCs could decide nothing that the
 batch's cannot, and cost a call each.) Sequence numbers are dense over all segments of a store. A batch is written
-only after the one before it is durable, therefore: a bad batch with a good later one behind it is damage, never a torn write.
+only after the one before it is durable, therefore: a bad batch with a good later one behind it is damage, never a
+torn write.
 
-The marker is random for each segment. It is what recovery searches for behind a bad batch, at the speed of `bytes.find`,
-and what keeps a copy of a log stored as an entry from looking like the log.
+The marker is random for each segment. It is what recovery searches for behind a bad batch, at the speed of
+`bytes.find`, and what keeps a copy of a log stored as an entry from looking like the log.
 
 Shape:     all integers little-endian. Every byte of a file up to the zeros at its end is under one CRC, but for the
            marker, which is compared with the header's.
@@ -256,7 +257,7 @@ def decode_batch(data: bytes, offset: int, marker: bytes) -> Batch | None:
 
 
 def find_batch(data: bytes, offset: int, marker: bytes, sequence_min: int) -> tuple[int, Batch] | None:
-    """Return the first good batch at or behind `offset` that is numbered `sequence_min` or later, and where it begins."""
+    """Return the first good batch from `offset` on that is numbered `sequence_min` or later, and where it begins."""
     while (offset := data.find(marker, offset)) >= 0:
         batch = decode_batch(data, offset, marker)
         if batch is not None and batch.sequence >= sequence_min:

@@ -10,6 +10,7 @@ Threads:   a writer is used by one thread at a time, not necessarily the loop's;
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import threading
@@ -26,6 +27,8 @@ from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId
 from actorraft.storage.files import Files
 from actorraft.storage.records import decode_configuration, encode_configuration
+
+logger = logging.getLogger(__name__)
 
 MAGIC = b"ARaftSnp\x01\0\0\0\0\0\0\0"
 BLOCK_BYTES = 1 << 16
@@ -285,11 +288,18 @@ class SnapshotStore:
         paths = snapshot_paths(self.directory)
         for path in paths[:-KEEP]:
             self.files.unlink(path)
-        self._held = [read_footer(path, self.storage_id) for path in paths[-KEEP:]]
-        if not self._held:
+        self._held = []
+        for path in paths[-KEEP:-1]:
+            try:
+                self._held.append(read_footer(path, self.storage_id))
+            except CorruptionError as error:  # nothing depends on it
+                logger.warning("an older snapshot is passed over: %s", error)
+        if not paths:
             return None
-        check_content(self._held[-1])
-        return self._held[-1].meta
+        newest = read_footer(paths[-1], self.storage_id)
+        check_content(newest)
+        self._held.append(newest)
+        return newest.meta
 
     def make_durable(self) -> None:
         """Sync what an earlier run may have left unsynced."""

@@ -1,7 +1,8 @@
 """Checks what is on disk without starting a node: every CRC, and that what the records say fits together.
 
 Over one node: the log replays, terms never fall and never pass the hard state's, snapshots are whole and reach up to
-the log. Over a cluster's folder also: log matching (Raft §5.3), two entries of one index and term are the same on every node.
+the log. Over a cluster's folder also: log matching (Raft §5.3), two entries of one index and term are the same on
+every node.
 
 Changes nothing but the lock's file. What is in use is refused.
 """
@@ -154,7 +155,9 @@ def _verify_log(
 def _tail_warnings(scan: Scan) -> list[Finding]:
     if not scan.torn_bytes:
         return []
-    text = f"{scan.torn_bytes} bytes of an unfinished write at offset {scan.stop}, never acknowledged; the next start drops them"
+    text = (
+        f"{scan.torn_bytes} bytes of an unfinished, unacknowledged write at offset {scan.stop}; the next start drops it"
+    )
     return [Finding(scan.segments[-1].path, text, warning=True)]
 
 

@@ -1,18 +1,19 @@
 """The log of a node on disk: append-only segments, one write and one fdatasync for each call of `persist`.
 
-Why our own: the log is written always and read only at start, so an append is all it needs. SQLite's write-ahead log ends
-silently at the first bad frame, and loses acknowledged entries to one flipped bit; here a store recovers
-exactly what was acknowledged, or refuses.
+Why our own: the log is written always and read only at start, so an append is all it needs. SQLite's write-ahead log
+ends silently at the first bad frame, and loses acknowledged entries to one flipped bit; here a store recovers exactly
+what was acknowledged, or refuses.
 
 What recovery makes of a batch that is not good:
-  - a good batch with a higher number behind it (in the segment, or a later segment): damage, since each was synced before the next;
+  - a good batch with a higher number behind it (in the segment, or a later segment): damage, since each was synced
+    before the next;
   - the mark says that it was acknowledged: damage, or a lost tail;
   - otherwise it was never acknowledged: it is dropped, with a warning, and the file is cut there.
 
-**The mark** is a small file beside the segments, two slots written in turn after each sync and never synced itself. It
-is exact after the death of a process. After a loss of power it may be older than the log, never newer; so for the batches
-written in the last seconds before a loss of power, damage cannot be told from a torn write (a cut that was synced stays readable,
-whatever the mark says).
+**The mark** is a small file beside the segments, two slots written in turn after each sync and never synced itself.
+It is exact after the death of a process. After a loss of power it may be older than the log, never newer; so for the
+batches written in the last seconds before a loss of power, damage cannot be told from a torn write (a cut that was
+synced stays readable, whatever the mark says).
 
 **A sync that failed** leaves pages that look written and are not. The store refuses everything after it, and the next
 recovery writes the last batch anew and syncs it before it counts: every batch before that one was synced for certain.
@@ -31,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actorraft.errors import CorruptionError, UsageError
-from actorraft.raft.messages import HardState, LogEntry
+from actorraft.raft.messages import EntryId, HardState, LogEntry
 from actorraft.storage import records
 from actorraft.storage.files import Files
 from actorraft.storage.image import LogImage, TermRuns
@@ -46,8 +47,8 @@ LOST_SUFFIX = ".lost"
 MARK_NAME = "mark"
 EMPTY_SEGMENT_BYTES = records.SEGMENT_HEADER_BYTES + records.BATCH_HEADER_BYTES + records.START_BYTES
 WAY_OUT = (
-    "Acknowledged data is damaged or missing, so the node does not start. Remove it from its cluster and add a new one; "
-    "or, to give up whatever cannot be read, open the store with accept_loss=True"
+    "Acknowledged data is damaged or missing, so the node does not start. Remove it from its cluster and add a new "
+    "one; or, to give up whatever cannot be read, open the store with accept_loss=True"
 )
 
 
@@ -84,7 +85,7 @@ def damage(path: Path, offset: int, index: int, what: str) -> CorruptionError:
 
 
 class LogReader:
-    """Reads a log from its files, changing nothing; recovery and verification both do. `scan` is what was read so far."""
+    """Reads a log from its files and changes nothing; for recovery and verification. `scan` is what was read so far."""
 
     def __init__(self, directory: Path, storage_id: bytes) -> None:
         self.directory = directory
@@ -168,7 +169,8 @@ class LogReader:
         tail = data[scan.stop :].rstrip(b"\0")
         found = records.find_batch(data, scan.stop, marker, scan.next_sequence) if tail else None
         if found:
-            what = f"batch {scan.next_sequence} is damaged, and a good batch {found[1].sequence} follows at offset {found[0]}"
+            at, batch = found
+            what = f"batch {scan.next_sequence} is damaged, and a good batch {batch.sequence} follows at offset {at}"
             raise self._damage(path, scan.stop, what)
         if self.mark is not None and self.mark >= scan.next_sequence:
             what = f"batches {scan.next_sequence} to {self.mark}, which were acknowledged, are damaged or missing"
@@ -194,6 +196,16 @@ def note_record(segments: list[Segment], record: records.Record) -> None:
     elif isinstance(record, Reset):
         for segment in segments:
             segment.last_index = -1
+
+
+def _begin_anew(image: LogImage, snapshot_id: EntryId | None) -> bytes:
+    """Let the log begin behind the snapshot, where entries before that are lost; return the record that says so."""
+    term, index = snapshot_id or EntryId(-1, -1)
+    if image.known_from <= index + 1 <= image.next_index:
+        image.apply(compact := Compact(index + 1, term))
+        return records.encode_compact(compact)
+    image.apply(reset := Reset(index + 1, term))
+    return records.encode_reset(reset)
 
 
 class Wal:
@@ -228,8 +240,13 @@ class Wal:
         self._begin_segment()
         self._open_mark()
 
-    def recover(self, *, accept_loss: bool = False) -> list[LogEntry]:
-        """Read the log, make what was read durable, and return its entries. Raises CorruptionError."""
+    def recover(self, snapshot_id: EntryId | None = None, *, accept_loss: bool = False) -> list[LogEntry]:
+        """Read the log, make what was read durable, and return its entries. Raises CorruptionError.
+
+        Args:
+            snapshot_id: where the log may begin if it has lost entries before that.
+            accept_loss: where something is damaged, go on with what is before it.
+        """
         for path in self.directory.glob("*.tmp"):
             self.files.unlink(path)
         reader = LogReader(self.directory, self.storage_id)
@@ -237,14 +254,18 @@ class Wal:
             scan = reader.read()
         except CorruptionError as error:
             scan = reader.scan
-            if not accept_loss or not scan.segments or not scan.image.complete:
+            if not accept_loss or not scan.segments:
                 raise
             logger.warning("giving up what cannot be read, as asked: %s", error)
             scan.torn_bytes = 1
             self._set_aside_after(scan.segments[-1])
+        image = scan.image
+        replaced = [] if image.complete else [_begin_anew(image, snapshot_id)]
         self._take(scan)
         self._make_durable(scan)
-        return scan.image.held()
+        if replaced:
+            self._append(replaced)
+        return image.held()
 
     def _take(self, scan: Scan) -> None:
         image = scan.image

@@ -106,9 +106,9 @@ class KVStore(StateMachine):
     @property
     def wake_at(self) -> float | None:
         """The log time of the next expiry: the leader appends a clock entry when it is due, on an idle cluster too."""
-        return self._due[0][0] if self._due else None
+        return self._due[0][0] if self._expires_at else None
 
-    def tick(self) -> None:
+    def on_clock(self) -> None:
         """Remove what is due; called for a clock entry."""
         self._expire()
 

@@ -1,0 +1,117 @@
+"""What a benchmark shows: options in, a bar while it runs, a table at the end."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from benchmarks import measure
+from benchmarks.systems import CACHE
+
+console = Console(soft_wrap=False)
+if not console.is_terminal:
+    console = Console(width=130)
+
+
+def numbers(text: str, option: str, least: int = 1) -> list[int]:
+    """Read "1,64,1000".
+
+    Raises:
+        typer.BadParameter: that is no list of whole numbers, or one is below `least`.
+    """
+    try:
+        values = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes whole numbers with commas between, as 1,64, not {text!r}") from None
+    if not values or min(values) < least:
+        raise typer.BadParameter(f"{option} takes whole numbers of at least {least}, not {text!r}")
+    return values
+
+
+def names(text: str, option: str, allowed: Sequence[str]) -> list[str]:
+    """Read "fsync,os"; an empty text or "none" is none.
+
+    Raises:
+        typer.BadParameter: one is not among those allowed.
+    """
+    values = [part.strip() for part in text.split(",") if part.strip() and part.strip() != "none"]
+    for value in values:
+        if value not in allowed:
+            raise typer.BadParameter(f"{option} takes {', '.join(allowed)}, not {value!r}")
+    return values
+
+
+class Bar:
+    """A bar over seconds of measuring; on no terminal, a line a row instead."""
+
+    def __init__(self, progress: Progress, total_s: float) -> None:
+        self.progress = progress
+        self.task = progress.add_task("starting", total=total_s)
+
+    def say(self, text: str) -> None:
+        """Say what runs now."""
+        self.progress.update(self.task, description=text)
+
+    def advance(self, seconds: float) -> None:
+        """So much of the work is done."""
+        self.progress.advance(self.task, seconds)
+
+    def note(self, text: str) -> None:
+        """Say what was found; only where there is no bar to see."""
+        if not console.is_terminal:
+            console.print(text, highlight=False)
+
+
+@contextmanager
+def bar(total_s: float) -> Iterator[Bar]:
+    """Show a bar while the block runs."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Bar(progress, total_s)
+
+
+def heading(title: str) -> None:
+    """Say what is run on what: figures mean nothing without it."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    floor = measure.fdatasync_ms(CACHE)
+    console.print(
+        f"[bold]{title}[/bold] · Python {platform.python_version()} · {measure.cores()} cores · data on "
+        f"{measure.filesystem(CACHE)}, where an append with fdatasync takes {floor:.3f} ms (median)",
+        highlight=False,
+    )
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; columns after the words are numbers, to the right."""
+    shown = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        words = all(not row[number][:1].isdigit() for row in rows)
+        shown.add_column(column, justify="left" if words else "right")
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """Return a number for a table: thousands apart, a dash for none."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.{digits}f}"
+
+
+def number_or_none(value: float, digits: int = 3) -> float | None:
+    """Return a number as JSON has it: rounded; nothing measured is null."""
+    return None if math.isnan(value) else round(value, digits)
+
+
+def written(path: Path) -> None:
+    """Say where something was written."""
+    console.print(f"written: {path}", highlight=False)

@@ -1,0 +1,197 @@
+"""The systems under load, behind one port: start some nodes, say how to load them, break one, mend it, go away.
+
+Each deployment has a load generator of its own that speaks loadgen.py's lines, so that nobody is measured through
+another's client.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from benchmarks.loadgen import LoadSpec
+
+if TYPE_CHECKING:
+    from actorraft import Cluster
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("ACTORRAFT_BENCH_DIR", ROOT / ".cache" / "benchmarks"))
+MEND_S = 60.0  # until a mended node has caught up
+FAULTS = ("crash", "freeze", "partition", "transfer", "none")
+
+
+class Unusable(Exception):
+    """A system cannot be measured here; the message says why and what to do."""
+
+
+class Deployment(Protocol):
+    """Some running nodes of one system."""
+
+    def generator(self, spec: LoadSpec) -> list[str]:
+        """Return the command that starts a load generator."""
+
+    def endpoints(self) -> dict[str, str]:
+        """Return what a LoadSpec takes."""
+
+    def serves(self, operation: str) -> bool:
+        """Whether that operation is offered: "set", or a read's consistency."""
+
+    def pids(self) -> dict[str, list[int]]:
+        """Return role ("leader", "followers") -> processes."""
+
+    def fault(self, kind: str) -> float:
+        """Break the leader; return when, in seconds of CLOCK_MONOTONIC."""
+
+    def mend(self) -> None:
+        """Undo the fault; return once the node has caught up."""
+
+    def close(self) -> None:
+        """End every process and remove the data."""
+
+
+class System(Protocol):
+    """A system that can be deployed. `durabilities` and `faults` are what it offers."""
+
+    name: str
+    durabilities: Sequence[str]
+    faults: Sequence[str]
+
+    def deploy(self, nodes: int, durability: str, commands: str) -> Deployment:
+        """Start `nodes` nodes and wait until they lead. Raises Unusable."""
+
+
+def fresh_directory(name: str) -> Path:
+    """Make a directory for one deployment's data, on the disk that the benchmark is about (not in /tmp)."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=CACHE))
+
+
+class ActorRaftSystem:
+    """This library, at its default settings."""
+
+    name = "actorraft"
+    durabilities = ("fsync", "os")
+    faults = FAULTS
+
+    def deploy(self, nodes: int, durability: str, commands: str) -> ActorRaftDeployment:
+        """Start a cluster of the machine that `commands` are for."""
+        return ActorRaftDeployment(nodes, durability, commands)
+
+
+class ActorRaftDeployment:
+    """One cluster, its data on disk."""
+
+    def __init__(self, nodes: int, durability: str, commands: str) -> None:
+        from actorraft import ReplicatedStateMachine
+        from benchmarks.machines import Register
+        from statemachines.kv import KVStore
+
+        machine: Any = {"kv": KVStore, "method": Register, "object": dict}[commands]
+        self.directory = fresh_directory(self.__class__.__name__.lower())
+        try:
+            self.cluster: Cluster[Any] = ReplicatedStateMachine(machine).spawn(
+                nodes, data_dir=self.directory / "data", durability=durability
+            )
+        except BaseException:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
+        self.broken: tuple[str, int] | None = None
+
+    def generator(self, spec: LoadSpec) -> list[str]:
+        """Start loadgen.py in the parent's interpreter."""
+        return [sys.executable, "-m", "benchmarks.loadgen", spec.to_json()]
+
+    def endpoints(self) -> dict[str, str]:
+        """Return what a LoadSpec takes."""
+        return {str(node_id): endpoint for node_id, endpoint in self.cluster.endpoints.items()}
+
+    def serves(self, operation: str) -> bool:
+        """Everything; lease reads run as linearizable ones unless the cluster's config has them on."""
+        return True
+
+    def pids(self) -> dict[str, list[int]]:
+        """Return the nodes' processes by role."""
+        leader = self.cluster.wait_for_leader()
+        nodes = {node_id: node.pid for node_id, node in self.cluster.nodes.items() if node.pid is not None}
+        return {
+            "leader": [pid for node_id, pid in nodes.items() if node_id == leader],
+            "followers": [pid for node_id, pid in nodes.items() if node_id != leader],
+        }
+
+    def fault(self, kind: str) -> float:
+        """Break the leader, or hand over from it."""
+        cluster = self.cluster
+        leader = cluster.wait_for_leader()
+        others = sorted(set(cluster.nodes) - {leader})
+        self.broken = (kind, leader)
+        at = time.monotonic()
+        match kind:
+            case "crash":
+                cluster.nodes[leader].kill()
+            case "freeze":
+                cluster.nodes[leader].pause()
+            case "partition":
+                cluster.partition({leader}, set(others))
+            case "transfer":
+                cluster.transfer_leadership(random.choice(others))
+            case other:
+                raise ValueError(f"no fault {other!r}; there are {FAULTS}")
+        return at
+
+    def mend(self) -> None:
+        """Bring the broken node back and wait until it is level with the others."""
+        assert self.broken is not None
+        kind, node_id = self.broken
+        self.broken = None
+        match kind:
+            case "crash":
+                self.cluster.nodes[node_id].restart()
+            case "freeze":
+                self.cluster.nodes[node_id].resume()
+            case "partition":
+                self.cluster.heal()
+        wait_until_level(self.cluster)
+
+    def close(self) -> None:
+        """Close the cluster and remove its data."""
+        self.cluster.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def wait_until_level(cluster: Cluster[Any], timeout_s: float = MEND_S) -> None:
+    """Wait until every node is up, knows a leader, and has applied what was committed when this began.
+
+    Raises:
+        TimeoutError: with the status that was seen last.
+    """
+    deadline = time.monotonic() + timeout_s
+    target: int | None = None
+    while True:
+        rows = cluster.status()
+        alive = all(row.alive and row.error is None for row in rows)
+        if target is None and any(row.commit_index >= 0 for row in rows):
+            target = max(row.commit_index for row in rows)
+        led = sum(row.state.lower().startswith("leader") for row in rows) == 1
+        if alive and led and target is not None and all(row.last_applied >= target for row in rows):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not level within {timeout_s} s:\n{rows}")
+        time.sleep(0.02)
+
+
+def system(name: str) -> System:
+    """Return the system of that name.
+
+    Raises:
+        Unusable: there is none.
+    """
+    if name == "actorraft":
+        return ActorRaftSystem()
+    raise Unusable(f"no system {name!r}; there are: actorraft")

@@ -109,6 +109,9 @@ class DiskStorage:
     def recover(self) -> Recovered:
         """As ports.Storage.recover."""
         with self._guarded():
+            for folder in (self._wal.directory, self._snapshots.directory):
+                if not folder.is_dir():
+                    raise CorruptionError(f"{folder} is missing. {WAY_OUT}.")
             snapshot = self._snapshots.recover()
             snapshot_id = None if snapshot is None else snapshot.snapshot_id
             entries = self._reconcile(snapshot, self._wal.recover(snapshot_id, accept_loss=self._accept_loss))

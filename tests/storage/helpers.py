@@ -83,7 +83,9 @@ def write_tree(path: Path, tree: dict[str, bytes]) -> None:
     for name in present.keys() - tree.keys():
         (path / name).unlink()
     for name, content in tree.items():
-        if present.get(name) != content:
+        if name.endswith("/"):
+            (path / name).mkdir(parents=True, exist_ok=True)
+        elif present.get(name) != content:
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(content)
 
@@ -230,6 +232,7 @@ class PowerFiles(Files):
                 continue
             path = by_inode.get(inode)
             if path is not None and path.is_dir():
+                tree[f"{path.relative_to(root)}/"] = b""
                 self._survivors(root, path, rng, tree)
             else:
                 live = path.read_bytes() if path is not None else self._orphan(inode)

@@ -179,6 +179,10 @@ class ClusterDirectory:
     def _load(self) -> ClusterInfo | None:
         content = unseal(self.path / CLUSTER_FILE)
         if content is None:
+            if any(self.path.glob(f"node-*/{NODE_FILE}")):
+                raise CorruptionError(
+                    f"{self.path / CLUSTER_FILE} is missing beside the nodes' data. Put back a copy of it"
+                )
             strangers = [one.name for one in self.path.iterdir() if not self._ours(one)]
             if strangers:
                 raise UsageError(

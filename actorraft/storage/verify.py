@@ -21,7 +21,7 @@ from actorraft.storage.disk import LOG_FOLDER, SNAPSHOT_FOLDER
 from actorraft.storage.image import LogImage
 from actorraft.storage.records import encode_entries
 from actorraft.storage.snapshots import SnapshotFile, check_content, read_footer, snapshot_paths
-from actorraft.storage.wal import LogReader, Scan
+from actorraft.storage.wal import EMPTY_SEGMENT_BYTES, LogReader, Scan
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,18 @@ def _verify_cluster(folder: Path, report: Report) -> None:
             report.findings.append(Finding(folder / CLUSTER_FILE, str(error)))
         seen: dict[EntryId, tuple[int, int]] = {}
         for name in sorted(nodes, key=lambda one: (len(one), one)):
-            if any(nodes[name].iterdir()):  # else it was made and never started
+            if not _never_started(nodes[name]):
                 _verify_node(nodes[name], report, seen)
     finally:
         lock.close()
+
+
+def _never_started(folder: Path) -> bool:
+    """Whether a node's folder was made and holds nothing yet, or no more than an unfinished start leaves behind."""
+    if (folder / NODE_FILE).exists():
+        return False
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp"]
+    return all(path.parent == folder or path.stat().st_size <= EMPTY_SEGMENT_BYTES for path in files)
 
 
 def _verify_node(folder: Path, report: Report, seen: dict[EntryId, tuple[int, int]]) -> None:

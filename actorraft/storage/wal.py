@@ -312,6 +312,8 @@ class Wal:
             self._mark_fd = files.open(path)
             files.truncate(self._mark_fd, 2 * records.SLOT_BYTES)
         else:
+            if self._sequence > 1:
+                logger.warning("%s is missing: the end of the log is taken as it is", path)
             self._mark_fd = files.create(path)
             files.sync_directory(self.directory)
         slot = records.encode_slot(self._sequence - 1)

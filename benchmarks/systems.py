@@ -77,8 +77,8 @@ class ActorRaftSystem:
     """This library, at its default settings."""
 
     name = "actorraft"
-    durabilities = ("fsync", "os")
-    faults = FAULTS
+    durabilities: Sequence[str] = ("fsync", "os")
+    faults: Sequence[str] = FAULTS
 
     def deploy(self, nodes: int, durability: str, commands: str) -> ActorRaftDeployment:
         """Start a cluster of the machine that `commands` are for."""

@@ -1,0 +1,175 @@
+"""The benchmarks: what they count, what they say, and that they run."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from benchmarks import measure, screen, throughput
+from benchmarks.harness import Generator, GeneratorFailed, Measured
+from benchmarks.loadgen import LoadSpec, Window, thinned
+from benchmarks.systems import Unusable, system
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    assert measure.percentile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert measure.percentile([5.0], 0.99) == 5.0
+    assert measure.percentile([float(n) for n in range(1, 101)], 0.99) == 99.0
+    assert math.isnan(measure.percentile([], 0.5))
+
+
+class Answering:
+    """Answers each submission at once, or with an error, and counts what is outstanding."""
+
+    def __init__(self, failing: int = 0) -> None:
+        self.failing = failing
+        self.submitted = 0
+
+    def __call__(self, number: int) -> Future[Any]:
+        assert number == self.submitted
+        self.submitted += 1
+        future: Future[Any] = Future()
+        if self.failing and number % self.failing == 0:
+            future.set_exception(OSError("refused"))
+        else:
+            future.set_result(number)
+        return future
+
+
+def test_a_window_keeps_exactly_so_many_outstanding() -> None:
+    answering = Answering()
+    window = Window(answering, 7, (OSError,))
+    window.fill()
+    assert (len(window.outstanding), answering.submitted) == (7, 7)
+    assert window.take() is True
+    window.fill()
+    assert (len(window.outstanding), answering.submitted) == (7, 8)
+
+
+def test_a_window_counts_what_succeeded_and_names_what_did_not(capsys: pytest.CaptureFixture[str]) -> None:
+    answering = Answering(failing=10)
+    window = Window(answering, 5, (OSError,))
+    count, seconds = window.run(warmup_s=0.0, seconds=0.01)
+    assert count > 0
+    assert seconds > 0
+    assert window.errors["OSError"] > 0
+    assert count + window.errors["OSError"] <= answering.submitted
+    assert not window.outstanding
+    events = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
+    assert [event for event in events if event != "progress"] == ["measuring", "measured"]
+
+
+def test_a_window_does_not_hide_an_error_that_it_was_not_told_of() -> None:
+    with pytest.raises(OSError, match="refused"):
+        Window(Answering(failing=1), 1, ()).run(0.0, 0.01)
+
+
+def test_latencies_are_thinned_evenly() -> None:
+    assert thinned([1.0, 2.0, 3.0], most=3) == [1.0, 2.0, 3.0]
+    assert thinned([float(n) for n in range(10)], most=5) == [0.0, 2.0, 4.0, 6.0, 8.0]
+
+
+def test_a_spec_travels_as_text() -> None:
+    spec = LoadSpec(endpoints={"0": "ipc:///tmp/x"}, concurrency=3, operation="lease")
+    assert LoadSpec.from_json(spec.to_json()) == spec
+
+
+def test_a_generator_that_dies_is_reported_with_its_last_words() -> None:
+    dying = [sys.executable, "-c", "import sys; sys.exit('no such cluster')"]
+    with Generator(dying) as generator, pytest.raises(GeneratorFailed, match="no such cluster"):
+        generator.wait_for("ready", 30)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,b", "0", "-3", "1.5"])
+def test_options_that_are_no_numbers_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="--nodes takes whole numbers"):
+        screen.numbers(text, "--nodes")
+
+
+def test_options_with_unknown_names_are_refused() -> None:
+    assert screen.names("none", "--reads", ("lease",)) == []
+    with pytest.raises(typer.BadParameter, match="--reads takes lease, not 'eventual'"):
+        screen.names("lease,eventual", "--reads", ("lease",))
+    with pytest.raises(Unusable, match="no system 'zookeeper'"):
+        system("zookeeper")
+
+
+def plan(**changes: Any) -> throughput.Plan:
+    values: dict[str, Any] = {
+        "nodes": [3], "concurrency": [1, 64], "payload": [128], "durability": ["fsync"], "reads": [],
+        "commands": ["kv"], "clients": [1], "seconds": 1.0, "warmup_s": 0.0, "rounds": 1,
+    }  # fmt: skip
+    return throughput.Plan(**{**values, **changes})
+
+
+def test_reads_run_once_and_not_for_each_durability() -> None:
+    asked = plan(durability=["fsync", "os"], reads=["linearizable"])
+    assert [operation for operation, *_ in asked.windows("fsync", "kv")] == ["set", "set", *["linearizable"] * 2]
+    assert [operation for operation, *_ in asked.windows("os", "kv")] == ["set", "set"]
+    assert asked.window_count([system("actorraft")]) == 6
+
+
+def test_a_row_holds_medians_over_the_rounds() -> None:
+    rounds = [Measured(per_s, per_s / 10, 9.0, 100, 1, {"Busy": 1}, {"leader": 1.0}) for per_s in (10.0, 30.0, 20.0)]
+    row = throughput._row(("actorraft", 3, "fsync", "kv", "set", 1, 128, 64), rounds, plan(rounds=3))
+    assert (row["commits_per_s"], row["p50_ms"], row["errors"], row["rounds"]) == (20.0, 2.0, 3, 3)
+    assert {"benchmark", "system", "nodes", "concurrency", "payload_bytes", "durability", "p99_ms"} <= set(row)
+
+
+def test_ratios_are_ours_over_theirs() -> None:
+    base = {"nodes": 3, "concurrency": 64, "payload_bytes": 128, "operation": "set", "clients": 1, "commands": "kv"}
+    ours = {
+        **base,
+        "system": "actorraft",
+        "durability": "fsync",
+        "commits_per_s": 300.0,
+        "reads_per_s": 0.0,
+        "p50_ms": 1.0,
+    }
+    slow = {**ours, "system": "other", "durability": "memory", "commits_per_s": 100.0, "p50_ms": 4.0}
+    assert throughput.ratios([ours, slow]) == [["other", "memory", "set", "3", "64", "3.0", "0.25"]]
+
+
+def run(module: str, *options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *options], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.cluster
+def test_throughput_runs_and_writes_its_rows_and_its_picture(tmp_path: Path) -> None:
+    options = ["--nodes", "3", "--concurrency", "1,64", "--seconds", "0.5", "--warmup", "0.2", "--durability", "os"]
+    options += ["--commands", "kv,method,object", "--clients", "1,2"]
+    said = run("benchmarks.throughput", *options, "--json", str(tmp_path / "t.json"), "--plot", str(tmp_path / "t.png"))
+    assert "Throughput" in said
+    rows = json.loads((tmp_path / "t.json").read_text())
+    assert len(rows) == 3 * 4 + 4  # each command's shape, and the reads on the first
+    for row in rows:
+        assert row["commits_per_s"] + row["reads_per_s"] > 0
+        assert row["errors"] == 0
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.cluster
+def test_election_runs_and_writes_its_rows_and_its_picture(tmp_path: Path) -> None:
+    options = ["--nodes", "3", "--trials", "3", "--fault", "crash,transfer"]
+    said = run("benchmarks.election", *options, "--json", str(tmp_path / "e.json"), "--plot", str(tmp_path / "e.png"))
+    assert "From the fault to the next committed write" in said
+    rows = json.loads((tmp_path / "e.json").read_text())
+    assert [(row["fault"], row["trials"]) for row in rows] == [("crash", 3), ("transfer", 3)]
+    for row in rows:
+        assert 0 < row["p50_ms"] <= row["max_ms"]
+    assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-script-location
 PYTEST := $(BIN)/python -m pytest -q
 CODE   := actorraft transports statemachines benchmarks examples tests
 
@@ -53,4 +53,4 @@ $(VENV)/run.stamp: pyproject.toml setup.cfg | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml setup.cfg | $(VENV)/bin/python
 	@echo "== installing the tools into $(VENV) (once)"
 	@$(PIP) --editable '.[dev]'
-	@touch $@
+	@touch $@ $(VENV)/run.stamp

@@ -28,13 +28,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import msgspec
 
 from actorraft import codec
+from actorraft.actors.mailbox import CONNECTED, DISCONNECTED, NODE
 from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageError
 from actorraft.futures import ResultFuture, resolve_many
 from actorraft.pickling import Encoder, decode_result
 from actorraft.session import Call, ClientSession, QueryCall
 
 if TYPE_CHECKING:
-    from actorraft.ports import ClientChannel
+    from actorraft.actors.mailbox import ClientChannel
 
 logger = logging.getLogger("actorraft")
 
@@ -361,14 +362,14 @@ class Client(Generic[M]):
         session, now_s = self._session, time.monotonic()
         before = (session.leader, session.term)
         for kind, node_id, frame in envelopes:
-            if kind == "frame":
+            if kind == NODE:
                 try:
                     session.receive(node_id, codec.decode_reply(frame), now_s)
                 except codec.MalformedFrame as error:
                     logger.warning("dropped a frame from node %s: %s", node_id, error)
-            elif kind == "connected":
+            elif kind == CONNECTED:
                 session.connected(node_id, now_s)
-            elif kind == "disconnected":
+            elif kind == DISCONNECTED:
                 session.disconnected(node_id, now_s)
         requests = self._requests
         while requests:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import codec
+from actorraft.actors.mailbox import CLIENT, CONNECTED, DISCONNECTED, PEER
 from actorraft.clock import SystemClock
 from actorraft.control import (
     ClientEvent,
@@ -58,6 +59,7 @@ class NodeSpec:
     Attributes:
         factory: the machine's class and arguments, as pickling.encode_factory makes them.
         voters: the voters of a new cluster; a log that holds a configuration overrides it.
+        keeps_data: False if the directory is removed with the cluster.
         peer_endpoint, client_endpoint: where to bind; a tcp port of 0 lets the system choose.
     """
 
@@ -67,6 +69,7 @@ class NodeSpec:
     machine_seed: int
     directory: Path
     durability: str
+    keeps_data: bool
     voters: frozenset[int]
     learners: frozenset[int] = frozenset()
     peer_endpoint: str
@@ -136,7 +139,13 @@ class RaftNode:
         self._orders: deque[tuple[str, Any]] = deque()  # what the parent says
         self._campaign = False
         self._cut: frozenset[int] = frozenset()  # peers that a test has cut off
-        storage = DiskStorage(spec.directory, durability=spec.durability)
+        storage = DiskStorage(
+            spec.directory,
+            durability=spec.durability,
+            sync_on_close=spec.keeps_data,
+            node_id=spec.node_id,
+            cluster_id=spec.cluster_id.hex(),
+        )
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
         executor = Executor(host, session_expiry_s=spec.config.session_expiry_s)
         members = spec.voters | spec.learners
@@ -157,7 +166,6 @@ class RaftNode:
         context.on_stop(mailbox.wake)
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
         ticks = Ticks(self._clock, self._spec.config.tick_s)
-        kinds = mailbox.kinds
         while not context.stop_requested:
             envelopes = mailbox.wait(ticks.wait_s(control.urgent_at_s))
             events: list[Event] = []
@@ -166,14 +174,14 @@ class RaftNode:
             if elapsed:
                 events.append(TickEvent(elapsed))
             for kind, sender, frame in envelopes:
-                if kind == kinds.PEER:
+                if kind == PEER:
                     self._on_peer(sender, frame, events)
-                elif kind == kinds.CLIENT:
+                elif kind == CLIENT:
                     events.append(ClientEvent(sender, frame))
-                elif kind == kinds.CONNECTED:
+                elif kind == CONNECTED:
                     self._connected.add(sender)
                     events.append(ConnectEvent(sender))
-                elif kind == kinds.DISCONNECTED:
+                elif kind == DISCONNECTED:
                     self._connected.discard(sender)
                     events.append(DisconnectEvent(sender))
             while self._orders:
@@ -261,6 +269,7 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         return
     try:
         node = RaftNode(context, spec, mailbox, peers)
+        context.loaded()
         log = node.control.server.log
         context.report(("ready", tuple(log.last)))
         gc.collect()

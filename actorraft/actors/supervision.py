@@ -1,0 +1,50 @@
+"""Supervision: when a process that died is started again, and when that is given up.
+
+Source:     the supervisors of OTP: restart intensity within a period.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """How processes that die are started again.
+
+    Attributes:
+        restart: "permanent" (always), "transient" (only after a crash), "temporary" (never).
+        strategy: whom else a death concerns: nobody, all, or those that were started after it.
+        max_restarts: within `period_s` seconds; one more, and the process stays down.
+        backoff_s: the wait before the first restart in a row, and the longest.
+    """
+
+    restart: Literal["permanent", "transient", "temporary"] = "permanent"
+    strategy: Literal["one_for_one", "one_for_all", "rest_for_one"] = "one_for_one"
+    max_restarts: int = 5
+    period_s: float = 30.0
+    backoff_s: tuple[float, float] = (0.1, 5.0)
+
+
+class RestartLog:
+    """The restarts of one process, for deciding on the next."""
+
+    def __init__(self, supervision: Supervision) -> None:
+        self._supervision = supervision
+        self._times: deque[float] = deque()
+
+    def next_delay_s(self, now_s: float, *, crashed: bool) -> float | None:
+        """Return how long to wait before starting it again; None: it stays down."""
+        rule = self._supervision
+        if rule.restart == "temporary" or (rule.restart == "transient" and not crashed):
+            return None
+        while self._times and self._times[0] < now_s - rule.period_s:
+            self._times.popleft()
+        if len(self._times) >= rule.max_restarts:
+            return None
+        first_s, longest_s = rule.backoff_s
+        delay_s = min(longest_s, first_s * 2.0 ** len(self._times))
+        self._times.append(now_s)
+        return delay_s

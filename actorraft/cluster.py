@@ -1,0 +1,495 @@
+"""A cluster that is owned: the processes of its nodes, and a client of it.
+
+`ReplicatedStateMachine(MyFSM).spawn(5)` makes the directories, starts the processes side by side, tells each where the
+others are, and returns when a leader is ready. From then on one monitor thread watches the processes, passes their log
+records on, and starts again what died unasked. The only module here that names files, processes and transports at once.
+
+Source:     contract sections 1 and 2; architecture 8, 17 and 18.
+Threads:    every public method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from actorraft.actors.process import ActorProcess, Monitor, refuse_nested_spawn
+from actorraft.actors.supervision import Supervision
+from actorraft.client import Client, MemberStatus, open_client
+from actorraft.errors import StartError, Unavailable, UsageError
+from actorraft.node import NodeSpec, run_node
+from actorraft.pickling import encode_factory, machine_name
+from actorraft.raft.config import RaftConfig
+from actorraft.storage.directory import ClusterDirectory, ClusterInfo
+
+logger = logging.getLogger("actorraft")
+
+M = TypeVar("M")
+P = ParamSpec("P")
+
+CLOSE_S = 2.0  # what a node gets to leave by itself before SIGKILL
+
+
+class Node:
+    """One node's process, as `cluster.nodes[id]`."""
+
+    def __init__(self, cluster: Cluster[Any], node_id: int) -> None:
+        self._cluster = cluster
+        self.id = node_id
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None while there is no process."""
+        process = self._cluster._processes.get(self.id)
+        return process.pid if process is not None and process.alive else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there (a paused one is)."""
+        process = self._cluster._processes.get(self.id)
+        return process is not None and process.alive
+
+    def kill(self) -> None:
+        """SIGKILL. It stays down until `restart()`."""
+        self._cluster._take_down(self.id, ActorProcess.kill)
+
+    def stop(self) -> None:
+        """Ask it to leave, and wait until it has. It stays down until `restart()`."""
+        self._cluster._take_down(self.id, ActorProcess.terminate)
+
+    def restart(self, *, timeout: float = 30.0) -> None:
+        """Start it again, on the data it left; return when it serves. One that still runs is stopped first."""
+        self._cluster._restart(self.id, timeout)
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self._cluster._process(self.id).pause()
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._cluster._process(self.id).resume()
+
+    def logs(self, lines: int = 100) -> list[str]:
+        """Return the last lines that the process wrote."""
+        process = self._cluster._processes.get(self.id)
+        return process.logs(lines) if process is not None else []
+
+    def __repr__(self) -> str:
+        return f"<Node {self.id} {f'pid {self.pid}' if self.alive else 'down'}>"
+
+
+class Nodes(Mapping[int, Node]):
+    """The nodes of a cluster by id; ids are never given twice."""
+
+    def __init__(self, cluster: Cluster[Any]) -> None:
+        self._cluster = cluster
+
+    def __getitem__(self, node_id: int) -> Node:
+        if node_id not in self._cluster._place.info.node_ids:
+            raise KeyError(f"no node {node_id}; the nodes are {list(self._cluster._place.info.node_ids)}")
+        return Node(self._cluster, node_id)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._cluster._place.info.node_ids)
+
+    def __len__(self) -> int:
+        return len(self._cluster._place.info.node_ids)
+
+
+class ReplicatedStateMachine(Generic[M]):
+    """A machine's class and its constructor's arguments, ready to be run on several nodes.
+
+    Args:
+        machine: a class (see contract section 1 for which kinds there are), never an instance.
+        *args, **kwargs: go to the constructor, on every node.
+
+    Raises:
+        UsageError: `machine` is no class, or it or the arguments cannot be sent to another process.
+    """
+
+    def __init__(self, machine: Callable[P, M], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        self._machine = machine
+        self._factory = encode_factory(machine, args, kwargs)
+
+    def spawn(
+        self,
+        nodes: int | None = None,
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        durability: str | None = None,
+        transport: str = "ipc",
+        config: RaftConfig | None = None,
+        supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
+        name: str | None = None,
+        timeout: float = 30.0,
+    ) -> Cluster[M]:
+        """Start the nodes, each in an OS process of its own; return once a leader is ready.
+
+        Args:
+            nodes: how many; None: 3 for a new cluster, else what `data_dir` holds.
+            data_dir: where the cluster keeps its data; None: a private temporary directory, removed on close.
+            durability: "fsync" (survives loss of power; the default with a `data_dir`) or "os" (survives the death of
+                any or all processes; the default without).
+            transport: "ipc" (sockets that only this user can reach) or "tcp" (loopback).
+            config: the numbers of the protocol.
+            supervision: how nodes that die unasked are started again; None: not at all.
+            name: for logs and `repr`; by default the machine's.
+            timeout: seconds until a leader must be ready.
+
+        Raises:
+            ValueError, TypeError: `nodes` is below 1, or no integer.
+            UsageError: the directory or an option cannot be used; the message says why and what to do.
+            StartError: a node's process did not come up; the message holds its own words.
+        """
+        if nodes is not None:
+            if isinstance(nodes, bool) or not isinstance(nodes, int):
+                raise TypeError(f"nodes is a whole number, not {nodes!r}")
+            if nodes < 1:
+                raise ValueError(f"a cluster has at least 1 node, not {nodes}")
+        if transport not in ("ipc", "tcp"):
+            raise UsageError(f'transport is "ipc" or "tcp", not {transport!r}')
+        if durability not in (None, "os", "fsync"):
+            raise UsageError(f'durability is "os" or "fsync", not {durability!r}')
+        refuse_nested_spawn()
+        place = Place(data_dir, machine_name(self._machine), nodes, name)
+        return Cluster(
+            self._machine,
+            self._factory,
+            place,
+            durability=durability or ("os" if data_dir is None else "fsync"),
+            transport=transport,
+            config=config if config is not None else RaftConfig.local(),
+            supervision=supervision,
+            timeout=timeout,
+        )
+
+    async def spawn_async(self, nodes: int | None = None, **options: Any) -> Cluster[M]:
+        """`spawn`, from a coroutine: the event loop goes on meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(None, partial(self.spawn, nodes, **options))
+
+
+class Place:
+    """Where a cluster lives: its data (locked), and a fresh directory for this run's sockets, token and output.
+
+    Raises:
+        UsageError: the data directory is in use, cannot be written, or was made for something else.
+    """
+
+    def __init__(
+        self, data_dir: str | os.PathLike[str] | None, machine: str, nodes: int | None, name: str | None
+    ) -> None:
+        self.run_dir = Path(tempfile.mkdtemp(prefix="actorraft-"))  # mode 0700
+        self._directory: ClusterDirectory | None = None
+        self.keeps_data = data_dir is not None
+        try:
+            self._directory = ClusterDirectory(data_dir if data_dir is not None else self.run_dir / "data")
+            self.is_new = self._directory.info is None
+            if self.is_new:
+                self.info = ClusterInfo(
+                    cluster_id=os.urandom(8).hex(),
+                    machine=machine,
+                    node_ids=tuple(range(nodes or 3)),
+                    hash_seed=int.from_bytes(os.urandom(4), "little"),
+                    name=name or machine.partition(":")[2].rpartition(".")[2].lower(),
+                )
+                self._directory.create(self.info)
+            else:
+                self.info = self._directory.check(machine)
+                if nodes is not None and nodes != len(self.info.node_ids):
+                    raise UsageError(
+                        f"{self._directory.path} holds a cluster of {len(self.info.node_ids)} nodes, not {nodes}"
+                    )
+                if name is not None:
+                    self.info = replace(self.info, name=name)
+        except BaseException:
+            self.close()
+            raise
+
+    def node_path(self, node_id: int) -> Path:
+        assert self._directory is not None
+        return self._directory.node_path(node_id)
+
+    def update(self, node_ids: tuple[int, ...]) -> None:
+        """Remember who is a member now."""
+        assert self._directory is not None
+        self.info = replace(self.info, node_ids=node_ids)
+        self._directory.update(self.info)
+
+    def close(self) -> None:
+        """Let go of the data; remove what was for this run only. Idempotent."""
+        if self._directory is not None:
+            self._directory.close()
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+
+
+class Cluster(Client[M]):
+    """A running cluster: a client that also owns the processes. Made by `ReplicatedStateMachine.spawn`."""
+
+    def __init__(
+        self,
+        machine: Callable[..., M],
+        factory: bytes,
+        place: Place,
+        *,
+        durability: str,
+        transport: str,
+        config: RaftConfig,
+        supervision: Supervision | None,
+        timeout: float,
+    ) -> None:
+        self._closed = True  # nothing to close yet, should the start fail
+        self._owner_pid = os.getpid()
+        self._place = place
+        self._factory = factory
+        self._durability = durability
+        self._transport = transport
+        self._config = config
+        self._lock = threading.RLock()  # processes are started and stopped one after another
+        self._processes: dict[int, ActorProcess] = {}
+        self._bound: dict[int, tuple[str, str]] = {}  # node id -> endpoints for peers, for clients
+        self._reasons: dict[int, str] = {}  # why a node stopped, in its own words
+        self._token = os.urandom(32) if transport == "tcp" else None
+        self._monitor = Monitor(
+            supervision=supervision,
+            restart=self._restart_unasked,
+            on_report=self._on_report,
+            on_exit=self._on_exit,
+        )
+        deadline_s = time.monotonic() + timeout
+        try:
+            if self._token is not None:
+                token_file = place.run_dir / "token"
+                token_file.touch(mode=0o600)
+                token_file.write_bytes(self._token)
+            self._start(place.info.node_ids, deadline_s)
+            from transports.zeromq import ZeroMQClientChannel
+
+            super().__init__(
+                {node_id: client for node_id, (_, client) in self._bound.items()},
+                machine,
+                channel=ZeroMQClientChannel(token=self._token),
+                frame_bytes_max=config.frame_bytes_max,
+            )
+            _clusters.add(self)
+            self.wait_for_leader(max(0.1, deadline_s - time.monotonic()))
+        except BaseException as error:
+            if isinstance(error, Unavailable):
+                error = StartError(f"no leader within {timeout} s. The nodes' last lines:\n{self._last_lines()}")
+            self.close()
+            self._shut_down()
+            raise error from None
+
+    # --- Processes ---
+
+    def _spec(self, node_id: int) -> NodeSpec:
+        run_dir = self._place.run_dir
+        ipc = self._transport == "ipc"
+        fresh = (
+            (f"ipc://{run_dir}/{node_id}.peer", f"ipc://{run_dir}/{node_id}.client")
+            if ipc
+            else ("tcp://127.0.0.1:0",) * 2
+        )
+        peer_endpoint, client_endpoint = self._bound.get(node_id, fresh)
+        return NodeSpec(
+            node_id=node_id,
+            cluster_id=bytes.fromhex(self._place.info.cluster_id),
+            factory=self._factory,
+            machine_seed=int(self._place.info.cluster_id, 16),
+            directory=self._place.node_path(node_id),
+            durability=self._durability,
+            keeps_data=self._place.keeps_data,
+            voters=frozenset(self._place.info.node_ids),
+            peer_endpoint=peer_endpoint,
+            client_endpoint=client_endpoint,
+            token=self._token,
+            config=self._config,
+        )
+
+    def _launch(self, node_id: int) -> ActorProcess:
+        process = ActorProcess(
+            run_node,
+            (self._spec(node_id),),
+            {},
+            name=f"node {node_id}",
+            run_dir=self._place.run_dir,
+            logger=logging.getLogger(f"actorraft.node.{node_id}"),
+            hash_seed=self._place.info.hash_seed,
+        )
+        self._processes[node_id] = process
+        process.start()
+        return process
+
+    def _start(self, node_ids: tuple[int, ...], deadline_s: float) -> None:
+        """Start nodes side by side, tell each where all are, and have the most up-to-date one ask for votes first."""
+        for node_id in node_ids:
+            self._launch(node_id)
+        for node_id in node_ids:
+            self._bound[node_id] = self._expect(node_id, "bound", deadline_s)
+        self._tell_peers(node_ids)
+        last = {node_id: self._expect(node_id, "ready", deadline_s) for node_id in node_ids}
+        for node_id in node_ids:
+            self._monitor.watch(self._processes[node_id])
+        first = max(node_ids, key=lambda node_id: (last[node_id], -node_id))
+        self._processes[first].send(("campaign", None))
+
+    def _expect(self, node_id: int, verb: str, deadline_s: float) -> Any:
+        """Wait for what a starting node has to say next."""
+        said, value = self._processes[node_id].receive(max(0.1, deadline_s - time.monotonic()))
+        if said != verb:
+            raise StartError(f"node {node_id} did not start: it said {said} {value}")
+        return value
+
+    def _tell_peers(self, node_ids: tuple[int, ...]) -> None:
+        peers = {node_id: peer for node_id, (peer, _) in self._bound.items()}
+        for node_id in node_ids:
+            self._processes[node_id].send(("peers", peers))
+
+    def _process(self, node_id: int) -> ActorProcess:
+        process = self._processes.get(node_id)
+        if process is None or not process.alive:
+            raise UsageError(f"node {node_id} has no process now; nodes[{node_id}].restart() starts it")
+        return process
+
+    def _take_down(self, node_id: int, how: Callable[[ActorProcess], None]) -> None:
+        with self._lock:
+            process = self._processes.get(node_id)
+            if process is not None:
+                self._monitor.forget(process)  # asked for: not started again by itself
+                how(process)
+                if process.wait(CLOSE_S) is None:
+                    process.kill()
+                    process.wait(CLOSE_S)
+
+    def _restart(self, node_id: int, timeout: float) -> None:
+        with self._lock:
+            if self._closed:
+                raise UsageError("this cluster is closed")
+            deadline_s = time.monotonic() + timeout
+            self._take_down(node_id, ActorProcess.terminate)
+            old = self._processes.get(node_id)
+            if old is not None:
+                old.close()
+            process = self._launch(node_id)
+            self._expect(node_id, "bound", deadline_s)
+            self._tell_peers((node_id,))
+            self._expect(node_id, "ready", deadline_s)
+            self._reasons.pop(node_id, None)
+            self._monitor.watch(process)
+
+    def _restart_unasked(self, process: ActorProcess) -> None:
+        """The monitor says that a node died and may be started again."""
+        self._restart(_node_id(process), timeout=30.0)
+
+    def _on_report(self, process: ActorProcess, report: Any) -> None:
+        verb, value = report
+        if verb == "stopped":
+            self._reasons[_node_id(process)] = value
+
+    def _on_exit(self, process: ActorProcess, reason: str) -> None:
+        self._reasons.setdefault(_node_id(process), reason)
+
+    def _last_lines(self) -> str:
+        lines = []
+        for node_id, process in self._processes.items():
+            lines.extend(f"  node {node_id}: {line}" for line in process.logs(5))
+        return "\n".join(lines) or "  (they wrote nothing)"
+
+    # --- What an owner can do ---
+
+    @property
+    def nodes(self) -> Nodes:
+        """The nodes by id, each with kill, stop, restart, pause, resume, pid, alive and logs."""
+        return Nodes(self)
+
+    @property
+    def endpoints(self) -> dict[int, str]:
+        """What `connect` takes: node id -> endpoint; over tcp with the path of the token's file."""
+        suffix = f"#{self._place.run_dir / 'token'}" if self._token is not None else ""
+        return {node_id: endpoint + suffix for node_id, endpoint in super().endpoints.items()}
+
+    def client(self) -> Client[M]:
+        """Open an independent session with this cluster."""
+        client = open_client(self.endpoints, self._machine, frame_bytes_max=self._config.frame_bytes_max)
+        client.wait_for_leader()
+        return client
+
+    def partition(self, *groups: set[int]) -> None:
+        """Cut the links between groups of nodes, silently; a node in no group is isolated. Clients reach every side."""
+        named = [node_id for group in groups for node_id in group]
+        if len(named) != len(set(named)) or not set(named) <= set(self.nodes):
+            raise UsageError(f"groups are disjoint sets of {sorted(self.nodes)}, not {groups!r}")
+        for node_id, process in self._processes.items():
+            reachable = next((group for group in groups if node_id in group), {node_id})
+            if process.alive:
+                process.send(("cut", sorted(set(self.nodes) - set(reachable))))
+
+    def heal(self) -> None:
+        """Mend every link."""
+        self.partition(set(self.nodes))
+
+    def _member(self, node_id: int, said: dict[str, Any], error: str | None = None) -> MemberStatus:
+        row = super()._member(node_id, said, error)
+        node = Node(self, node_id)
+        reason = None if said else self._reasons.get(node_id, error)
+        return replace(row, pid=node.pid, alive=node.alive, error=reason)
+
+    # --- The end ---
+
+    def close(self) -> None:
+        """Close the client and end every process: gone within 5 s, running, stuck or paused. Idempotent."""
+        if self._owner_pid != os.getpid():
+            return
+        with contextlib.suppress(AttributeError):
+            super().close()
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        self._monitor.close()
+        with self._lock:
+            processes, self._processes = list(self._processes.values()), {}
+            for process in processes:
+                process.terminate()
+            deadline_s = time.monotonic() + CLOSE_S
+            for process in processes:
+                if process.wait(max(0.0, deadline_s - time.monotonic())) is None:
+                    process.kill()
+                process.wait(CLOSE_S)
+                process.close()
+            self._place.close()
+
+    def __enter__(self) -> Cluster[M]:
+        return self
+
+    def __repr__(self) -> str:
+        info = self._place.info
+        state = (
+            "closed" if self._closed else f"leader {self._session.leader}, term {self._session.term}, {self._transport}"
+        )
+        return f'<Cluster "{info.name}" {len(info.node_ids)} nodes, {state}>'
+
+
+def _node_id(process: ActorProcess) -> int:
+    return int(process.name.removeprefix("node "))
+
+
+_clusters: weakref.WeakSet[Cluster[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave nothing behind at interpreter exit; starts no thread."""
+    for cluster in list(_clusters):
+        cluster.close()

@@ -1,0 +1,141 @@
+"""Where a socket may be bound and connected: the checks that come before any socket exists.
+
+ipc is safe because of its directory: sockets live where only this user can enter, and whoever binds or connects looks
+first. Any local user can reach a tcp port of the loopback, so a token goes ahead of every message there; what leaves the
+machine needs keys.
+
+Source:     the mode of a Unix socket's own file is not honoured by every system; its directory's always is. `sun_path`
+            holds 107 bytes and a NUL.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+from actorraft.errors import UsageError
+
+logger = logging.getLogger("actorraft.transports")
+
+IPC_PATH_BYTES_MAX: Final = 107
+TOKEN_BYTES: Final = 32
+
+
+def check_bind(endpoint: str, *, plaintext_off_loopback: bool = False) -> str:
+    """Return `endpoint`, ready to be bound.
+
+    Raises:
+        UsageError: it must not be bound; says why and what to do.
+    """
+    scheme, rest = split(endpoint)
+    if scheme == "tcp":
+        _check_tcp(endpoint, rest, "bound", plaintext_off_loopback)
+    else:
+        _check_ipc(endpoint, rest)
+        _refuse_live_socket(endpoint, rest)
+    return endpoint
+
+
+def check_connect(endpoint: str, *, plaintext_off_loopback: bool = False) -> str:
+    """Return `endpoint`, ready to be connected to.
+
+    Raises:
+        UsageError: it must not be connected to; says why and what to do.
+    """
+    scheme, rest = split(endpoint)
+    if scheme == "tcp":
+        _check_tcp(endpoint, rest, "connected to", plaintext_off_loopback)
+    else:
+        _check_ipc(endpoint, rest)
+    return endpoint
+
+
+def check_token(token: bytes | None, endpoint: str) -> None:
+    """Raise UsageError if `token` is not what this kind of endpoint needs."""
+    if token is not None and len(token) != TOKEN_BYTES:
+        raise UsageError(f"a token has {TOKEN_BYTES} bytes, not {len(token)}")
+    if token is None and split(endpoint)[0] == "tcp":
+        raise UsageError(
+            f"{endpoint} can be reached by every user of this machine: tcp needs a token of 32 random bytes"
+        )
+
+
+def split(endpoint: str) -> tuple[str, str]:
+    """Return (scheme, the rest); the scheme is "tcp" or "ipc"."""
+    scheme, separator, rest = endpoint.partition("://") if isinstance(endpoint, str) else ("", "", "")
+    if not separator or scheme not in ("tcp", "ipc") or not rest:
+        raise UsageError(f"an endpoint looks like tcp://127.0.0.1:5555 or ipc:///run/dir/name, not {endpoint!r}")
+    return scheme, rest
+
+
+def host_and_port(endpoint: str) -> tuple[str, int]:
+    """Return the host (without brackets) and the port of a tcp endpoint; "host:port" alone will do."""
+    rest = endpoint.removeprefix("tcp://")
+    host, separator, port = rest.rpartition(":")
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"a tcp endpoint looks like tcp://127.0.0.1:5555, not {endpoint!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is an address that never leaves this machine. A name other than localhost is not trusted to be."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_tcp(endpoint: str, rest: str, verb: str, plaintext_off_loopback: bool) -> None:
+    host, port = (rest.rpartition(":")[0], 0) if rest.endswith(":*") else host_and_port(rest)
+    del port
+    if is_loopback(host):
+        return
+    if not plaintext_off_loopback:
+        raise UsageError(
+            f"{endpoint} is not {verb}: it is not on the loopback, and without keys anybody on the network could read "
+            "and forge what passes. Use tcp://127.0.0.1, or say plaintext_off_loopback=True if the network is yours alone"
+        )
+    logger.warning("%s is %s in plain text: whoever is on this network can read and forge what passes", endpoint, verb)
+
+
+def _check_ipc(endpoint: str, path: str) -> None:
+    if not path.startswith("/"):
+        raise UsageError(f"{endpoint} is not an absolute path (abstract names are open to every user of this machine)")
+    length = len(os.fsencode(path))
+    if length > IPC_PATH_BYTES_MAX:
+        raise UsageError(
+            f"the path of {endpoint} has {length} bytes, and a socket's path at most {IPC_PATH_BYTES_MAX}: "
+            "use a shorter directory, for example by setting TMPDIR"
+        )
+    directory = Path(path).parent
+    try:
+        found = directory.lstat()
+    except OSError as error:
+        raise UsageError(f"{directory}, the directory of {endpoint}, cannot be used: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise UsageError(f"{directory}, the directory of {endpoint}, is not a directory")
+    if found.st_uid != os.geteuid():
+        raise UsageError(
+            f"{directory}, the directory of {endpoint}, belongs to user {found.st_uid}: a socket there is not safe"
+        )
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077:
+        raise UsageError(
+            f"{directory}, the directory of {endpoint}, has mode {mode:04o}: other users could reach a socket there. "
+            "Use a directory of mode 0700, such as tempfile.mkdtemp() makes"
+        )
+
+
+def _refuse_live_socket(endpoint: str, path: str) -> None:
+    """libzmq takes over a path that somebody listens on, without a word; a dead one may be taken over."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(path) == 0:
+            raise UsageError(f"{endpoint} is in use: another process listens there")

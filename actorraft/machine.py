@@ -1,0 +1,299 @@
+"""What a user writes a replicated machine with: StateMachine, `command`, `query`, `context()`, Replace, CommandObjects.
+
+A machine is plain Python. `@command` and `@query` are descriptors that only mark a method; on an instance they give a
+BoundCommand, which on a local instance runs the method and on a proxy sends it. So the same class is tested without a
+cluster, runs on every node, and types the proxy.
+
+Differs:    the self type is erased inside the descriptor (`Callable[Concatenate[Any, P], R]`): one that kept it would
+            make pyright refuse an override in a subclass.
+Threads:    `context()` belongs to the thread that applies; there is one for each node, also when many nodes share a
+            process (the simulator).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import random
+import threading
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar, overload
+
+from actorraft.errors import UsageError
+
+if TYPE_CHECKING:
+    from actorraft.futures import ResultFuture
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+M = TypeVar("M", bound="Method[Any, Any]")
+
+
+# --- Commands and queries ---------------------------------------------------------------------------------------------
+
+
+class BoundCommand(Generic[P, R_co]):
+    """A command or query of one object: call it, or send it with `submit` (a future) or `aio` (in asyncio).
+
+    On a local machine the call runs the method, and there is nothing to submit to.
+    """
+
+    def __init__(self, method: Method[P, R_co], instance: object) -> None:
+        self._method = method
+        self._instance = instance
+        functools.update_wrapper(self, method.function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run it; on a proxy, wait until it is committed and applied, and return its result."""
+        return self._method.function(self._instance, *args, **kwargs)
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> ResultFuture[R_co]:
+        """Send it and return at once; thousands may be outstanding."""
+        self._refuse("submit")
+
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R_co]:
+        """Send it from a coroutine: `await machine.method.aio(...)`."""
+        self._refuse("aio")
+
+    def _refuse(self, how: str) -> NoReturn:
+        raise UsageError(
+            f"{self._method.function.__qualname__}.{how}: this is a local object, no replica; call it directly, "
+            f"or use {how} on what cluster.proxy() returns"
+        )
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        signature = inspect.signature(self._method.function)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    @overload
+    def __get__(self, instance: None, owner: Any) -> BoundCommand[P, R_co]: ...
+    @overload
+    def __get__(self, instance: object, owner: Any) -> BoundCommand[P, R_co]: ...
+    def __get__(self, instance: object, owner: Any) -> BoundCommand[P, R_co]:
+        """Return self: bound already. Being a descriptor makes `help` show it as the routine that it is."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{self._method.kind} {self._method.function.__qualname__} of {self._instance!r}>"
+
+
+class Method(Generic[P, R_co]):
+    """A method marked as `kind`; made by `@command` and `@query` only."""
+
+    kind = "method"
+
+    def __init__(self, function: Callable[Concatenate[Any, P], R_co]) -> None:
+        if isinstance(function, staticmethod | classmethod | property | Method) or not callable(function):
+            raise UsageError(f"@{self.kind} marks a plain method, not {function!r}; put it nearest to the def")
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise UsageError(
+                f"@{self.kind} {function.__qualname__} is async: a machine runs the same on every node and waits "
+                f"for nothing; make it a plain method (callers await `.aio(...)`)"
+            )
+        self.function = function
+        self.__isabstractmethod__ = getattr(function, "__isabstractmethod__", False)
+        functools.update_wrapper(self, function)
+
+    @overload
+    def __get__(self: M, instance: None, owner: Any) -> M: ...
+    @overload
+    def __get__(self, instance: object, owner: Any) -> BoundCommand[P, R_co]: ...
+    def __get__(self, instance: object | None, owner: Any) -> Any:
+        return self if instance is None else BoundCommand(self, instance)
+
+    def __call__(self, instance: Any, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run the method: what `Bank.deposit(bank, ...)` means for any method."""
+        return self.function(instance, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {getattr(self.function, '__qualname__', self.function)}>"
+
+
+class Command(Method[P, R_co]):
+    """A method that goes through the log and runs once on every node, in log order."""
+
+    kind = "command"
+
+
+class Query(Method[P, R_co]):
+    """A method that only reads; it is never logged."""
+
+    kind = "query"
+
+
+def command(function: Callable[Concatenate[Any, P], R]) -> Command[P, R]:
+    """Mark a method as a command: it goes through the log and runs once on every node, in log order."""
+    return Command(function)
+
+
+def query(function: Callable[Concatenate[Any, P], R]) -> Query[P, R]:
+    """Mark a method as a query: it reads only, is never logged, and is linearizable unless asked otherwise."""
+    return Query(function)
+
+
+class MachineMethods(NamedTuple):
+    """What a machine class offers, by name: plain functions that take the machine first."""
+
+    commands: dict[str, Callable[..., Any]]
+    queries: dict[str, Callable[..., Any]]
+    row: str  # of the table in the contract: "methods", "apply" or "objects"
+
+
+def methods_of(cls: type) -> MachineMethods:
+    """Return the commands and queries of a machine class; an override without a decorator stays what it overrides."""
+    commands: dict[str, Callable[..., Any]] = {}
+    queries: dict[str, Callable[..., Any]] = {}
+    kinds: dict[str, dict[str, Callable[..., Any]]] = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            if isinstance(value, Method):
+                _forget(kinds, name)
+                kinds[name] = commands if isinstance(value, Command) else queries
+                kinds[name][name] = value.function
+            elif name in kinds and inspect.isfunction(value):
+                kinds[name][name] = value
+            elif name in kinds:
+                _forget(kinds, name)
+    if kinds:
+        return MachineMethods(commands, queries, "methods")
+    apply, ask = getattr(cls, "apply", None), getattr(cls, "query", None)
+    if callable(apply):
+        return MachineMethods({"apply": apply}, {"query": ask} if callable(ask) else {}, "apply")
+    return MachineMethods({}, {}, "objects")
+
+
+def _forget(kinds: dict[str, dict[str, Callable[..., Any]]], name: str) -> None:
+    if name in kinds:
+        del kinds.pop(name)[name]
+
+
+# --- Machines ---------------------------------------------------------------------------------------------------------
+
+
+class StateMachine:
+    """A convenient base of machines: the defaults of `snapshot` and `restore`, to be called by `super()`."""
+
+    def snapshot(self) -> Any:
+        """Return the state as something that pickle takes, or an iterator of such chunks; here, the attributes."""
+        return default_state(self)
+
+    def restore(self, state: Any) -> None:
+        """Take up a state that `snapshot` gave; runs on an instance fresh from its constructor."""
+        restore_default(self, state)
+
+
+def default_state(machine: object) -> Any:
+    """Return the attributes of a machine as pickle would see them."""
+    return machine.__getstate__()
+
+
+def restore_default(machine: Any, state: Any) -> None:
+    """Put back what `default_state` gave: afterwards the machine has these attributes and no others."""
+    if hasattr(machine, "__setstate__"):
+        machine.__setstate__(state)
+        return
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    if hasattr(machine, "__dict__"):
+        if not any("__getstate__" in vars(each) for each in type(machine).__mro__[:-1]):
+            machine.__dict__.clear()  # an attribute that a command deleted must not come back from the constructor
+        machine.__dict__.update(attributes or {})
+    for name, value in (slots or {}).items():
+        object.__setattr__(machine, name, value)
+
+
+class CommandObjects:
+    """Say that commands are objects or callables that are given the state.
+
+    `ReplicatedStateMachine(CommandObjects, DataFrame)`. Needed only for a class that has an `apply` of its own.
+    """
+
+    def __init__(self, factory: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        self.state = factory(*args, **kwargs)
+
+
+class Replace(NamedTuple):
+    """Returned by a command to replace an immutable state: the new state, and the command's result."""
+
+    state: Any
+    result: Any = None
+
+
+# --- The context of a command -----------------------------------------------------------------------------------------
+
+
+class CommandContext:
+    """What a command may ask instead of reading a clock or rolling dice. One object, changed from command to command.
+
+    Attributes:
+        index: of the log entry.
+        position: place in the entry, from 0; many commands share an index.
+        serial: unique per command, strictly increasing over the cluster's life.
+        term: of the entry.
+        time: seconds of log time; never falls, whatever leaders' wall clocks do.
+        events: what was published so far: (index, topic, event as encoded by `encode`).
+    """
+
+    __slots__ = ("_random", "_random_serial", "encode", "events", "index", "position", "seed", "serial", "term", "time")
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.index = self.position = self.serial = self.term = -1
+        self.time = 0.0
+        self.events: list[tuple[int, str, Any]] = []
+        self.encode: Callable[[Any], Any] = _as_it_is
+        self._random_serial: int | None = None
+        self._random = random.Random(0)
+
+    def begin_entry(self, index: int, term: int, time: float) -> None:
+        """Say what is common to the commands of one entry."""
+        self.index, self.term, self.time = index, term, time
+
+    @property
+    def random(self) -> random.Random:
+        """A generator of this command's own, equal on every node."""
+        if self._random_serial != self.serial:
+            self._random = random.Random((self.seed << 64) ^ (self.serial + 1))
+            self._random_serial = self.serial
+        return self._random
+
+    def publish(self, topic: str, event: Any) -> None:
+        """Tell those who watch `topic`, in log order."""
+        if not isinstance(topic, str):
+            raise TypeError(f"a topic is a str, not {topic!r}")
+        self.events.append((self.index, topic, self.encode(event)))
+
+    def __repr__(self) -> str:
+        return (
+            f"<CommandContext index={self.index} position={self.position} serial={self.serial} "
+            f"term={self.term} time={self.time}>"
+        )
+
+
+def _as_it_is(event: Any) -> Any:
+    return event
+
+
+class Active(threading.local):
+    """The context of the command that this thread is applying."""
+
+    context: CommandContext | None = None
+
+
+active = Active()
+
+
+def context() -> CommandContext:
+    """Return the context of the command being applied.
+
+    Raises:
+        UsageError: no command is being applied in this thread.
+    """
+    current = active.context
+    if current is None:
+        raise UsageError(
+            "context() is for commands while they are applied; in a unit test, use "
+            "`with actorraft.testing.context(): ...`"
+        )
+    return current

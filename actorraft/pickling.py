@@ -1,0 +1,481 @@
+"""The caller's side of commands and results: what goes into a frame, and what comes out of one.
+
+A call whose arguments are all plain scalars is one msgpack array. Everything else is pickled, by one C pickler that
+asks about classes and functions only: importable ones go by name; those that no node can import (`__main__`, a
+notebook) are sent once, as a definition that goes ahead of the first command that needs it, and by name from then on;
+closures and lambdas go by value each time.
+
+Source:     contract section 1, "code and data on the way"; the formats are those that host.py reads.
+Shape:      array [method, argument, ...]; or Ext(1) pickle of (method, args, kwargs), Ext(2) pickle of a command
+            object, Ext(3) definition. A result: a scalar, or Ext(2) pickle, Ext(5) error, Ext(6) lost.
+Threads:    an Encoder may be used by any.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import sys
+import threading
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, cast
+
+import cloudpickle.cloudpickle as cloudpickle  # type: ignore[import-untyped]
+import msgspec
+
+from actorraft import byvalue
+from actorraft.byvalue import CodePickler, Ref, fingerprint_of
+from actorraft.canonical import SCALARS
+from actorraft.definitions import BY_VALUE, check_python, mark_by_value
+from actorraft.errors import (
+    ActorRaftError,
+    CommandFailed,
+    RemoteTraceback,
+    ResultLost,
+    UnknownType,
+    UsageError,
+)
+from actorraft.machine import CommandObjects
+from actorraft.names import Name, is_importable, look_up, name_of
+
+CALL: Final = 1
+OBJECT: Final = 2
+DEFINITION: Final = 3
+ERROR: Final = 5
+LOST: Final = 6
+
+RAISED, NOT_KNOWN, NOT_USABLE = range(3)  # in an error: the user's code raised it; UnknownType; UsageError
+
+_encode = msgspec.msgpack.Encoder().encode
+_Ext = msgspec.msgpack.Ext
+
+
+class Encoder:
+    """Turns calls and command objects into bytes, in the caller's thread.
+
+    Args:
+        on_definition: called with an encoded definition command, before the command that needs it is returned, and
+            under the encoder's lock: what it enqueues is ahead of any command that names what it defines.
+    """
+
+    def __init__(self, on_definition: Callable[[bytes], Any]) -> None:
+        self._on_definition = on_definition
+        self._lock = threading.RLock()
+        self._instances: set[type] = set()
+        self._plain: set[Any] = set()
+        self._sent: dict[int, tuple[Any, Ref]] = {}  # by id; the object is kept, so that its id stays its own
+        self._current: dict[Name, bytes] = {}  # plain name -> fingerprint that the nodes have under it
+        self._idle: list[_CommandPickler] = []  # picklers with their buffers, for reuse; append and pop are atomic
+
+    def encode_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """Encode a method call.
+
+        Raises:
+            UsageError: an argument cannot be sent; it says which and why.
+        """
+        if not kwargs and SCALARS.issuperset(map(type, args)):
+            try:
+                return _encode([method, *args])
+            except (OverflowError, UnicodeEncodeError):
+                pass  # an int of more than 64 bits, or a string with a lone surrogate: pickle takes these
+        return _encode(_Ext(CALL, self.dumps((method, args, kwargs))))
+
+    def encode_command(self, command: object) -> bytes:
+        """Encode a command object, or any callable on the state.
+
+        Raises:
+            UsageError: it cannot be sent; it says why.
+        """
+        return _encode(_Ext(OBJECT, self.dumps(command)))
+
+    def forget_definitions(self) -> None:
+        """Send every definition again before its next use: a new session cannot rely on an old one's."""
+        with self._lock:
+            self._sent.clear()
+            self._current.clear()
+            self._plain.clear()
+            self._instances.clear()
+
+    def dumps(self, value: Any) -> bytes:
+        """Pickle a value, defining what the nodes need first."""
+        try:
+            pickler = self._idle.pop()
+        except IndexError:
+            pickler = _CommandPickler(self)
+        try:
+            pickler.dump(value)
+        except Exception as error:
+            return self._dump_anew(value, error)
+        data = pickler.take()
+        self._idle.append(pickler)
+        return data
+
+    def _dump_anew(self, value: Any, first: Exception) -> bytes:
+        """Try again without what was remembered: a class may have been redefined since, in a notebook say."""
+        if isinstance(first, UsageError):
+            raise first
+        with self._lock:
+            self._plain.clear()
+            pickler = _CommandPickler(self)
+            try:
+                pickler.dump(value)
+            except ActorRaftError:
+                raise
+            except Exception as error:
+                _refuse(value, error, self)
+            return pickler.take()
+
+    def _local(self, code: Any, pickler: _CommandPickler) -> Any:
+        """Say how a class or function goes that no node can import, after sending its definition if need be."""
+        with self._lock:
+            name = name_of(code)
+            plain = look_up(name) is code
+            if not isinstance(code, type) and not plain:
+                return pickler.inline(code, None)  # a closure, a lambda, a local function
+            known = self._sent.get(id(code))
+            if known is None or (plain and self._current.get(name) != known[1].fingerprint):
+                self._define(_outermost(name) if plain else code)
+                if id(code) not in self._sent:
+                    self._define(code)
+                known = self._sent[id(code)]
+            ref = known[1]
+        if not plain:
+            return byvalue.resolve, (ref.module, ref.qualname, ref.fingerprint)
+        if type(code) is type:
+            self._plain.add(code)
+        return NotImplemented
+
+    def _define(self, code: Any) -> None:
+        pickler = _DefinitionPickler(self, code)
+        try:
+            pickler.dump(code)
+        except ActorRaftError:
+            raise
+        except Exception as error:
+            _refuse(code, error, self)
+        refs = [ref for _, ref in pickler.inlined.values()]
+        payload = _encode((*sys.version_info[:2], refs, pickler.buffer.getvalue()))
+        self._on_definition(_encode(_Ext(DEFINITION, payload)))
+        self._sent.update(pickler.inlined)
+        for made, ref in pickler.inlined.values():
+            byvalue.local_code[ref.fingerprint] = made
+            if ref.plain:
+                before = self._current.get(ref.name)
+                self._current[ref.name] = ref.fingerprint
+                if before is not None and before != ref.fingerprint:
+                    self._plain.clear()  # holds what had this name before
+
+
+class _CommandPickler(CodePickler):
+    """A reusable pickler of commands."""
+
+    def __init__(self, owner: Encoder) -> None:
+        self.buffer = io.BytesIO()
+        super().__init__(self.buffer, owner._instances, owner._plain)
+        self._owner = owner
+
+    def take(self) -> bytes:
+        """Return the pickle just made, and be ready for the next."""
+        buffer = self.buffer
+        data = buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+        if self.by_value:
+            data = mark_by_value(data)
+            self.forget()
+        else:
+            self.clear_memo()
+        return data
+
+    def local(self, code: Any) -> Any:
+        return self._owner._local(code, self)
+
+
+class _DefinitionPickler(CodePickler):
+    """Pickles one definition: the class or function asked for, and all it rests on that the nodes do not have yet."""
+
+    def __init__(self, owner: Encoder, root: Any) -> None:
+        self.buffer = io.BytesIO()
+        super().__init__(self.buffer, set(), set())
+        self._owner = owner
+        self._root = root
+        self.inlined: dict[int, tuple[Any, Ref]] = {}
+
+    def local(self, code: Any) -> Any:
+        name = name_of(code)
+        plain = look_up(name) is code
+        if not isinstance(code, type) and not plain:
+            return self.inline(code, None)
+        _check_definable(code)
+        known = self._owner._sent.get(id(code))
+        if known is not None and code is not self._root:
+            ref = known[1]
+            return byvalue.resolve, (ref.module, ref.qualname, ref.fingerprint)
+        ref = Ref(*name, fingerprint_of(code), plain)
+        self.inlined[id(code)] = code, ref
+        return self.inline(code, ref)
+
+
+def _check_definable(code: Any) -> None:
+    if isinstance(code, msgspec.StructMeta):
+        raise UsageError(
+            f"{code.__module__}.{code.__qualname__} is a msgspec.Struct, which cannot be taken apart and rebuilt in "
+            "another process: put it in a module that the nodes can import"
+        )
+
+
+def _outermost(name: Name) -> Any:
+    """Return the class around a nested one: by its plain name, the inner one is found through it."""
+    return look_up((name[0], name[1].partition(".")[0]))
+
+
+# --- Saying why something cannot be sent ------------------------------------------------------------------------------
+
+
+def _refuse(value: Any, error: Exception, encoder: Encoder) -> NoReturn:
+    path, reason = _blame(value, error, _describe(value), depth=5)
+    raise UsageError(f"cannot send {path}: {reason}") from error
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, type | types.FunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    return f"a {type(value).__qualname__}"
+
+
+def _blame(value: Any, error: Exception, path: str, depth: int) -> tuple[str, Exception]:
+    """Find the innermost part that cannot be pickled, so that the message names it."""
+    if depth == 0:
+        return path, error
+    for where, part in _parts(value):
+        pickler = _CommandPickler(Encoder(lambda _: None))
+        try:
+            pickler.dump(part)
+        except Exception as inner:
+            return _blame(part, inner, f"{path}{where}", depth - 1)
+    return path, error
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"[{key!r}]", part) for key, part in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [(f"[{position}]", part) for position, part in enumerate(value)]
+    if isinstance(value, types.FunctionType):
+        if is_importable(value):
+            return []
+        names = cloudpickle._extract_code_globals(value.__code__)
+        found = [(f" (its global {name})", value.__globals__[name]) for name in names if name in value.__globals__]
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=False)
+        return found + [(f" (its variable {name})", cell.cell_contents) for name, cell in cells if _filled(cell)]
+    if isinstance(value, type):
+        return [] if is_importable(value) else [(f".{k}", v) for k, v in byvalue.class_attributes(value).items()]
+    if isinstance(value, types.MethodType):
+        return [(" (its object)", value.__self__)]
+    return [(f".{name}", part) for name, part in _attributes(value).items()]
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    slots = [name for each in type(value).__mro__ for name in _as_names(vars(each).get("__slots__", ()))]
+    found = {name: getattr(value, name) for name in slots if hasattr(value, name) and name != "__dict__"}
+    return {**found, **getattr(value, "__dict__", {})}
+
+
+def _as_names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+# --- The machine's class and its arguments ----------------------------------------------------------------------------
+
+
+def encode_factory(machine: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Encode what builds a machine, for `MachineHost.from_factory` in another process.
+
+    Raises:
+        UsageError: `machine` is an instance, or something cannot be sent; it says what and why.
+    """
+    if not isinstance(
+        machine, type | types.FunctionType | types.BuiltinFunctionType | types.MethodType | functools.partial
+    ):
+        kind = type(machine).__qualname__
+        raise UsageError(
+            f"give the class, not an instance: ReplicatedStateMachine({kind}, ...) and the arguments of its "
+            "constructor; each node makes an instance of its own"
+        )
+    definitions: list[bytes] = []
+    data = Encoder(definitions.append).dumps((machine, args, kwargs))
+    return _encode((*sys.version_info[:2], definitions, data))
+
+
+def machine_name(machine: Callable[..., Any], args: tuple[Any, ...] = ()) -> str:
+    """Return the name under which a data directory remembers whose it is: module:qualname."""
+    if machine is CommandObjects and args:
+        return machine_name(args[0])
+    if isinstance(machine, functools.partial):
+        return machine_name(machine.func)
+    return ":".join(name_of(machine))
+
+
+# --- Results, on the way out of a node --------------------------------------------------------------------------------
+
+
+def encode_error(error: BaseException, dumps: Callable[[Any], bytes], kind: int = RAISED) -> Any:
+    """Encode what a command raised, so that the client can raise the same.
+
+    What is no Exception, means something else to a caller (StopIteration, this library's own errors) or cannot be
+    pickled goes without a body and arrives as CommandFailed.
+    """
+    text = "".join(traceback.format_exception(type(error), error, _after_host(error)))[-TRACEBACK_CHARS_MAX:]
+    body = None
+    if kind == RAISED and isinstance(error, Exception) and not isinstance(error, _NOT_AS_ITSELF):
+        try:
+            body = dumps(_dismantle(error))
+        except Exception:
+            body = None  # arrives as CommandFailed
+    message = _message(error)
+    packed = _encode((kind, type(error).__qualname__, _sendable(message), _sendable(text), body))
+    return _Ext(ERROR, packed)
+
+
+_NOT_AS_ITSELF = (StopIteration, StopAsyncIteration, ActorRaftError)
+TRACEBACK_CHARS_MAX = 16_384
+_OWN_FILES = (__file__, __file__.replace("pickling", "host"), __file__.replace("pickling", "machine"))
+
+
+def _after_host(error: BaseException) -> types.TracebackType | None:
+    """Leave out the frames of this library that stand above the user's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename in _OWN_FILES:
+        trace = trace.tb_next
+    return trace
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"<{type(problem).__name__} in its __str__>"
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _dismantle(error: Exception) -> Any:
+    """Return (class, arguments, attributes), or the exception itself if its class has its own way to be pickled."""
+    kind = type(error)
+    owner = next(each for each in kind.__mro__ if "__reduce__" in vars(each) or "__reduce_ex__" in vars(each))
+    if owner.__flags__ & byvalue.HEAP_TYPE or "__getstate__" in {
+        name for each in kind.__mro__[:-1] for name in vars(each)
+    }:
+        return error
+    reduced: Any = error.__reduce__()
+    return kind, reduced[1], reduced[2] if len(reduced) > 2 else {}
+
+
+def _c_init(kind: type) -> type:
+    """Return the first class that is not written in Python: the one whose constructor keeps state in C."""
+    return next(each for each in kind.__mro__ if not each.__flags__ & byvalue.HEAP_TYPE)
+
+
+# --- Results, on their way into a caller ------------------------------------------------------------------------------
+
+
+def decode_result(value: Any) -> Any:
+    """Turn a decoded result value into what the command returned, or raise what it raised.
+
+    Raises:
+        CommandFailed: it raised something that cannot be raised here.
+        ResultLost: its result could not be sent, or cannot be rebuilt here.
+        UnknownType: a class is missing, there or here; the message says where.
+    """
+    if type(value) is not _Ext:
+        return value
+    if value.code == OBJECT:
+        return _load_result(value.data)
+    if value.code == ERROR:
+        raise _load_error(value.data)
+    if value.code == LOST:
+        raise ResultLost(bytes(value.data).decode("utf-8", "replace"))
+    raise ResultLost(f"a result of kind {value.code}, which this version does not know")
+
+
+def _load_result(data: Any) -> Any:
+    try:
+        if data[0] == BY_VALUE:
+            check_python(data[1], data[2], "the result")
+            data = data[3:]
+        return pickle.loads(data)
+    except UnknownType:
+        raise
+    except UsageError as error:
+        raise ResultLost(f"the command was applied; {error}") from error
+    except Exception as error:
+        missing = _missing_name(data)
+        if missing is not None:
+            raise UnknownType(f"the result holds a {missing}, which is not to be found in this process") from error
+        raise ResultLost(
+            f"the command was applied; its result cannot be rebuilt here: {type(error).__name__}: {error}"
+        ) from error
+
+
+class _Inquiry(pickle.Unpickler):
+    """Reads a pickle that failed once more, to find out which name is missing."""
+
+    missing: str | None = None
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except Exception:
+            self.missing = f"{module}:{name}"
+            raise
+
+
+def _missing_name(data: bytes) -> str | None:
+    inquiry = _Inquiry(io.BytesIO(data))
+    try:
+        inquiry.load()
+    except Exception:
+        return inquiry.missing
+    return None
+
+
+def _load_error(data: Any) -> BaseException:
+    kind, type_name, message, text, body = msgspec.msgpack.decode(data)
+    if kind == NOT_KNOWN:
+        return UnknownType(message)
+    if kind == NOT_USABLE:
+        return UsageError(message)
+    if body is not None:
+        try:
+            error = _assemble(_load_result(body))
+        except Exception:
+            error = None  # it cannot be rebuilt here, for whatever reason
+        if error is not None:
+            error.__cause__ = RemoteTraceback(text)
+            return error
+    failed = CommandFailed(type_name, message, text)
+    failed.__cause__ = RemoteTraceback(text)
+    return failed
+
+
+def _assemble(parts: Any) -> BaseException | None:
+    """Rebuild an exception without running a constructor written in Python: its arguments need not fit."""
+    if isinstance(parts, BaseException):
+        return parts
+    kind, arguments, attributes = parts
+    error: BaseException = kind.__new__(kind, *arguments)
+    cast(Any, _c_init(kind)).__init__(error, *arguments)
+    error.__setstate__(attributes)
+    return error

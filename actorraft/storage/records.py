@@ -126,9 +126,9 @@ def _encode_item(item: Any) -> tuple[int, bytes]:
         return _CODEC_NONE, b""
     if isinstance(item, bytes):
         return _CODEC_BYTES, bytes(item)
-    if isinstance(item, Configuration):
-        return _CODEC_CONFIGURATION, encode_configuration(item)
     try:
+        if isinstance(item, Configuration):
+            return _CODEC_CONFIGURATION, encode_configuration(item)
         return _CODEC_PLAIN, _plain_encoder.encode(item)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UsageError(

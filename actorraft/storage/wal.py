@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 << 20
 PREALLOCATE_BYTES = 16 << 20
+_ZEROS = memoryview(bytes(256 << 10))
 SUFFIX = ".wal"
 LOST_SUFFIX = ".lost"
 MARK_NAME = "mark"
@@ -231,6 +232,7 @@ class Wal:
         self._sequence = 0  # of the next batch
         self._offset = 0  # where it goes
         self._room = 0  # preallocated up to here
+        self._zeroed = 0  # and overwritten with zeros up to here
         self._preallocating = files.syncing
 
     # ---- opening ----
@@ -297,7 +299,7 @@ class Wal:
         files.write(self._fd, [scan.last_batch], self._offset - len(scan.last_batch))
         files.sync(self._fd)
         files.sync_directory(self.directory)
-        self._room = os.fstat(self._fd).st_size
+        self._room, self._zeroed = os.fstat(self._fd).st_size, self._offset
         self._open_mark()
 
     def _set_aside_after(self, segment: Segment) -> None:
@@ -383,26 +385,39 @@ class Wal:
             raise UsageError(f"one write to the log holds at most {records.BATCH_BYTES_MAX} bytes, not {size}")
         if self._offset + size > self.segment_bytes and self._sequence > self.segments[-1].first_sequence + 1:
             self._rotate()
-        if self._offset + size > self._room and self._preallocating:
-            self._make_room(size)
         files = self.files
         sequence = self._sequence
-        files.write(self._fd, (records.encode_batch_header(self._marker, sequence, body), body), self._offset)
+        header = records.encode_batch_header(self._marker, sequence, body)
+        if self._offset + size > self._zeroed and self._preallocating:
+            files.write(self._fd, (header, body, self._zeros_behind(size)), self._offset)
+        else:
+            files.write(self._fd, (header, body), self._offset)
         files.sync_data(self._fd)
         self._offset += size
         self._sequence = sequence + 1
         files.write(self._mark_fd, (records.encode_slot(sequence),), records.SLOT_BYTES if sequence & 1 else 0)
 
-    def _make_room(self, size: int) -> None:
-        """Preallocate, or go on without where the file system has no room or no such thing."""
-        start = max(self._room, self._offset)
-        length = max(min(PREALLOCATE_BYTES, self.segment_bytes - start), self._offset + size - start)
-        try:
-            self.files.preallocate(self._fd, start, length)
-            self._room = start + length
-        except OSError as error:
-            logger.info("%s: no preallocation: %s", self.segments[-1].path, error)
-            self._preallocating = False
+    def _zeros_behind(self, size: int) -> memoryview:
+        """Return the zeros to write behind a batch of `size`, in room that is preallocated for them.
+
+        Blocks that were written once are cheaper to sync than blocks that were only preallocated, for those change
+        the file's metadata: 120 against 206 us for 64 KiB, 99 against 125 us for 128 B. A batch too large to gain
+        from that gets none.
+        """
+        stop = self._offset + size
+        zeros = _ZEROS[: max(0, self.segment_bytes - stop)] if size < len(_ZEROS) else _ZEROS[:0]
+        self._zeroed = stop + len(zeros)
+        if self._zeroed > self._room:
+            start = max(self._room, self._offset)
+            length = max(min(PREALLOCATE_BYTES, self.segment_bytes - start), self._zeroed - start)
+            try:
+                self.files.preallocate(self._fd, start, length)
+                self._room = start + length
+            except OSError as error:  # no room, or no such thing on this file system: then without
+                logger.info("%s: no preallocation: %s", self.segments[-1].path, error)
+                self._preallocating = False
+                return _ZEROS[:0]
+        return zeros
 
     def _rotate(self) -> None:
         old, stop = self._fd, self._offset
@@ -422,7 +437,7 @@ class Wal:
         fd = files.create(aside)
         self._fd, self._marker, self._sequence = fd, marker, first + 1
         files.write(fd, (head, records.encode_batch_header(marker, first, start), start), 0)
-        self._offset = self._room = len(head) + records.BATCH_HEADER_BYTES + len(start)
+        self._offset = self._room = self._zeroed = len(head) + records.BATCH_HEADER_BYTES + len(start)
         files.sync(fd)
         files.rename(aside, path)
         files.sync_directory(self.directory)

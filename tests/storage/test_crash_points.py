@@ -81,12 +81,14 @@ def acknowledged_states(path: Path) -> list[Held]:
     return [(Recovered(HardState(), None, 0, -1, []), b""), *states]
 
 
-def run_steps(path: Path, files: Files, on_step: Callable[[int], None] = lambda number: None) -> int:
+def run_steps(
+    path: Path, files: Files, on_step: Callable[[int], None] = lambda number: None, segment_bytes: int = 512
+) -> int:
     """Take the steps until the process is killed; return how many were finished."""
     done = 0
     store = None
     try:
-        store = open_store(path, files=files)
+        store = open_store(path, files=files, segment_bytes=segment_bytes)
         for step in STEPS:
             on_step(done)
             step(store)
@@ -172,30 +174,31 @@ def test_a_process_killed_during_recovery_recovers_the_next_time(tmp_path: Path)
     assert crash_at > 5
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_loss_of_power_at_any_step_keeps_what_was_acknowledged(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("segment_bytes", [512, 6000], ids=["small segments", "one segment"])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_loss_of_power_at_any_step_keeps_what_was_acknowledged(tmp_path: Path, seed: int, segment_bytes: int) -> None:
     rng = random.Random(seed)
     states = acknowledged_states(tmp_path / "undisturbed")
-    cuts = power_cuts(tmp_path / "node", rng, chance=0.5)
-    assert len(cuts) > 30
+    cuts = power_cuts(tmp_path / "node", rng, segment_bytes)
+    assert len(cuts) > 20
 
     for number, (done, tree) in enumerate(cuts):
         path = tmp_path / f"cut-{number}"
         path.mkdir()
         write_tree(path, tree)
-        found = held_at(path)
+        found = held_at(path, segment_bytes=segment_bytes)
         after = states[min(done + 1, len(states) - 1)]
         assert within(found, states[done], after), f"cut {number}, in step {done}: {found}"
 
 
-def power_cuts(path: Path, rng: random.Random, chance: float) -> list[tuple[int, dict[str, bytes]]]:
+def power_cuts(path: Path, rng: random.Random, segment_bytes: int) -> list[tuple[int, dict[str, bytes]]]:
     """Take the steps; return (steps finished, what is on the disk) for losses of power at random changes."""
     files = PowerFiles()
     cuts: list[tuple[int, dict[str, bytes]]] = []
     done = 0
 
     def maybe_cut() -> None:
-        if path.is_dir() and rng.random() < chance:
+        if path.is_dir() and rng.random() < 0.5:
             cuts.append((done, files.after_power_loss(path, rng)))
 
     def on_step(number: int) -> None:
@@ -204,7 +207,7 @@ def power_cuts(path: Path, rng: random.Random, chance: float) -> list[tuple[int,
 
     files.on_change = maybe_cut
     try:
-        assert run_steps(path, files, on_step) == len(STEPS)
+        assert run_steps(path, files, on_step, segment_bytes) == len(STEPS)
     finally:
         files.release()
     return cuts
@@ -219,7 +222,7 @@ def test_without_syncs_a_loss_of_power_loses_something(
     rng = random.Random(0)
     states = acknowledged_states(tmp_path / "undisturbed")
     lost = 0
-    for number, (done, tree) in enumerate(power_cuts(tmp_path / "node", rng, chance=0.5)):
+    for number, (done, tree) in enumerate(power_cuts(tmp_path / "node", rng, segment_bytes=512)):
         path = tmp_path / f"cut-{number}"
         path.mkdir()
         write_tree(path, tree)

@@ -14,16 +14,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
-PEER: Final = 1
-CLIENT: Final = 2
-DISCONNECTED: Final = 3
-CONNECTED: Final = 4
-WAKE: Final = 5
-NODE: Final = 6
+
+class Kinds:
+    """What an envelope can be."""
+
+    PEER: Final = 1
+    CLIENT: Final = 2
+    DISCONNECTED: Final = 3
+    CONNECTED: Final = 4
+    WAKE: Final = 5
+    FRAME: Final = 6
+
+
+PEER, CLIENT, DISCONNECTED, CONNECTED, WAKE, NODE = 1, 2, 3, 4, 5, 6
 
 
 class Envelope(NamedTuple):
-    """One thing that happened; `frame` is empty for all but PEER, CLIENT and NODE."""
+    """One thing that happened; `frame` is empty for all but PEER, CLIENT and FRAME."""
 
     kind: int
     sender: Any
@@ -56,14 +63,14 @@ class Mailbox(Protocol):
         """Close every socket; what was not sent yet is lost. Idempotent."""
 
 
-class ClientChannel(Protocol):
+class Channel(Protocol):
     """The client's side: links to the nodes of a cluster. Used by one thread, but for `wake`."""
 
     def set_endpoints(self, endpoints: Mapping[int, str]) -> None:
         """Say where the nodes are: node id -> endpoint."""
 
     def wait(self, timeout_s: float) -> list[Envelope]:
-        """As Mailbox.wait; kinds are NODE, CONNECTED, DISCONNECTED and WAKE."""
+        """As Mailbox.wait; kinds are FRAME, CONNECTED, DISCONNECTED and WAKE."""
 
     def send(self, node_id: int, frame: bytes) -> bool:
         """Send to a node, never blocking; False if it certainly did not leave."""

@@ -13,12 +13,8 @@ Not here:   ordering of keys. `range` and `keys` sort what they return; keep key
 
 from __future__ import annotations
 
-import builtins
 import heapq
-import pickle
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
-from io import BytesIO
 from itertools import islice
 from typing import Any
 
@@ -200,40 +196,6 @@ class KVStore(StateMachine):
                 if expires_at is not None:
                     self._expires_at[key] = expires_at
         self._rebuild_due()
-
-    def digest(self) -> bytes:
-        """Return a digest of the state: the same pairs give the same digest, in whatever order they were put."""
-        triples = ((key, value, self._expires_at.get(key)) for key, value in self._data.items())
-        return _unordered_digest(triples) + len(self._data).to_bytes(8, "big")
-
-
-def _unordered_digest(values: Iterable[Any]) -> bytes:
-    """Return a digest of a collection that does not depend on its order: the sum of its members' digests."""
-    total = 0
-    for value in values:
-        total += int.from_bytes(blake2b(_canonical(value), digest_size=16).digest(), "big")
-    return (total % (1 << 128)).to_bytes(16, "big")
-
-
-def _canonical(value: Any) -> bytes:
-    """Return bytes that are equal for values of equal structure.
-
-    A plain pickle will not do: it remembers which parts are one object, which differs between a replica that applied
-    every command and one that was restored from a snapshot, and it keeps the order of sets and dicts.
-    """
-    kind = type(value)
-    if kind is tuple or kind is list:
-        parts = [_canonical(part) for part in value]
-        return b"%s %d %s" % (kind.__name__.encode(), len(parts), b"".join(b"%d %s" % (len(p), p) for p in parts))
-    if kind is dict:
-        return b"dict %d %s" % (len(value), _unordered_digest(value.items()))
-    if kind is builtins.set or kind is frozenset:
-        return b"set %d %s" % (len(value), _unordered_digest(value))
-    buffer = BytesIO()
-    pickler = pickle.Pickler(buffer, protocol=5)
-    pickler.fast = True  # no memory of what was seen
-    pickler.dump(value)
-    return buffer.getvalue()
 
 
 _MISSING = object()

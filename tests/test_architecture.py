@@ -32,7 +32,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "actorraft.raft": ({"actorraft.raft"}, set(), CLOCKS_AND_DEVICES),
     "actorraft.storage": (
         {"actorraft.storage", "actorraft.raft.messages", "actorraft.errors", "actorraft.ports", "actorraft.codec"},
-        {"msgspec"},
+        {"msgspec", "rich", "typer"},
         SOCKETS | {"pickle", "random"},
     ),
     "actorraft.actors": (

@@ -24,6 +24,7 @@ import os
 import stat
 import sys
 import time
+import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,19 @@ class NodeInfo:
     cluster_id: str | None = None
     durability: str = "fsync"
     boot_id: str = ""  # with "os": the boot of the machine under which it is being written; "" when all of it is synced
+    started: bool = False  # whether there is a log; from then on a missing one is damage
+
+
+_locks: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
+
+
+def _leave_locks_to_the_parent() -> None:
+    """Close a fork's copies, or it would go on holding what its parent has let go of."""
+    for lock in list(_locks):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 
 class DirectoryLock:
@@ -74,6 +88,7 @@ class DirectoryLock:
         self.path = directory / LOCK_FILE
         with cannot_be_used(directory):
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        _locks.add(self)
         deadline = time.monotonic() + wait_s
         try:
             while not self._taken():
@@ -131,10 +146,7 @@ class ClusterDirectory:
     def create(self, info: ClusterInfo) -> None:
         """Make the nodes' folders, and then say that the cluster exists: a crash before that leaves none."""
         assert self.info is None, f"{self.path} holds a cluster already"
-        with cannot_be_used(self.path):
-            for node_id in info.node_ids:
-                self._files.make_directory(self.node_path(node_id))
-            self._store(info)
+        self.update(info)
 
     def check(self, machine: str) -> ClusterInfo:
         """Return `info`, if this interpreter and that machine can go on with what is here. Raises UsageError."""
@@ -149,18 +161,29 @@ class ClusterDirectory:
             )
         for node_id in info.node_ids:
             node = self.node_path(node_id)
-            if not node.is_dir():
+            if not (node / NODE_FILE).exists():
                 raise UsageError(
-                    f"{self.path} lacks {node.name}, the folder of node {node_id}: what it had acknowledged is gone"
+                    f"{self.path} lacks {node.name}/{NODE_FILE}: what node {node_id} had acknowledged is gone"
                 )
         return info
 
     def update(self, info: ClusterInfo) -> None:
         """Replace the description, as after a change of membership. Folders of nodes that are new are made."""
+        known = self.info.node_ids if self.info else ()
         with cannot_be_used(self.path):
             for node_id in info.node_ids:
-                self._files.make_directory(self.node_path(node_id))
-            self._store(info)
+                if node_id not in known:
+                    self._make_node(node_id, info.cluster_id)
+            self._files.sync_directory(self.path)
+            self._files.replace(self.path / CLUSTER_FILE, seal(asdict(info)))
+            self._files.sync_directory(self.path.parent)
+        self.info = info
+
+    def storage_ids(self) -> dict[int, str]:
+        """Return the storage id of each node's folder. Raises CorruptionError."""
+        assert self.info is not None, f"{self.path} holds no cluster"
+        contents = {node_id: unseal(self.node_path(node_id) / NODE_FILE) for node_id in self.info.node_ids}
+        return {node_id: content["storage_id"] for node_id, content in contents.items() if content}
 
     def node_path(self, node_id: int) -> Path:
         """Return where that node's data is."""
@@ -170,16 +193,16 @@ class ClusterDirectory:
         """Let go of the lock. Idempotent."""
         self._lock.close()
 
-    def _store(self, info: ClusterInfo) -> None:
-        self._files.sync_directory(self.path)
-        self._files.replace(self.path / CLUSTER_FILE, seal(asdict(info)))
-        self._files.sync_directory(self.path.parent)
-        self.info = info
+    def _make_node(self, node_id: int, cluster_id: str) -> None:
+        folder = self.node_path(node_id)
+        self._files.make_directory(folder)
+        info = NodeInfo(storage_id=draw_storage_id(), node_id=node_id, cluster_id=cluster_id)
+        self._files.replace(folder / NODE_FILE, seal(asdict(info)))
 
     def _load(self) -> ClusterInfo | None:
         content = unseal(self.path / CLUSTER_FILE)
         if content is None:
-            if any(self.path.glob(f"node-*/{NODE_FILE}")):
+            if any(self.path.glob("node-*/log")):
                 raise CorruptionError(
                     f"{self.path / CLUSTER_FILE} is missing beside the nodes' data. Put back a copy of it"
                 )
@@ -192,10 +215,12 @@ class ClusterDirectory:
         return ClusterInfo(**{**content, "node_ids": tuple(content["node_ids"])})
 
     def _ours(self, path: Path) -> bool:
-        """Whether an unfinished `create` may have left this: a lock, a temporary file, a node without any data."""
+        """Whether an unfinished `create` may have left this."""
         if path.name in (LOCK_FILE, CLUSTER_FILE + ".tmp"):
             return True
-        return path.name.startswith("node-") and path.is_dir() and not any(path.iterdir())
+        if not path.name.startswith("node-") or not path.is_dir():
+            return False
+        return all(one.name.startswith(NODE_FILE) for one in path.iterdir())
 
 
 class NodeDirectory:
@@ -225,7 +250,7 @@ class NodeDirectory:
         self._files = files or Files()
         self._lock = DirectoryLock(self.path, wait_s=wait_s)
         try:
-            self.info, self.new = self._load(node_id, cluster_id, create)
+            self.info = self._load(node_id, cluster_id, create)
         except BaseException:
             self._lock.close()
             raise
@@ -234,24 +259,28 @@ class NodeDirectory:
         """Replace the description; durable on return. Raises OSError."""
         self._files.replace(self.path / NODE_FILE, seal(asdict(info)))
         self.info = info
-        self.new = False
 
     def close(self) -> None:
         """Let go of the lock. Idempotent."""
         self._lock.close()
 
-    def _load(self, node_id: int | None, cluster_id: str | None, create: bool) -> tuple[NodeInfo, bool]:
+    def _load(self, node_id: int | None, cluster_id: str | None, create: bool) -> NodeInfo:
         content = unseal(self.path / NODE_FILE)
         if content is None:
             if not create:
                 raise UsageError(f"{self.path} holds no node's data: what that node had acknowledged is gone")
-            return NodeInfo(storage_id=os.urandom(16).hex(), node_id=node_id, cluster_id=cluster_id), True
+            return NodeInfo(storage_id=draw_storage_id(), node_id=node_id, cluster_id=cluster_id)
         info = NodeInfo(**content)
         if None not in (node_id, info.node_id) and node_id != info.node_id:
             raise UsageError(f"{self.path} is the folder of node {info.node_id}, not of node {node_id}")
         if None not in (cluster_id, info.cluster_id) and cluster_id != info.cluster_id:
             raise UsageError(f"{self.path} belongs to cluster {info.cluster_id}, not to {cluster_id}")
-        return info, False
+        return info
+
+
+def draw_storage_id() -> str:
+    """Return a new random storage id."""
+    return os.urandom(16).hex()
 
 
 def prepare_directory(path: str | os.PathLike[str]) -> Path:

@@ -87,7 +87,7 @@ class DiskStorage:
                 files = files.unsynced()
             self._wal = Wal(self.path / LOG_FOLDER, storage_id, files, segment_bytes=segment_bytes)
             self._snapshots = SnapshotStore(self.path / SNAPSHOT_FOLDER, storage_id, files, self._guarded)
-            if self._directory.new:
+            if not self._directory.info.started:
                 self._create()
         except BaseException:
             self._directory.close()
@@ -165,7 +165,7 @@ class DiskStorage:
         try:
             self._wal.close()
             self._snapshots.close()
-            if refusal is None and self.durability == "os" and self._sync_on_close and not self._directory.new:
+            if refusal is None and self.durability == "os" and self._sync_on_close:
                 self._sync_everything()
         finally:
             self._directory.close()
@@ -181,7 +181,9 @@ class DiskStorage:
                 files.make_directory(folder)
             leftovers = [*segment_paths(log), *snapshots.iterdir()]
             if len(leftovers) > 1 or any(path.stat().st_size > EMPTY_SEGMENT_BYTES for path in leftovers):
-                raise CorruptionError(f"{self.path / NODE_FILE} is missing beside a node's data. Put back a copy of it")
+                raise CorruptionError(
+                    f"{self.path / NODE_FILE} is missing, or out of date, beside a node's data. Put back a copy of it"
+                )
             for path in leftovers:
                 files.unlink(path)
             self._wal.create()
@@ -206,7 +208,7 @@ class DiskStorage:
 
     def _check_boot(self) -> None:
         info = self._directory.info
-        if self._directory.new or info.durability != "os" or not info.boot_id or self._accept_loss:
+        if info.durability != "os" or not info.boot_id or self._accept_loss:
             return
         if info.boot_id != boot.boot_id():
             raise CorruptionError(
@@ -217,8 +219,8 @@ class DiskStorage:
     def _store_info(self) -> None:
         """Say how the store is written from now on, before anything is acknowledged that way."""
         boot_id = (boot.boot_id() or "unknown") if self.durability == "os" else ""
-        info = replace(self._directory.info, durability=self.durability, boot_id=boot_id)
-        if info != self._directory.info or self._directory.new:
+        info = replace(self._directory.info, durability=self.durability, boot_id=boot_id, started=True)
+        if info != self._directory.info:
             self._directory.store(info)
 
     def _sync_everything(self) -> None:

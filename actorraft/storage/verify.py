@@ -88,15 +88,15 @@ def _verify_cluster(folder: Path, report: Report) -> None:
             report.findings.append(Finding(folder / CLUSTER_FILE, str(error)))
         seen: dict[EntryId, tuple[int, int]] = {}
         for name in sorted(nodes, key=lambda one: (len(one), one)):
-            if not _never_started(nodes[name]):
-                _verify_node(nodes[name], report, seen)
+            _verify_node(nodes[name], report, seen)
     finally:
         lock.close()
 
 
 def _never_started(folder: Path) -> bool:
     """Whether a node's folder was made and holds nothing yet, or no more than an unfinished start leaves behind."""
-    if (folder / NODE_FILE).exists():
+    content = unseal(folder / NODE_FILE)
+    if content is not None and NodeInfo(**content).started:
         return False
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp"]
     return all(path.parent == folder or path.stat().st_size <= EMPTY_SEGMENT_BYTES for path in files)
@@ -106,6 +106,8 @@ def _verify_node(folder: Path, report: Report, seen: dict[EntryId, tuple[int, in
     lock = DirectoryLock(folder, wait_s=0)
     try:
         with cannot_be_used(folder):
+            if _never_started(folder):
+                return
             content = unseal(folder / NODE_FILE)
             if content is None:
                 raise CorruptionError(f"{folder / NODE_FILE} is missing beside a node's data")

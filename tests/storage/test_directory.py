@@ -128,7 +128,7 @@ def test_another_python_minor_version_is_refused_naming_both(tmp_path: Path) -> 
 
 def test_a_missing_node_folder_is_refused_naming_the_node(tmp_path: Path) -> None:
     made(tmp_path / "c")
-    (tmp_path / "c" / "node-1").rmdir()
+    (tmp_path / "c" / "node-1" / "node.json").unlink()
     text = refusal(tmp_path / "c")
     assert "node-1" in text
     assert "gone" in text
@@ -143,7 +143,38 @@ def test_a_create_that_was_cut_short_is_taken_up_again(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "node-0").mkdir()
     (tmp_path / "c" / "cluster.json.tmp").write_bytes(b"{")
+    (tmp_path / "c" / "node-0" / "node.json").write_bytes(b"{")
     made(tmp_path / "c")
+    open_store(tmp_path / "c" / "node-0", node_id=0, create=False).close()
+
+
+def test_storage_ids_are_known_before_the_nodes_start(tmp_path: Path) -> None:
+    directory = ClusterDirectory(tmp_path, wait_s=0)
+    directory.create(info())
+    for node_id, storage_id in directory.storage_ids().items():
+        store = open_store(directory.node_path(node_id), node_id=node_id, create=False)
+        assert store.storage_id == storage_id
+        store.close()
+    directory.update(info(node_ids=(1, 2, 3)))
+    assert sorted(directory.storage_ids()) == [1, 2, 3]
+    directory.close()
+
+
+def test_a_fork_does_not_go_on_holding_its_parents_locks(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from actorraft.storage.directory import DirectoryLock
+lock = DirectoryLock(Path(sys.argv[1]), wait_s=0)
+wait, go = os.pipe()
+if os.fork() == 0:
+    os.close(go)
+    os.read(wait, 1)
+    os._exit(0)
+lock.close()
+DirectoryLock(Path(sys.argv[1]), wait_s=0).close()
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_a_folder_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import resource
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -306,8 +307,16 @@ def test_a_store_whose_description_is_missing_beside_data_is_refused(tmp_path: P
     store.persist(HardState(1, 0), -1, [])
     store.close()
     (tmp_path / "node.json").unlink()
-    with pytest.raises(CorruptionError, match=r"node\.json is missing"):
+    with pytest.raises(CorruptionError, match=r"node\.json is missing, or out of date"):
         open_store(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["log", "snapshots"])
+def test_a_store_of_which_a_folder_is_missing_is_refused(tmp_path: Path, lost: str) -> None:
+    open_store(tmp_path).close()
+    shutil.rmtree(tmp_path / lost)
+    with pytest.raises(CorruptionError, match=f"{lost} is missing"):
+        held_at(tmp_path)
 
 
 def test_a_lost_mark_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import msgspec
 
 from actorraft import codec
-from actorraft.actors.mailbox import CONNECTED, DISCONNECTED, NODE
+from actorraft.actors.mailbox import Kinds
 from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageError
 from actorraft.futures import ResultFuture, resolve_many
 from actorraft.pickling import Encoder, decode_result
 from actorraft.session import Call, ClientSession, QueryCall
 
 if TYPE_CHECKING:
-    from actorraft.actors.mailbox import ClientChannel
+    from actorraft.actors.mailbox import Channel
 
 logger = logging.getLogger("actorraft")
 
@@ -93,7 +93,7 @@ class Client(Generic[M]):
         endpoints: Mapping[int, str],
         machine: Callable[..., M] | None = None,
         *,
-        channel: ClientChannel,
+        channel: Channel,
         frame_bytes_max: int = 16 << 20,
     ) -> None:
         self._endpoints = dict(endpoints)
@@ -362,14 +362,14 @@ class Client(Generic[M]):
         session, now_s = self._session, time.monotonic()
         before = (session.leader, session.term)
         for kind, node_id, frame in envelopes:
-            if kind == NODE:
+            if kind == Kinds.FRAME:
                 try:
                     session.receive(node_id, codec.decode_reply(frame), now_s)
                 except codec.MalformedFrame as error:
                     logger.warning("dropped a frame from node %s: %s", node_id, error)
-            elif kind == CONNECTED:
+            elif kind == Kinds.CONNECTED:
                 session.connected(node_id, now_s)
-            elif kind == DISCONNECTED:
+            elif kind == Kinds.DISCONNECTED:
                 session.disconnected(node_id, now_s)
         requests = self._requests
         while requests:
@@ -442,7 +442,7 @@ def decode_value(value: Any) -> Any:
     return decode_result(value)
 
 
-def _run(reference: weakref.ref[Client[Any]], channel: ClientChannel) -> None:
+def _run(reference: weakref.ref[Client[Any]], channel: Channel) -> None:
     """The I/O thread; it holds its client only while it works, so that a forgotten one can be collected."""
     wait_s = 0.0
     while True:

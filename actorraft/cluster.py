@@ -202,6 +202,7 @@ class Place:
                     cluster_id=os.urandom(8).hex(),
                     machine=machine,
                     node_ids=tuple(range(nodes or 3)),
+                    founder_ids=tuple(range(nodes or 3)),
                     hash_seed=int.from_bytes(os.urandom(4), "little"),
                     name=name or machine.partition(":")[2].rpartition(".")[2].lower(),
                 )
@@ -311,7 +312,7 @@ class Cluster(Client[M]):
             directory=self._place.node_path(node_id),
             durability=self._durability,
             keeps_data=self._place.keeps_data,
-            voters=frozenset(self._place.info.node_ids),
+            voters=frozenset(self._place.info.founder_ids if node_id in self._place.info.founder_ids else ()),
             peer_endpoint=peer_endpoint,
             client_endpoint=client_endpoint,
             token=self._token,
@@ -425,6 +426,70 @@ class Cluster(Client[M]):
         client = open_client(self.endpoints, self._machine, frame_bytes_max=self._config.frame_bytes_max)
         client.wait_for_leader()
         return client
+
+    def add_node(self, *, timeout: float = 60.0) -> int:
+        """Start one more node and make it a voter once it has caught up; commands keep flowing.
+
+        Returns:
+            Its id, never used before.
+
+        Raises:
+            Unavailable: it is not a voter after `timeout` seconds; the message says how far it came.
+        """
+        with self._lock:
+            deadline_s = time.monotonic() + timeout
+            node_id = max(self._ask_leader("status", {}, timeout)["next_node_id"], *(n + 1 for n in self._bound))
+            self._place.update((*self._place.info.node_ids, node_id))
+            process = self._launch(node_id)
+            self._bound[node_id] = self._expect(node_id, "bound", deadline_s)
+            self._tell_peers(tuple(one for one in self.nodes if self.nodes[one].alive))
+            self._expect(node_id, "ready", deadline_s)
+            self._monitor.watch(process)
+            self._set_endpoints()
+        self._change_membership(["add_voter", node_id], lambda said: node_id in said["voters"], deadline_s)
+        return node_id
+
+    def remove_node(self, node_id: int, *, timeout: float = 60.0) -> None:
+        """Take a node out of the cluster, then stop its process. A leader that is removed hands over first.
+
+        Raises:
+            Unavailable: it is still a member after `timeout` seconds.
+        """
+        if node_id not in self.nodes:
+            raise UsageError(f"there is no node {node_id}; the nodes are {sorted(self.nodes)}")
+        if len(self.nodes) == 1:
+            raise UsageError("the last node cannot be removed; close() the cluster")
+        deadline_s = time.monotonic() + timeout
+        gone = lambda said: node_id not in (*said["voters"], *said["learners"])  # noqa: E731
+        self._change_membership(["remove", node_id], gone, deadline_s)
+        with self._lock:
+            self._take_down(node_id, ActorProcess.terminate)
+            self._processes.pop(node_id).close()
+            del self._bound[node_id]
+            self._place.update(tuple(one for one in self._place.info.node_ids if one != node_id))
+            self._tell_peers(tuple(one for one in self.nodes if self.nodes[one].alive))
+            self._set_endpoints()
+
+    def _change_membership(self, change: list[Any], done: Callable[[dict[str, Any]], bool], deadline_s: float) -> None:
+        """Ask the leader, whoever it is meanwhile, until the change is committed."""
+        said: dict[str, Any] = {}
+        refusal = ""
+        while time.monotonic() < deadline_s:
+            try:
+                said = self._ask_leader("status", {}, 5.0)
+                if done(said) and not said["joint"] and said["configuration_index"] <= said["commit_index"]:
+                    return
+                if not done(said):
+                    self._ask_leader("change_membership", {"changes": [change]}, 5.0)
+            except Unavailable as error:  # another change, or no entry of this leader's term is committed yet
+                refusal = str(error)
+            time.sleep(0.02)
+        raise Unavailable(f"the membership did not change in time; the leader says {said}, and last: {refusal}")
+
+    def _set_endpoints(self) -> None:
+        endpoints = {node_id: client for node_id, (_, client) in self._bound.items()}
+        self._endpoints = endpoints
+        self._request(lambda _: self._channel.set_endpoints(endpoints))
 
     def partition(self, *groups: set[int]) -> None:
         """Cut the links between groups of nodes, silently; a node in no group is isolated. Clients reach every side."""

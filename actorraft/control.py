@@ -554,6 +554,7 @@ class RaftControl:
             "voters": sorted(configuration.voters),
             "learners": sorted(configuration.learners),
             "joint": configuration.joint,
+            "configuration_index": server.configurations[-1][0],
             "next_node_id": configuration.next_node_id,
             "dropped": dict(self.counts),
         }

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import codec
-from actorraft.actors.mailbox import CLIENT, CONNECTED, DISCONNECTED, PEER
+from actorraft.actors.mailbox import Kinds
 from actorraft.clock import SystemClock
 from actorraft.control import (
     ClientEvent,
@@ -58,7 +58,7 @@ class NodeSpec:
 
     Attributes:
         factory: the machine's class and arguments, as pickling.encode_factory makes them.
-        voters: the voters of a new cluster; a log that holds a configuration overrides it.
+        voters: the voters that the cluster began with; none at a node that joined later. The log overrides them.
         keeps_data: False if the directory is removed with the cluster.
         peer_endpoint, client_endpoint: where to bind; a tcp port of 0 lets the system choose.
     """
@@ -71,7 +71,6 @@ class NodeSpec:
     durability: str
     keeps_data: bool
     voters: frozenset[int]
-    learners: frozenset[int] = frozenset()
     peer_endpoint: str
     client_endpoint: str
     token: bytes | None
@@ -148,7 +147,6 @@ class RaftNode:
         )
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
         executor = Executor(host, session_expiry_s=spec.config.session_expiry_s)
-        members = spec.voters | spec.learners
         self.control = RaftControl(
             self._net,
             storage=storage,
@@ -156,7 +154,7 @@ class RaftNode:
             clients=mailbox,
             clock=self._clock,
             config=spec.config,
-            configuration=Configuration(voters=spec.voters, learners=spec.learners, next_node_id=max(members) + 1),
+            configuration=Configuration(voters=spec.voters, next_node_id=max(spec.voters, default=-1) + 1),
         )
         self._set_peers(peers)
 
@@ -174,14 +172,14 @@ class RaftNode:
             if elapsed:
                 events.append(TickEvent(elapsed))
             for kind, sender, frame in envelopes:
-                if kind == PEER:
+                if kind == Kinds.PEER:
                     self._on_peer(sender, frame, events)
-                elif kind == CLIENT:
+                elif kind == Kinds.CLIENT:
                     events.append(ClientEvent(sender, frame))
-                elif kind == CONNECTED:
+                elif kind == Kinds.CONNECTED:
                     self._connected.add(sender)
                     events.append(ConnectEvent(sender))
-                elif kind == DISCONNECTED:
+                elif kind == Kinds.DISCONNECTED:
                     self._connected.discard(sender)
                     events.append(DisconnectEvent(sender))
             while self._orders:

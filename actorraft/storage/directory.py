@@ -51,7 +51,8 @@ class ClusterInfo:
 
     cluster_id: str  # 16 hexadecimal digits
     machine: str  # the machine class, as module:qualified name
-    node_ids: tuple[int, ...]
+    node_ids: tuple[int, ...]  # the members now
+    founder_ids: tuple[int, ...] = ()  # the voters it began with, which stand in no log entry
     hash_seed: int  # PYTHONHASHSEED of every node, so that sets iterate alike
     name: str = ""
     python: str = this_python()
@@ -212,7 +213,8 @@ class ClusterDirectory:
                     f"{self.path} holds no cluster, and is not empty ({strangers[0]}): choose another folder"
                 )
             return None
-        return ClusterInfo(**{**content, "node_ids": tuple(content["node_ids"])})
+        ids = {name: tuple(content[name]) for name in ("node_ids", "founder_ids")}
+        return ClusterInfo(**{**content, **ids})
 
     def _ours(self, path: Path) -> bool:
         """Whether an unfinished `create` may have left this."""

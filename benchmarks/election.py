@@ -94,7 +94,7 @@ def run(
                 for each, count, fault in kinds:
                     bar.say(f"{each.name}, {count} nodes: {fault}")
                     bar.note(f"{each.name}, {count} nodes: {fault}")
-                    deployment = each.deploy(count, each.durabilities[0], "kv")
+                    deployment = each.deploy(count, each.election_durability, "kv")
                     try:
                         found = run_trials(deployment, fault, share, load, rng, bar)
                     finally:

@@ -57,11 +57,12 @@ class Deployment(Protocol):
 
 
 class System(Protocol):
-    """A system that can be deployed. `durabilities` and `faults` are what it offers."""
+    """A system that can be deployed. `durabilities` and `faults` are what it offers; elections run at one of them."""
 
     name: str
     durabilities: Sequence[str]
     faults: Sequence[str]
+    election_durability: str
 
     def deploy(self, nodes: int, durability: str, commands: str) -> Deployment:
         """Start `nodes` nodes and wait until they lead. Raises Unusable."""
@@ -79,6 +80,7 @@ class ActorRaftSystem:
     name = "actorraft"
     durabilities: Sequence[str] = ("fsync", "os")
     faults: Sequence[str] = FAULTS
+    election_durability = "fsync"
 
     def deploy(self, nodes: int, durability: str, commands: str) -> ActorRaftDeployment:
         """Start a cluster of the machine that `commands` are for."""
@@ -194,4 +196,12 @@ def system(name: str) -> System:
     """
     if name == "actorraft":
         return ActorRaftSystem()
-    raise Unusable(f"no system {name!r}; there are: actorraft")
+    if name == "pysyncobj":
+        from benchmarks.others.pysyncobj_system import PySyncObjSystem
+
+        return PySyncObjSystem()
+    if name == "etcd":
+        from benchmarks.others.etcd_system import EtcdSystem
+
+        return EtcdSystem()
+    raise Unusable(f"no system {name!r}; there are: actorraft, pysyncobj, etcd")

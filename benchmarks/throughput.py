@@ -179,30 +179,23 @@ def ratios(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print the table, and the ratios if there is anything to compare."""
+    """Print the table, and the ratios if there is anything to compare; what is the same in all rows is in the title."""
+    optional = {"clients": "client processes", "payload_bytes": "bytes a value", "commands": "commands as"}
+    varying = [name for name in optional if len({row[name] for row in rows}) > 1]
+    constant = [f"{optional[name]}: {rows[0][name]}" for name in optional if rows and name not in varying]
     lines = []
     for row in rows:
         cpu = row["cpu_s_per_100k"]
-        what = row["operation"] + (f" ({row['commands']})" if row["commands"] != "kv" else "")
         lines.append(
-            [
-                row["system"],
-                str(row["nodes"]),
-                row["durability"],
-                what,
-                str(row["clients"]),
-                str(row["payload_bytes"]),
-                str(row["concurrency"]),
-                screen.figure(_rate(row), 0),
-                screen.figure(row["p50_ms"]),
-                screen.figure(row["p99_ms"]),
-                str(row["errors"]),
-                " ".join(f"{role} {value:.2f}" for role, value in cpu.items()),
-            ]
+            [row["system"], str(row["nodes"]), row["durability"], row["operation"]]
+            + [str(row[name]) for name in varying]
+            + [str(row["concurrency"]), screen.figure(_rate(row), 0), screen.figure(row["p50_ms"])]
+            + [screen.figure(row["p99_ms"]), str(row["errors"])]
+            + [" ".join(f"{cpu.get(role, 0.0):.1f}" for role in ("clients", "leader", "followers"))]
         )
-    columns = ["system", "nodes", "durability", "operation", "clients", "bytes", "outstanding", "per second"]
-    columns += ["p50 ms", "p99 ms", "errors", "CPU s per 100,000"]
-    screen.table("Throughput: a commit counts when its caller has the result", columns, lines)
+    columns = ["system", "nodes", "durability", "operation", *(optional[name] for name in varying), "outstanding"]
+    columns += ["per second", "p50 ms", "p99 ms", "errors", "CPU s per 100,000: clients, leader, followers"]
+    screen.table(f"Throughput · {' · '.join(constant)}", columns, lines)
     compared = ratios(rows)
     if compared:
         columns = ["against", "its durability", "operation", "nodes", "outstanding", "rate, times", "p50, times"]
@@ -273,7 +266,7 @@ def main(
     screen.heading("Throughput")
     try:
         rows = run(plan, [system(name) for name in ("actorraft", *others)])
-    except (Unusable, GeneratorFailed) as error:
+    except (Unusable, GeneratorFailed, TimeoutError) as error:
         screen.console.print(f"[red]{error}[/red]", highlight=False)
         raise typer.Exit(1) from None
     show(rows)

@@ -1,0 +1,80 @@
+"""Starting and breaking processes of systems that are not ours: free ports, quiet output, SIGKILL, SIGSTOP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.systems import ROOT
+
+START_S = 30.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports on loopback that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
+    """Wait for a condition.
+
+    Raises:
+        TimeoutError: naming what was waited for.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not happen within {timeout_s:.0f} s")
+        time.sleep(0.02)
+
+
+class Processes:
+    """The processes of one deployment, by number; each can be killed, stopped, and started again as it was."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.commands: dict[int, list[str]] = {}
+        self.running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, number: int, command: list[str] | None = None) -> None:
+        """Start a process, or start it again."""
+        self.commands[number] = command or self.commands[number]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "ETCD_UNSUPPORTED_ARCH": os.uname().machine}
+        with (self.directory / f"output-{number}").open("ab") as output:
+            self.running[number] = subprocess.Popen(
+                self.commands[number], stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment, cwd=ROOT
+            )
+
+    def pid(self, number: int) -> int:
+        """Return the process id."""
+        return self.running[number].pid
+
+    def kill(self, number: int) -> None:
+        """SIGKILL; returns when it is gone."""
+        process = self.running[number]
+        process.kill()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+    def signal(self, number: int, which: signal.Signals) -> None:
+        """Send a signal."""
+        self.running[number].send_signal(which)
+
+    def close(self) -> None:
+        """Kill them all."""
+        for number in list(self.running):
+            if self.running[number].poll() is None:
+                self.kill(number)

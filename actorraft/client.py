@@ -331,7 +331,10 @@ class Client(Generic[M]):
     # --- The end ---
 
     def close(self) -> None:
-        """Close this session. Calls outstanding end with OutcomeUnknown if they were sent, else Unavailable. Idempotent."""
+        """Close this session. Idempotent.
+
+        Calls still outstanding end with OutcomeUnknown if they were sent, else with Unavailable.
+        """
         if self._closed or self._owner_pid != os.getpid():
             return
         self._closed = True
@@ -483,7 +486,7 @@ def _resolver(later: Future[Any]) -> Callable[[float | None], Any]:
 def _check_read(consistency: str, to: str | int) -> None:
     if consistency not in CONSISTENCIES:
         raise UsageError(f"consistency is one of {', '.join(CONSISTENCIES)}, not {consistency!r}")
-    if not (to in ("leader", "any") or (isinstance(to, int) and not isinstance(to, bool))):
+    if to not in ("leader", "any") and type(to) is not int:
         raise UsageError(f'to is "leader", "any" or a node\'s id, not {to!r}')
 
 
@@ -500,7 +503,7 @@ def connect(
     Raises:
         Unavailable: no leader was found in time.
     """
-    if not isinstance(endpoints, Mapping) or not endpoints:
+    if not isinstance(endpoints, Mapping) or not endpoints:  # type: ignore[redundant-expr]  # not everybody checks types
         raise UsageError(
             f"endpoints is a mapping from node id to endpoint, as cluster.endpoints gives, not {endpoints!r}"
         )

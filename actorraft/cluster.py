@@ -403,7 +403,7 @@ class Cluster(Client[M]):
         self._reasons.setdefault(_node_id(process), reason)
 
     def _last_lines(self) -> str:
-        lines = []
+        lines: list[str] = []
         for node_id, process in self._processes.items():
             lines.extend(f"  node {node_id}: {line}" for line in process.logs(5))
         return "\n".join(lines) or "  (they wrote nothing)"
@@ -438,7 +438,8 @@ class Cluster(Client[M]):
         """
         with self._lock:
             deadline_s = time.monotonic() + timeout
-            node_id = max(self._ask_leader("status", {}, timeout)["next_node_id"], *(n + 1 for n in self._bound))
+            free: int = self._ask_leader("status", {}, timeout)["next_node_id"]
+            node_id = max(free, *(known + 1 for known in self._bound))
             self._place.update((*self._place.info.node_ids, node_id))
             process = self._launch(node_id)
             self._bound[node_id] = self._expect(node_id, "bound", deadline_s)

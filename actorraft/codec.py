@@ -52,10 +52,9 @@ _codes = {kind: code for code, kind in enumerate(MESSAGE_TYPES)}
 
 def encode_message(message: Message) -> bytes:
     """Encode a Raft message; items of entries are bytes, None, a Configuration or plain data that msgpack holds."""
-    kind = type(message)
-    if kind is AppendEntries and any(type(entry.item) is Configuration for entry in message.entries):
-        message = message._replace(entries=[LogEntry(entry.term, _wire_item(entry.item)) for entry in message.entries])
-    return _codes[kind].to_bytes(1, "little") + _encoder.encode(message)
+    if isinstance(message, AppendEntries) and any(type(item) is Configuration for _, item in message.entries):
+        message = message._replace(entries=[LogEntry(term, _wire_item(item)) for term, item in message.entries])
+    return _codes[type(message)].to_bytes(1, "little") + _encoder.encode(message)
 
 
 def _wire_item(item: Any) -> Any:
@@ -224,7 +223,7 @@ def decode_request(frame: bytes | memoryview) -> Request:
         MalformedFrame: these bytes are no request.
     """
     try:
-        return _request_decoder.decode(frame)
+        return _request_decoder.decode(frame)  # type: ignore[no-any-return]
     except (ValueError, RecursionError) as error:
         raise MalformedFrame(f"not a client's frame: {error}") from error
 
@@ -236,7 +235,7 @@ def decode_reply(frame: bytes) -> Reply:
         MalformedFrame: these bytes are no reply.
     """
     try:
-        return _reply_decoder.decode(frame)
+        return _reply_decoder.decode(frame)  # type: ignore[no-any-return]
     except (ValueError, RecursionError) as error:
         raise MalformedFrame(f"not a node's frame: {error}") from error
 
@@ -245,7 +244,6 @@ def decode_reply(frame: bytes) -> Reply:
 
 GIVEN_UP: Final = msgspec.msgpack.Ext(7, b"")  # the result of a no-op in the place of a command that was given up
 MALFORMED: Final = msgspec.msgpack.Ext(8, b"")  # the result of a command in a frame that does not decode
-
 
 
 def join_body(values: Sequence[bytes]) -> bytes:

@@ -30,8 +30,8 @@ from actorraft.raft.errors import NotLeader, ProposalRefused, RaftError
 from actorraft.raft.log import RaftLog
 from actorraft.raft.membership import AddLearner, AddVoter, RemoveNode
 from actorraft.raft.messages import Configuration, EntryId, InstallSnapshot, LogEntry, Message
-from actorraft.raft.ready import Ready
-from actorraft.raft.server import LeaderState, RaftServer
+from actorraft.raft.ready import LeaderState, Ready
+from actorraft.raft.server import RaftServer
 from actorraft.storage.memory import MemoryStorage
 
 logger = logging.getLogger("actorraft")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -55,9 +55,9 @@ class TakeSnapshot(NamedTuple):
 
 
 class Restore(NamedTuple):
-    """Replace everything by a snapshot whose last entry is `index`."""
+    """Replace everything by a snapshot whose last entry is at `last_index`."""
 
-    index: int
+    last_index: int
     open: Callable[[], BinaryIO]
 
 
@@ -74,9 +74,9 @@ Work = Apply | Read | TakeSnapshot | Restore | TakeDigest
 
 
 class Applied(NamedTuple):
-    """Applied up to `index`. `replies`: (index of the entry, what its client is told)."""
+    """Applied up to `last_index`. `replies`: (index of the entry, what its client is told)."""
 
-    index: int
+    last_index: int
     replies: list[tuple[int, codec.Reply]]
     log_time_s: float
     wake_at_s: float | None
@@ -103,9 +103,9 @@ class SnapshotFailed(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """The state is that of the snapshot at `index`."""
+    """The state is that of the snapshot whose last entry is at `last_index`."""
 
-    index: int
+    last_index: int
 
 
 class Stopped(NamedTuple):
@@ -261,6 +261,10 @@ class Executor:
                 self.sessions.restore(sessions)
                 self.host.restore(file)
         except Exception as error:  # a state that is half restored must never be served
-            return Stopped(f"the snapshot at index {work.index} cannot be restored: {type(error).__name__}: {error}")
-        assert self.last_applied == work.index, f"snapshot at {work.index} holds the state at {self.last_applied}"
-        return Restored(work.index)
+            return Stopped(
+                f"the snapshot at index {work.last_index} cannot be restored: {type(error).__name__}: {error}"
+            )
+        assert self.last_applied == work.last_index, (
+            f"snapshot at {work.last_index} holds the state at {self.last_applied}"
+        )
+        return Restored(work.last_index)

@@ -35,8 +35,8 @@ class _LazyList:
 class ResultFuture(Future[T]):
     """The outcome of a call that is under way.
 
-    `result(timeout)` waits; giving up waiting does not give up the call. `await` works in asyncio. `cancel` is always False:
-    what was sent may be applied.
+    `result(timeout)` waits; giving up waiting does not give up the call. `await` works in asyncio.
+    `cancel` is always False: what was sent may be applied.
     """
 
     # The parts of a stock future's state, shared until they differ.

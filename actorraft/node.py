@@ -262,9 +262,10 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         frame_bytes_max=spec.config.frame_bytes_max,
     )
     context.report(("bound", mailbox.endpoints))
-    verb, peers = context.receive(None) or ("gone", None)
-    if verb != "peers":
-        return
+    order: tuple[str, Any] | None = context.receive(None)
+    if order is None:
+        return  # the parent is gone
+    _, peers = order
     try:
         node = RaftNode(context, spec, mailbox, peers)
         context.loaded()

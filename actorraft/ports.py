@@ -52,10 +52,13 @@ class Storage(Protocol):
     """Log, hard state and snapshots of one node. All but the writer's methods are called by the node's loop alone."""
 
     def recover(self) -> Recovered:
-        """Return what is held. Called once, first. Raises CorruptionError rather than return less than was acknowledged."""
+        """Return what is held. Called once, first.
+
+        Raises CorruptionError rather than return less than was acknowledged.
+        """
 
     def persist(self, hard_state: HardState | None, first_index: int, entries: Sequence[LogEntry]) -> None:
-        """Write and sync; durable on return. Entries go in at `first_index` and replace whatever is held at and after it.
+        """Write and sync; durable on return. Entries go in at `first_index` and replace what is held at and after it.
 
         Raises StorageFailed; the caller then stops the process and never calls again.
         """
@@ -73,7 +76,7 @@ class Storage(Protocol):
         """Forget entries below `first_index`; all of them must be inside the newest snapshot."""
 
     def reset_log(self, snapshot: SnapshotMeta) -> None:
-        """After an installed snapshot that conflicts with or passes the log: drop every entry; the next is snapshot index + 1."""
+        """After an installed snapshot: drop every entry of the log; the next one is at snapshot index + 1."""
 
     def close(self) -> None:
         """Flush and let go of locks. Idempotent."""
@@ -88,7 +91,7 @@ class Net(Protocol):
 class Clients(Protocol):
     """Answering clients; called by the loop alone; never blocks; an answer to a client that is gone is dropped."""
 
-    def send_client(self, client: Any, frame: bytes, /) -> None: ...
+    def send_client(self, client: Any, frame: bytes) -> object: ...
 
 
 class Clock(Protocol):

@@ -241,8 +241,8 @@ class ClientSession:
         self._retry_s = math.inf
         for frame in self._frames.values():
             frame.in_flight = False
-        for request_id, frame in list(self._query_frames.items()):
-            if frame.calls[0].to == "leader":
+        for request_id, query in list(self._query_frames.items()):
+            if query.calls[0].to == "leader":
                 self._requeue_query(request_id)
         self._query_retry_s = 0.0
         self._pump(now_s)
@@ -285,7 +285,7 @@ class ClientSession:
 
     def _backoff_s(self) -> float:
         low, high = self.BACKOFF_S
-        return min(high, low * 2 ** min(self._refusals, 10))
+        return min(high, low * 2.0 ** min(self._refusals, 10))
 
     def _fail_frame(self, frame: Frame, error: ActorRaftError) -> None:
         """End a frame's commands for a reason of their own; no-ops keep their sequences."""
@@ -527,8 +527,8 @@ class ClientSession:
             error: ActorRaftError = unknown if frame.attempts_open > 0 else never
             self.failures.extend((future, error) for _, future, _ in frame.calls if future is not None)
         closed = Unavailable("the client was closed")
-        for frame in self._query_frames.values():
-            self.failures.extend((call.future, closed) for call in frame.calls)
+        for query in self._query_frames.values():
+            self.failures.extend((call.future, closed) for call in query.calls)
         self.failures.extend((call.future, closed) for call in self._queries)
         self.failures.extend((future, closed) for future, _, _ in self._admin.values())
         self._queue.clear()

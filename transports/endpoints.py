@@ -1,8 +1,8 @@
 """Where a socket may be bound and connected: the checks that come before any socket exists.
 
 ipc is safe because of its directory: sockets live where only this user can enter, and whoever binds or connects looks
-first. Any local user can reach a tcp port of the loopback, so a token goes ahead of every message there; what leaves the
-machine needs keys.
+first. Any local user can reach a tcp port of the loopback, so a token goes ahead of every message there; what leaves
+the machine needs keys.
 
 Source:     the mode of a Unix socket's own file is not honoured by every system; its directory's always is. `sun_path`
             holds 107 bytes and a NUL.
@@ -67,7 +67,7 @@ def check_token(token: bytes | None, endpoint: str) -> None:
 
 def split(endpoint: str) -> tuple[str, str]:
     """Return (scheme, the rest); the scheme is "tcp" or "ipc"."""
-    scheme, separator, rest = endpoint.partition("://") if isinstance(endpoint, str) else ("", "", "")
+    scheme, separator, rest = str(endpoint).partition("://")
     if not separator or scheme not in ("tcp", "ipc") or not rest:
         raise UsageError(f"an endpoint looks like tcp://127.0.0.1:5555 or ipc:///run/dir/name, not {endpoint!r}")
     return scheme, rest
@@ -100,7 +100,7 @@ def _check_tcp(endpoint: str, rest: str, verb: str, plaintext_off_loopback: bool
     if not plaintext_off_loopback:
         raise UsageError(
             f"{endpoint} is not {verb}: it is not on the loopback, and without keys anybody on the network could read "
-            "and forge what passes. Use tcp://127.0.0.1, or say plaintext_off_loopback=True if the network is yours alone"
+            "and forge what passes. Use tcp://127.0.0.1, or plaintext_off_loopback=True if the network is yours alone"
         )
     logger.warning("%s is %s in plain text: whoever is on this network can read and forge what passes", endpoint, verb)
 

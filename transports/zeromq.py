@@ -1,41 +1,60 @@
 """ZeroMQ mailboxes: one ROUTER for peers and one for clients, a DEALER for sending to each peer.
 
-A node sends to a peer by its DEALER and hears it by its ROUTER, so there is never a ROUTER facing a ROUTER. Every send is
-without waiting: what does not leave at once is dropped, and Raft sends again by itself. A peer's link is watched by a
-socket monitor, which sees a SIGKILL after about a millisecond.
+A node sends to a peer by its DEALER and hears it by its ROUTER, so there is never a ROUTER facing a ROUTER. Every send
+is without waiting: what does not leave at once is dropped, and Raft sends again by itself. A peer's link is watched by
+a socket monitor, which sees a SIGKILL after about a millisecond.
 
-Every message begins with a head that tells protocol version and cluster, and on tcp a secret token; it is compared in
-constant time before anything else is looked at. Whoever a peer says it is stands in its routing id (node id and a random
-incarnation). What is wrong is counted, logged once and dropped.
+Why poll on descriptors: zmq_poll over a dozen sockets costs 11 µs from Python, poll(2) on their descriptors 1 µs. A
+descriptor is readable only until the signals behind it are taken, and a send takes signals too; so a socket is always
+read until it says that it is empty, and one that was sent on, or not emptied, is looked at again before the next wait.
 
-Source:     architecture, "ZeroMQ, settled"; security.md.
+Wire:       [head, frame]. head = token (tcp only, 32 bytes), protocol version, and on peer links cluster id, node id
+            and incarnation. The token is compared in constant time before anything else is looked at. Routing ids are
+            the ROUTER's own, new for each connection, so nobody can take over another's and none comes back.
+Source:     docs/decisions; libzmq's manual, zmq_setsockopt and zmq_socket_monitor.
 Threads:    one thread owns a mailbox; only `wake` may be called from others.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
+import itertools
 import logging
 import math
 import os
-import stat
+import select
 import struct
-from collections import Counter
-from pathlib import Path
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from actorraft.actors.mailbox import CLIENT, CONNECTED, DISCONNECTED, NODE, PEER, WAKE, Envelope
+from actorraft import codec
+from actorraft.actors.mailbox import Envelope, Kinds
 from actorraft.errors import UsageError
+from actorraft.raft.messages import Message
+from transports import RaftNet
+from transports.endpoints import TOKEN_BYTES, check_bind, check_connect, check_token, split
 
-logger = logging.getLogger("actorraft")
+logger = logging.getLogger("actorraft.transports")
 
 PROTOCOL_VERSION: Final = b"\x01"
-IPC_PATH_BYTES_MAX: Final = 107
-DRAIN_MAX: Final = 256  # messages taken from one socket in one wait
-_ROUTING_ID = struct.Struct("<cI")
+BATCH_MAX: Final = 512  # messages taken from one socket in one wait
+BATCH_BYTES_MAX: Final = 64 << 20
+OUTGOING_MAX: Final = 10_000  # messages that a RaftNet's thread has not taken yet
+HEARTBEAT_MS: Final = 200
+HEARTBEAT_TIMEOUT_MS: Final = 600
+RECONNECT_MS: Final = (5, 100)  # first wait, longest wait
+CONNECT_TIMEOUT_MS: Final = 1000
+
+_PEER_HEAD = struct.Struct("<8sI8s")  # cluster id, node id, incarnation
+_EVENT = struct.Struct("=hi")
+_WAKE = (1).to_bytes(8, sys.byteorder)  # what an eventfd takes; a pipe takes anything
+_inproc_numbers = itertools.count()
 
 
 def set_options(socket: zmq.Socket[bytes], *, message_bytes_max: int, hwm: int) -> None:
@@ -44,165 +63,262 @@ def set_options(socket: zmq.Socket[bytes], *, message_bytes_max: int, hwm: int) 
     socket.sndhwm = hwm
     socket.rcvhwm = hwm
     socket.maxmsgsize = message_bytes_max
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 200)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 600)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, 600)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 1000)
-    socket.setsockopt(zmq.CONNECT_TIMEOUT, 1000)
-    socket.setsockopt(zmq.RECONNECT_IVL, 5)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, CONNECT_TIMEOUT_MS)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
 
 
-def check_endpoint(endpoint: str) -> None:
-    """Refuse an endpoint that others could reach or that cannot be bound.
-
-    Raises:
-        UsageError: not ipc or loopback tcp; an ipc path that is too long, or in a directory that others can enter.
-    """
-    scheme, _, address = endpoint.partition("://")
-    if scheme == "ipc":
-        if len(os.fsencode(address)) > IPC_PATH_BYTES_MAX:
-            raise UsageError(f"the socket path {address} is over {IPC_PATH_BYTES_MAX} bytes; use a shorter TMPDIR")
-        directory = Path(address).parent
-        try:
-            status = directory.stat()
-        except OSError as error:
-            raise UsageError(f"the socket directory {directory} cannot be used: {error.strerror}") from error
-        if status.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(status.st_mode) & 0o077:
-            raise UsageError(
-                f"the socket directory {directory} is open to other users; it must be yours, with mode 0700"
-            )
-    elif scheme == "tcp":
-        host = address.rpartition(":")[0].strip("[]")
-        if not (host.startswith("127.") or host in ("::1", "localhost")):
-            raise UsageError(
-                f"{endpoint} can be reached from other machines, and there are no keys; use a loopback address"
-            )
-    else:
-        raise UsageError(f"an endpoint begins with ipc:// or tcp://, not {endpoint!r}")
+def _has(socket: zmq.Socket[bytes], event: int) -> bool:
+    """Whether a socket is ready; also makes libzmq look at what has come in meanwhile."""
+    events = socket.getsockopt(zmq.EVENTS)
+    assert isinstance(events, int)
+    return bool(events & event)
 
 
-class _Poll:
-    """Sockets to wait for, an eventfd to be woken by, and monitors of outgoing links."""
+class _Link:
+    """One DEALER and its monitor; `connected` as the monitor last said."""
 
-    def __init__(self, message_bytes_max: int, hwm: int) -> None:
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self.counts: Counter[str] = Counter()
+    def __init__(self, link_id: int, endpoint: str, dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+        self.id = link_id
+        self.endpoint = endpoint
+        self.dealer = dealer
+        self.monitor = monitor
+        self.connected = False
+
+
+class _Sockets:
+    """What a mailbox and a client's channel have in common: one wait for everything, and links that are watched."""
+
+    def __init__(self, *, message_bytes_max: int, hwm: int, head: bytes, plaintext_off_loopback: bool) -> None:
+        self.counts: Counter[str] = Counter()  # what was dropped, by reason
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._message_bytes_max = message_bytes_max
         self._hwm = hwm
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._head = head
+        self._plaintext = plaintext_off_loopback
+        self._links: dict[int, _Link] = {}
+        self._drains: dict[int, Callable[[list[Envelope]], None]] = {}  # descriptor -> reads its socket empty
+        self._again: dict[Callable[[list[Envelope]], None], None] = {}  # may hold more, without a signal
+        self._poll = select.poll()
+        self._lock = threading.Lock()  # of `wake` against `close`
         self._woken = False
-        self._poller = zmq.Poller()
-        self._poller.register(self._wake_fd, zmq.POLLIN)
-        self._links: dict[int, tuple[str, zmq.Socket[bytes], zmq.Socket[bytes]]] = {}  # id -> endpoint, DEALER, monitor
-        self._monitored: dict[Any, int] = {}
-        self._head = b""
-        self.closed = False
+        self._closed = False
+        if hasattr(os, "eventfd"):
+            self._wake_r = self._wake_w = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self._wake_r, self._wake_w = os.pipe()
+            os.set_blocking(self._wake_r, False)
+            os.set_blocking(self._wake_w, False)
+        self._poll.register(self._wake_r, select.POLLIN)
 
-    def socket(self, kind: int) -> zmq.Socket[bytes]:
-        socket = self.context.socket(kind)
-        set_options(socket, message_bytes_max=self._message_bytes_max, hwm=self._hwm)
-        return socket
+    # --- Waiting ---
+
+    def wait(self, timeout_s: float) -> list[Envelope]:
+        """Wait until something happens, or `timeout_s` passes; return what happened. Bounded; may be early with nothing."""
+        happened: list[Envelope] = []
+        if self._again:
+            again, self._again = self._again, {}
+            for drain in again:
+                drain(happened)
+            if happened or self._again:
+                timeout_s = 0.0
+        for fd, _ in self._poll.poll(math.ceil(timeout_s * 1000)):
+            if fd == self._wake_r:
+                os.read(fd, 4096)
+                self._woken = False  # after the read: a wake from now on is one more; work queued before is seen now
+                happened.append(Envelope(Kinds.WAKE, None))
+            else:
+                drain_or_none = self._drains.get(fd)
+                if drain_or_none is not None:
+                    drain_or_none(happened)
+        return happened
 
     def wake(self) -> None:
         """Make `wait` return; from any thread. Many wakes in a row cost one."""
-        if not self._woken:
-            self._woken = True
-            try:
-                os.eventfd_write(self._wake_fd, 1)
-            except OSError:
-                if not self.closed:
-                    raise
+        if self._woken:
+            return
+        with self._lock:
+            if not self._closed:
+                self._woken = True
+                os.write(self._wake_w, _WAKE)
 
-    def poll(self, timeout_s: float, envelopes: list[Envelope]) -> list[Any]:
-        """Wait; note links that changed and a wake; return the sockets that have messages."""
-        ready = []
-        for socket, _ in self._poller.poll(math.ceil(timeout_s * 1000)):
-            if socket == self._wake_fd:
-                self._woken = False
-                os.eventfd_read(self._wake_fd)
-                envelopes.append(Envelope(WAKE, None, b""))
-            elif socket in self._monitored:
-                self._on_monitor(socket, envelopes)
-            else:
-                ready.append(socket)
-        return ready
+    def _watch(self, socket: zmq.Socket[bytes], drain: Callable[[list[Envelope]], None]) -> None:
+        fd = socket.getsockopt(zmq.FD)
+        assert isinstance(fd, int)
+        self._drains[fd] = drain
+        self._poll.register(fd, select.POLLIN)
+        self._again[drain] = None
 
-    def _on_monitor(self, monitor: zmq.Socket[bytes], envelopes: list[Envelope]) -> None:
-        link_id = self._monitored[monitor]
-        while monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-            event = recv_monitor_message(monitor, zmq.NOBLOCK)["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                envelopes.append(Envelope(CONNECTED, link_id, b""))
-            elif event == zmq.EVENT_DISCONNECTED:
-                envelopes.append(Envelope(DISCONNECTED, link_id, b""))
+    def _unwatch(self, socket: zmq.Socket[bytes]) -> None:
+        fd = socket.getsockopt(zmq.FD)
+        assert isinstance(fd, int)
+        drain = self._drains.pop(fd)
+        self._again.pop(drain, None)
+        self._poll.unregister(fd)
 
-    def set_links(self, endpoints: dict[int, str], routing_id: bytes | None, *, receive: bool) -> None:
-        """Connect a DEALER to each endpoint, and drop those that are no longer named."""
-        for link_id, (endpoint, dealer, monitor) in list(self._links.items()):
-            if endpoints.get(link_id) != endpoint:
-                del self._links[link_id]
-                self._poller.unregister(monitor)
-                del self._monitored[monitor]
-                if receive:
-                    self._poller.unregister(dealer)
-                dealer.disable_monitor()
-                dealer.close(linger=0)
-        for link_id, endpoint in endpoints.items():
-            if link_id in self._links:
-                continue
-            check_endpoint(endpoint)
-            dealer = self.socket(zmq.DEALER)
-            dealer.setsockopt(zmq.IMMEDIATE, 1)  # else what is queued for a dead peer is replayed to its next life
-            if routing_id is not None:
-                dealer.setsockopt(zmq.ROUTING_ID, routing_id)
-            monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-            dealer.connect(endpoint)
-            self._links[link_id] = (endpoint, dealer, monitor)
-            self._monitored[monitor] = link_id
-            self._poller.register(monitor, zmq.POLLIN)
-            if receive:
-                self._poller.register(dealer, zmq.POLLIN)
+    # --- Reading ---
 
-    def send_link(self, link_id: int, frame: bytes) -> bool:
-        link = self._links.get(link_id)
-        if link is None:
-            return False
+    def _take(self, socket: zmq.Socket[bytes], parts_max: int) -> list[zmq.Frame]:
+        """Take the rest of a message whose first part was taken; what has too many parts comes back short by one part."""
+        receive = socket.recv
+        part = receive(zmq.NOBLOCK, False)
+        parts = [part]
+        while part.more:
+            part = receive(zmq.NOBLOCK, False)
+            if len(parts) <= parts_max:  # a stranger may send a million parts; one too many is enough to know
+                parts.append(part)
+        return parts
+
+    def _drain_router(self, socket: zmq.Socket[bytes], accept: Callable[[bytes, bytes, zmq.Frame], Envelope | None],
+                      drain: Callable[[list[Envelope]], None], happened: list[Envelope]) -> None:  # fmt: skip
+        """Read a ROUTER until it is empty: [routing id, head, frame]."""
+        receive = socket.recv
+        size = 0
         try:
-            link[1].send_multipart((self._head, frame), zmq.NOBLOCK)
+            for taken in range(BATCH_MAX):
+                # Asking is cheaper than being refused, and one message at a time is the rule on a quiet day.
+                if taken < 3 and not _has(socket, zmq.POLLIN):
+                    return
+                routing_id = receive(zmq.NOBLOCK)
+                parts = self._take(socket, 2)
+                if len(parts) != 2:
+                    self.drop("a message of a form that is not ours")
+                    continue
+                frame = parts[1]
+                envelope = accept(routing_id, parts[0].bytes, frame)
+                if envelope is not None:
+                    happened.append(envelope)
+                    size += len(envelope.frame)
+                    if size > BATCH_BYTES_MAX:
+                        break
         except zmq.Again:
-            self.counts["not sent"] += 1
+            return
+        self._again[drain] = None
+
+    def drop(self, what: str) -> None:
+        """Count a message that is dropped; say so once for each reason."""
+        self.counts[what] += 1
+        if self.counts[what] == 1:
+            logger.warning("dropped %s (further ones are only counted)", what)
+
+    # --- Links ---
+
+    def _socket(self, kind: int, message_bytes_max: int | None = None) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        set_options(socket, message_bytes_max=message_bytes_max or self._message_bytes_max, hwm=self._hwm)
+        return socket
+
+    def _set_links(self, endpoints: Mapping[int, str], token: bytes | None, *, receive: bool) -> None:
+        """Connect a DEALER to each endpoint, and drop those that are no longer named."""
+        for endpoint in endpoints.values():
+            check_token(token, endpoint)
+            check_connect(endpoint, plaintext_off_loopback=self._plaintext)
+        for link in list(self._links.values()):
+            if endpoints.get(link.id) != link.endpoint:
+                self._disconnect(link)
+        for link_id, endpoint in endpoints.items():
+            if link_id not in self._links:
+                self._links[link_id] = self._connect(link_id, endpoint, receive=receive)
+
+    def _connect(self, link_id: int, endpoint: str, *, receive: bool) -> _Link:
+        dealer = self._socket(zmq.DEALER)
+        dealer.setsockopt(zmq.IMMEDIATE, 1)  # else what is queued for a dead peer is replayed to its next life
+        monitor = self._context.socket(zmq.PAIR)
+        monitor.linger = 0
+        monitor.rcvhwm = 0  # no event may be lost: the last one says whether there is a link
+        address = f"inproc://monitor-{next(_inproc_numbers)}"
+        dealer.monitor(address, zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        monitor.connect(address)
+        link = _Link(link_id, endpoint, dealer, monitor)
+        self._watch(monitor, lambda happened: self._drain_monitor(link, happened))
+        if receive:
+            self._watch(dealer, self._make_drain(link))
+        dealer.connect(endpoint)
+        return link
+
+    def _make_drain(self, link: _Link) -> Callable[[list[Envelope]], None]:
+        raise NotImplementedError
+
+    def _disconnect(self, link: _Link) -> None:
+        del self._links[link.id]
+        self._unwatch(link.monitor)
+        if link.dealer.getsockopt(zmq.FD) in self._drains:
+            self._unwatch(link.dealer)
+        link.dealer.disable_monitor()
+        link.dealer.close(linger=0)
+        link.monitor.close(linger=0)
+
+    def _drain_monitor(self, link: _Link, happened: list[Envelope]) -> None:
+        try:
+            while True:
+                event, _ = _EVENT.unpack(link.monitor.recv_multipart(zmq.NOBLOCK)[0])
+                connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+                if connected != link.connected:
+                    link.connected = connected
+                    happened.append(Envelope(Kinds.CONNECTED if connected else Kinds.DISCONNECTED, link.id))
+        except zmq.Again:
+            return
+
+    def _send_link(self, link_id: int, frame: bytes) -> bool:
+        link = self._links.get(link_id)
+        if link is None or not link.connected:
+            self.counts["not sent: no link"] += 1
+            return False
+        if len(frame) > self._message_bytes_max:
+            self.drop(f"a frame over {self._message_bytes_max} bytes, unsent: the receiver would close the link")
+            return False
+        dealer = link.dealer
+        try:
+            dealer.send(self._head, zmq.NOBLOCK | zmq.SNDMORE)
+        except zmq.Again:
+            # libzmq may not have looked whether there is room again; being asked for its events makes it look.
+            if not _has(dealer, zmq.POLLOUT):
+                self.counts["not sent: full"] += 1
+                return False
+            try:
+                dealer.send(self._head, zmq.NOBLOCK | zmq.SNDMORE)
+            except zmq.Again:
+                self.counts["not sent: full"] += 1
+                return False
+        try:
+            dealer.send(frame, zmq.NOBLOCK)
+        except zmq.Again:  # the link broke between the two parts; libzmq has dropped the first
+            self.counts["not sent: no link"] += 1
             return False
         return True
 
-    def drop(self, what: str) -> None:
-        """Count a message that is none of ours; say so once."""
-        self.counts[what] += 1
-        if self.counts[what] == 1:
-            logger.warning("dropped a message: %s (further ones are only counted)", what)
-
     def close(self) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        for _, dealer, _ in self._links.values():
-            dealer.disable_monitor()
-            dealer.close(linger=0)
-        self._links.clear()
-        self.context.destroy(linger=0)
-        os.close(self._wake_fd)
+        """Close every socket; what was not sent yet is lost. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        for link in list(self._links.values()):
+            self._disconnect(link)
+        self._drains.clear()
+        self._again.clear()
+        self._context.destroy(linger=0)
+        os.close(self._wake_r)
+        if self._wake_w != self._wake_r:
+            os.close(self._wake_w)
 
 
-class ZeroMQMailbox(_Poll):
+class ZeroMQMailbox(_Sockets):
     """A node's mailbox.
 
     Args:
         address: this node's id.
-        incarnation: random bytes, new for each life of the process.
+        incarnation: 8 random bytes, new for each life of the process.
         cluster_id: 8 bytes; messages of other clusters are dropped.
-        peer_endpoint, client_endpoint: where to bind; tcp port 0 lets the system choose.
+        peer_endpoint, client_endpoint: where to bind; tcp port 0 lets the system choose. A client_endpoint of None: no clients.
         token: 32 secret bytes that every message on tcp begins with; None on ipc.
-        frame_bytes_max: bound of a client's frame.
+        frame_bytes_max: bound of a client's frame, and so of a log entry.
+        hwm: messages queued for one peer or client; then they are dropped.
+        plaintext_off_loopback: allow tcp addresses that others can read and forge.
 
     Raises:
         UsageError: an endpoint cannot be bound, or could be reached by others.
@@ -215,137 +331,280 @@ class ZeroMQMailbox(_Poll):
         incarnation: bytes,
         cluster_id: bytes,
         peer_endpoint: str,
-        client_endpoint: str,
+        client_endpoint: str | None,
         token: bytes | None,
         frame_bytes_max: int,
         hwm: int = 1000,
+        plaintext_off_loopback: bool = False,
     ) -> None:
-        super().__init__(2 * frame_bytes_max + (4 << 20), hwm)
+        for endpoint in filter(None, (peer_endpoint, client_endpoint)):
+            check_token(token, endpoint)
+            check_bind(endpoint, plaintext_off_loopback=plaintext_off_loopback)
+        super().__init__(
+            message_bytes_max=2 * frame_bytes_max + (4 << 20),  # an entry that big travels with others' heads around it
+            hwm=hwm,
+            head=(token or b"") + PROTOCOL_VERSION + _PEER_HEAD.pack(cluster_id, address, incarnation),
+            plaintext_off_loopback=plaintext_off_loopback,
+        )
         self.address = address
-        self._routing_id = _ROUTING_ID.pack(b"n", address) + incarnation
-        self._client_head = PROTOCOL_VERSION + (token or b"")
-        self._head = PROTOCOL_VERSION + cluster_id + (token or b"")
-        self._peers: set[int] = set()
-        self._peer_router = self.socket(zmq.ROUTER)
-        self._client_router = self.socket(zmq.ROUTER)
+        self._token = token
+        self._cluster_id = cluster_id
+        self._guard = (token or b"") + PROTOCOL_VERSION
+        self._heads: dict[bytes, int] = {}  # heads that were found good -> node id
+        self._peers: frozenset[int] = frozenset()
+        self._peer_router = self._socket(zmq.ROUTER)
+        self._client_router = self._socket(zmq.ROUTER, frame_bytes_max + (64 << 10))
         self._client_router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._client_router.sndhwm = 10 * hwm
         try:
             self.endpoints = (
                 self._bind(self._peer_router, peer_endpoint),
-                self._bind(self._client_router, client_endpoint),
+                self._bind(self._client_router, client_endpoint) if client_endpoint is not None else "",
             )
         except BaseException:
             self.close()
             raise
-        self._poller.register(self._peer_router, zmq.POLLIN)
-        self._poller.register(self._client_router, zmq.POLLIN)
+        self._watch(self._peer_router, self._drain_peers)
+        self._watch(self._client_router, self._drain_clients)
+        self._client_drain = self._drain_clients
 
     def _bind(self, socket: zmq.Socket[bytes], endpoint: str) -> str:
-        check_endpoint(endpoint)
-        if endpoint.startswith("tcp://") and len(self._client_head) != 33:
-            raise UsageError(
-                f"a node does not bind {endpoint} without a token of 32 bytes: any local user could reach it"
-            )
         try:
-            socket.bind(endpoint)
+            # libzmq's own wildcard; a port of 0 means the same to everybody else.
+            socket.bind(endpoint[:-2] + ":*" if endpoint.startswith("tcp://") and endpoint.endswith(":0") else endpoint)
         except zmq.ZMQError as error:
             raise UsageError(f"cannot bind {endpoint}: {error}") from error
         return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def set_peers(self, peers: dict[int, str]) -> None:
-        """Send to these from now on: node id -> peer endpoint."""
-        self._peers = set(peers)
-        self.set_links(peers, self._routing_id, receive=False)
+    def set_peers(self, peers: Mapping[int, str]) -> None:
+        """Send to these, and hear only these, from now on: node id -> peer endpoint."""
+        self._peers = frozenset(peers)
+        self._heads.clear()
+        self._set_links(peers, self._token, receive=False)
 
-    def wait(self, timeout_s: float) -> list[Envelope]:
-        """Wait until there is something, `timeout_s` at the longest; return all that is there, up to a bound."""
-        envelopes: list[Envelope] = []
-        for socket in self.poll(timeout_s, envelopes):
-            if socket is self._peer_router:
-                self._drain_peers(envelopes)
-            else:
-                self._drain_clients(envelopes)
-        return envelopes
+    def _drain_peers(self, happened: list[Envelope]) -> None:
+        self._drain_router(self._peer_router, self._accept_peer, self._drain_peers, happened)
 
-    def _drain_peers(self, envelopes: list[Envelope]) -> None:
-        receive, head = self._peer_router.recv_multipart, self._head
-        try:
-            for _ in range(DRAIN_MAX):
-                parts = receive(zmq.NOBLOCK)
-                if len(parts) != 3 or not hmac.compare_digest(parts[1], head):
-                    self.drop("a stranger's, or of another cluster or version")
-                    continue
-                routing_id = parts[0]
-                if len(routing_id) < _ROUTING_ID.size or routing_id[:1] != b"n":
-                    self.drop("from a peer without a name")
-                    continue
-                peer_id = _ROUTING_ID.unpack_from(routing_id)[1]
-                if peer_id not in self._peers:
-                    self.drop(f"from node {peer_id}, which is no peer")
-                    continue
-                envelopes.append(Envelope(PEER, peer_id, parts[2]))
-        except zmq.Again:
-            return
+    def _accept_peer(self, routing_id: bytes, head: bytes, frame: zmq.Frame) -> Envelope | None:
+        guard = self._guard
+        if not hmac.compare_digest(head[: len(guard)], guard):
+            self.drop("a peer's message without the cluster's token, or of another protocol version")
+            return None
+        peer_id = self._heads.get(head)
+        if peer_id is None:
+            peer_id = self._introduce(head[len(guard) :])
+            if peer_id is None:
+                return None
+            if len(self._heads) > 1000:  # each life of each peer has one; strangers have none
+                self._heads.clear()
+            self._heads[head] = peer_id
+        return Envelope(Kinds.PEER, peer_id, frame.bytes)
 
-    def _drain_clients(self, envelopes: list[Envelope]) -> None:
-        receive, head = self._client_router.recv_multipart, self._client_head
-        try:
-            for _ in range(DRAIN_MAX):
-                parts = receive(zmq.NOBLOCK)
-                if len(parts) != 3 or not hmac.compare_digest(parts[1], head):
-                    self.drop("from a client without the cluster's token, or of another version")
-                    continue
-                envelopes.append(Envelope(CLIENT, parts[0], parts[2]))
-        except zmq.Again:
-            return
+    def _introduce(self, head: bytes) -> int | None:
+        """Return whose head this is; None if it is none of ours."""
+        if len(head) != _PEER_HEAD.size:
+            self.drop("a peer's message with a malformed head")
+            return None
+        cluster_id, peer_id, _ = _PEER_HEAD.unpack(head)
+        if cluster_id != self._cluster_id:
+            self.drop("a message from another cluster")
+            return None
+        if peer_id not in self._peers:
+            self.drop(f"a message from node {peer_id}, which is no peer")
+            return None
+        return int(peer_id)
+
+    def _drain_clients(self, happened: list[Envelope]) -> None:
+        self._drain_router(self._client_router, self._accept_client, self._drain_clients, happened)
+
+    def _accept_client(self, routing_id: bytes, head: bytes, frame: zmq.Frame) -> Envelope | None:
+        if not hmac.compare_digest(head, self._guard):
+            self.drop("a client's message without the cluster's token, or of another protocol version")
+            return None
+        return Envelope(Kinds.CLIENT, routing_id, frame.bytes)
 
     def send_peer(self, peer_id: int, frame: bytes) -> bool:
-        """Send to a peer; False if it did not leave."""
-        return self.send_link(peer_id, frame)
+        """Send to a peer, never blocking; False if it did not leave."""
+        return self._send_link(peer_id, frame)
 
     def send_client(self, client: bytes, frame: bytes) -> bool:
-        """Answer a client; False if it is gone or does not read."""
+        """Answer a client, never blocking; False if it is gone or does not read."""
+        self._again[self._client_drain] = None  # a send may take the signal that a message has come
+        send = self._client_router.send
         try:
-            self._client_router.send_multipart((client, frame), zmq.NOBLOCK)
+            send(client, zmq.NOBLOCK | zmq.SNDMORE)
+            send(frame, zmq.NOBLOCK)
         except zmq.ZMQError:
             self.counts["answers not sent"] += 1
             return False
         return True
 
 
-class ZeroMQClientChannel(_Poll):
-    """A client's links: one DEALER for each node."""
+class ZeroMQClientChannel(_Sockets):
+    """A client's links: one DEALER for each node.
 
-    def __init__(self, *, token: bytes | None, message_bytes_max: int = 64 << 20, hwm: int = 1000) -> None:
-        super().__init__(message_bytes_max, hwm)
-        self._head = PROTOCOL_VERSION + (token or b"")
+    Args:
+        token: the cluster's, on tcp.
+        message_bytes_max: bound of what a node may send.
+    """
 
-    def set_endpoints(self, endpoints: dict[int, str]) -> None:
+    def __init__(
+        self,
+        *,
+        token: bytes | None,
+        message_bytes_max: int = 64 << 20,
+        hwm: int = 1000,
+        plaintext_off_loopback: bool = False,
+    ) -> None:
+        if token is not None and len(token) != TOKEN_BYTES:
+            raise UsageError(f"a token has {TOKEN_BYTES} bytes, not {len(token)}")
+        super().__init__(
+            message_bytes_max=message_bytes_max,
+            hwm=hwm,
+            head=(token or b"") + PROTOCOL_VERSION,
+            plaintext_off_loopback=plaintext_off_loopback,
+        )
+        self._token = token
+        self._link_drains: dict[int, Callable[[list[Envelope]], None]] = {}
+
+    def set_endpoints(self, endpoints: Mapping[int, str]) -> None:
         """Talk to these from now on: node id -> client endpoint."""
-        self.set_links(endpoints, None, receive=True)
+        self._set_links(endpoints, self._token, receive=True)
 
-    def wait(self, timeout_s: float) -> list[Envelope]:
-        """Wait until there is something, `timeout_s` at the longest; return all that is there, up to a bound."""
-        envelopes: list[Envelope] = []
-        ready = self.poll(timeout_s, envelopes)
-        if ready:
-            for link_id, (_, dealer, _) in self._links.items():
-                if dealer in ready:
-                    self._drain(link_id, dealer, envelopes)
-        return envelopes
+    def _make_drain(self, link: _Link) -> Callable[[list[Envelope]], None]:
+        def drain(happened: list[Envelope]) -> None:
+            self._drain_node(link, happened)
 
-    def _drain(self, link_id: int, dealer: zmq.Socket[bytes], envelopes: list[Envelope]) -> None:
+        self._link_drains[link.id] = drain
+        return drain
+
+    def _drain_node(self, link: _Link, happened: list[Envelope]) -> None:
+        dealer = link.dealer
+        size = 0
         try:
-            for _ in range(DRAIN_MAX):
-                parts = dealer.recv_multipart(zmq.NOBLOCK)
+            for taken in range(BATCH_MAX):
+                if taken < 3 and not _has(dealer, zmq.POLLIN):
+                    return
+                parts = self._take(dealer, 1)
                 if len(parts) != 1:
-                    self.drop("of a form that no node sends")
+                    self.drop("a message of a form that is not ours")
                     continue
-                envelopes.append(Envelope(NODE, link_id, parts[0]))
+                frame = parts[0].bytes
+                happened.append(Envelope(Kinds.FRAME, link.id, frame))
+                size += len(frame)
+                if size > BATCH_BYTES_MAX:
+                    break
         except zmq.Again:
             return
+        self._again[self._link_drains[link.id]] = None
 
     def send(self, node_id: int, frame: bytes) -> bool:
-        """Send to a node; False if it did not leave."""
-        return self.send_link(node_id, frame)
+        """Send to a node, never blocking; False if it did not leave."""
+        if node_id in self._links:
+            self._again[self._link_drains[node_id]] = None  # a send may take the signal that a message has come
+        return self._send_link(node_id, frame)
+
+
+class ZeroMQRaftNet(RaftNet):
+    """A RaftNet over ZeroMQ: a mailbox of its own, in a thread of its own.
+
+    Args:
+        address: this node's id.
+        peers: node id -> endpoint (tcp://127.0.0.1:5555, or ipc:// in a directory of mode 0700); the node's own entry
+            says where it listens, and must be there unless `endpoint` says so.
+        endpoint: where this node listens.
+        token: 32 secret bytes that all nodes share. Without one, tcp is guarded only by a number made from `peers`, which
+            keeps clusters apart but no attacker out: for tests and teaching.
+    """
+
+    def __init__(
+        self,
+        address: int,
+        peers: Mapping[int, str],
+        *,
+        endpoint: str | None = None,
+        token: bytes | None = None,
+        message_bytes_max: int = 16 << 20,
+        plaintext_off_loopback: bool = False,
+    ) -> None:
+        super().__init__(address, peers)
+        self._endpoint = endpoint or dict(peers).get(address)
+        if self._endpoint is None:
+            raise UsageError(f"where does node {address} listen? peers has no entry for it, and no endpoint is given")
+        members = sorted({**self.peers, address: self._endpoint}.items())
+        name = hashlib.sha256(repr(members).encode()).digest()
+        if token is None and any(split(each)[0] == "tcp" for _, each in members):
+            token = name
+            logger.warning("node %d: tcp without a token: any local user can send it messages", address)
+        self._token = token
+        self._cluster_id = name[:8]
+        self._message_bytes_max = message_bytes_max
+        self._plaintext = plaintext_off_loopback
+        self._outgoing: deque[Message] = deque()
+        self._mailbox: ZeroMQMailbox | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Bind, connect, and start the thread. Idempotent."""
+        if self._mailbox is not None or self._ended.is_set():
+            return
+        assert self._endpoint is not None
+        mailbox = ZeroMQMailbox(
+            self.address,
+            incarnation=os.urandom(8),
+            cluster_id=self._cluster_id,
+            peer_endpoint=self._endpoint,
+            client_endpoint=None,
+            token=self._token,
+            frame_bytes_max=self._message_bytes_max,
+            plaintext_off_loopback=self._plaintext,
+        )
+        try:
+            mailbox.set_peers(self.peers)
+        except BaseException:
+            mailbox.close()
+            raise
+        self._mailbox = mailbox
+        self._thread = threading.Thread(target=self._run, args=(mailbox,), name=f"raftnet-{self.address}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the sockets and end the thread. Idempotent."""
+        super().stop()
+        if self._mailbox is not None and self._thread is not None:
+            self._mailbox.wake()
+            if self._thread is not threading.current_thread():
+                self._thread.join()
+
+    def send(self, msg: Message) -> None:
+        """Send to `msg.dest`, never blocking; a message to itself arrives at once."""
+        if msg.dest == self.address:
+            self.deliver(msg)
+        elif len(self._outgoing) >= OUTGOING_MAX:
+            self.dropped["outgoing queue full"] += 1
+        else:
+            self._outgoing.append(msg)
+            if self._mailbox is not None:
+                self._mailbox.wake()
+
+    def _run(self, mailbox: ZeroMQMailbox) -> None:
+        outgoing = self._outgoing
+        while not self._ended.is_set():
+            while outgoing:
+                message = outgoing.popleft()
+                if not mailbox.send_peer(message.dest, codec.encode_message(message)):
+                    self.dropped["not sent"] += 1
+            for kind, sender, frame in mailbox.wait(1.0):
+                if kind == Kinds.PEER:
+                    self._on_frame(sender, frame)
+        mailbox.close()
+
+    def _on_frame(self, sender: int, frame: bytes) -> None:
+        try:
+            message: Any = codec.decode_message(frame)
+        except ValueError:
+            self.dropped["malformed"] += 1
+            return
+        if message.source != sender or message.dest != self.address:
+            self.dropped["misaddressed"] += 1
+            return
+        self.deliver(message)

@@ -26,9 +26,6 @@ class Kinds:
     FRAME: Final = 6
 
 
-PEER, CLIENT, DISCONNECTED, CONNECTED, WAKE, NODE = 1, 2, 3, 4, 5, 6
-
-
 class Envelope(NamedTuple):
     """One thing that happened; `frame` is empty for all but PEER, CLIENT and FRAME."""
 

@@ -29,6 +29,7 @@ from actorraft import (
     Client,
     Cluster,
     OutcomeUnknown,
+    RaftConfig,
     ReplicatedStateMachine,
     StateMachine,
     command,
@@ -116,7 +117,6 @@ class Story:
         cluster = self.cluster
         time.sleep(self.rng.uniform(0.1, 0.4))
         leader = cluster.wait_for_leader()
-        pid = cluster.nodes[leader].pid
         killed_s = time.monotonic()
         cluster.nodes[leader].kill()
         dead_s = time.monotonic()
@@ -132,8 +132,8 @@ class Story:
         wait_until_level(cluster, BACK_S)
         back_ms = (time.monotonic() - started_s) * 1e3
         self.console.print(
-            f"{number:3}. SIGKILL to leader {leader} (pid {pid}) → node {next_leader} leads, next write after "
-            f"[bold]{silence_ms:.0f} ms[/bold] → node {leader} back and level after {back_ms:.0f} ms",
+            f"{number:3}. SIGKILL to leader {leader}: node {next_leader} leads, "
+            f"next write after [bold]{silence_ms:.0f} ms[/bold]; {leader} is back after {back_ms:.0f} ms",
             highlight=False,
         )
 
@@ -190,7 +190,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     console = Console()
     began_s = time.monotonic()
-    cluster = ReplicatedStateMachine(Ledger).spawn(options.nodes)
+    often = RaftConfig(snapshot_after_bytes=2 << 20)  # so that nodes come back from snapshots too, in so short a run
+    cluster = ReplicatedStateMachine(Ledger).spawn(options.nodes, config=often)
     with cluster:
         console.print(f"{cluster!r}: up and led after {time.monotonic() - began_s:.2f} s", highlight=False)
         clients = [cluster.client() for _ in range(CLIENTS)]

@@ -163,7 +163,7 @@ class _Sockets:
     # --- Reading ---
 
     def _take(self, socket: zmq.Socket[bytes], parts_max: int) -> list[zmq.Frame]:
-        """Take the rest of a message whose first part was taken; what has too many parts comes back short by one part."""
+        """Take the parts of a message up to its end; of one with too many, one more than `parts_max` comes back."""
         receive = socket.recv
         part = receive(zmq.NOBLOCK, False)
         parts = [part]
@@ -314,7 +314,7 @@ class ZeroMQMailbox(_Sockets):
         address: this node's id.
         incarnation: 8 random bytes, new for each life of the process.
         cluster_id: 8 bytes; messages of other clusters are dropped.
-        peer_endpoint, client_endpoint: where to bind; tcp port 0 lets the system choose. A client_endpoint of None: no clients.
+        peer_endpoint, client_endpoint: where to bind; tcp port 0 lets the system choose. None: no clients.
         token: 32 secret bytes that every message on tcp begins with; None on ipc.
         frame_bytes_max: bound of a client's frame, and so of a log entry.
         hwm: messages queued for one peer or client; then they are dropped.
@@ -512,8 +512,8 @@ class ZeroMQRaftNet(RaftNet):
         peers: node id -> endpoint (tcp://127.0.0.1:5555, or ipc:// in a directory of mode 0700); the node's own entry
             says where it listens, and must be there unless `endpoint` says so.
         endpoint: where this node listens.
-        token: 32 secret bytes that all nodes share. Without one, tcp is guarded only by a number made from `peers`, which
-            keeps clusters apart but no attacker out: for tests and teaching.
+        token: 32 secret bytes that all nodes share. Without one, tcp is guarded only by a number made from `peers`,
+            which keeps clusters apart but no attacker out: for tests and teaching.
     """
 
     def __init__(

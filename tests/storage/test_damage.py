@@ -77,6 +77,7 @@ def test_every_byte_flipped_is_detected_or_without_effect(written: Written) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_bit_flipped_is_detected_or_without_effect(written: Written) -> None:
     flips(written, range(8))
 

@@ -310,6 +310,15 @@ class Client(Generic[M]):
                 taken[node_id] = future.result()
         return taken
 
+    def digest(self, node_id: int, *, timeout: float = 5.0) -> tuple[int, str]:
+        """Return the index a node has applied up to, and a digest of its state there: equal on all nodes that got as far.
+
+        Raises:
+            Unavailable: the node did not answer in time.
+        """
+        said = self._admin(node_id, "digest", {}, timeout).result()
+        return said["last_applied"], said["digest"]
+
     def _admin(self, node_id: int, verb: str, arguments: dict[str, Any], timeout: float) -> Future[Any]:
         future: Future[Any] = ResultFuture()
         deadline_s = time.monotonic() + timeout

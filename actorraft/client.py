@@ -19,7 +19,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from actorraft import codec
 from actorraft.actors.mailbox import Kinds
 from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageError
 from actorraft.futures import ResultFuture, resolve_many
-from actorraft.pickling import Encoder, decode_result
+from actorraft.pickling import Encoder, decode_result, machine_name
 from actorraft.session import Call, ClientSession, QueryCall
 
 if TYPE_CHECKING:
@@ -311,13 +311,47 @@ class Client(Generic[M]):
         return taken
 
     def digest(self, node_id: int, *, timeout: float = 5.0) -> tuple[int, str]:
-        """Return the index a node has applied up to, and a digest of its state there: equal on all nodes that got as far.
+        """Return the index a node has applied up to, and a digest of its state, equal on all nodes that got as far.
 
         Raises:
             Unavailable: the node did not answer in time.
         """
         said = self._admin(node_id, "digest", {}, timeout).result()
         return said["last_applied"], said["digest"]
+
+    def export_snapshot(self, path: str | os.PathLike[str], *, timeout: float = 60.0) -> Path:
+        """Write a portable copy of the state, as of now, for `spawn(from_snapshot=path)`.
+
+        Returns:
+            The absolute path.
+
+        Raises:
+            UsageError: it cannot be written there.
+            Unavailable: no leader took a snapshot in time, or another one came in between three times.
+        """
+        from actorraft.storage.portable import PortableInfo, write_portable
+
+        machine = machine_name(self._machine) if self._machine is not None else ""
+        for _ in range(3):
+            self._ask_leader("snapshot", {}, timeout)
+            term, index, data, done = self._ask_leader("read_snapshot", {"offset": 0}, timeout)
+            chunks = self._snapshot_chunks((term, index), data, done, timeout)
+            with contextlib.suppress(_Superseded):
+                return write_portable(path, PortableInfo(machine=machine, term=term, index=index), chunks)
+        raise Unavailable("newer snapshots came in between each time; try again")
+
+    def _snapshot_chunks(
+        self, snapshot_id: tuple[int, int], data: bytes, done: bool, timeout: float
+    ) -> Iterator[bytes]:
+        offset = 0
+        while True:
+            yield data
+            offset += len(data)
+            if done:
+                return
+            term, index, data, done = self._ask_leader("read_snapshot", {"offset": offset}, timeout)
+            if (term, index) != snapshot_id:
+                raise _Superseded
 
     def _admin(self, node_id: int, verb: str, arguments: dict[str, Any], timeout: float) -> Future[Any]:
         future: Future[Any] = ResultFuture()
@@ -445,6 +479,10 @@ class Client(Generic[M]):
         self._channel.close()
         with self._changed:
             self._changed.notify_all()
+
+
+class _Superseded(Exception):
+    """A newer snapshot, or another leader's, took the place of the one that was being copied."""
 
 
 def decode_value(value: Any) -> Any:

@@ -34,6 +34,7 @@ from actorraft.node import NodeSpec, run_node
 from actorraft.pickling import encode_factory, machine_name
 from actorraft.raft.config import RaftConfig
 from actorraft.storage.directory import ClusterDirectory, ClusterInfo
+from actorraft.storage.portable import check_portable
 
 logger = logging.getLogger("actorraft")
 
@@ -134,6 +135,7 @@ class ReplicatedStateMachine(Generic[M]):
         config: RaftConfig | None = None,
         supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
         name: str | None = None,
+        from_snapshot: str | os.PathLike[str] | None = None,
         timeout: float = 30.0,
     ) -> Cluster[M]:
         """Start the nodes, each in an OS process of its own; return once a leader is ready.
@@ -147,6 +149,7 @@ class ReplicatedStateMachine(Generic[M]):
             config: the numbers of the protocol.
             supervision: how nodes that die unasked are started again; None: not at all.
             name: for logs and `repr`; by default the machine's.
+            from_snapshot: what `export_snapshot` wrote: a new cluster begins with that state.
             timeout: seconds until a leader must be ready.
 
         Raises:
@@ -164,7 +167,13 @@ class ReplicatedStateMachine(Generic[M]):
         if durability not in (None, "os", "fsync"):
             raise UsageError(f'durability is "os" or "fsync", not {durability!r}')
         refuse_nested_spawn()
-        place = Place(data_dir, machine_name(self._machine), nodes, name)
+        machine = machine_name(self._machine)
+        if from_snapshot is not None:
+            check_portable(from_snapshot, machine)
+        place = Place(data_dir, machine, nodes, name)
+        if from_snapshot is not None and not place.is_new:
+            place.close()
+            raise UsageError(f"{data_dir} holds a cluster already; from_snapshot is for a new one")
         return Cluster(
             self._machine,
             self._factory,
@@ -173,6 +182,7 @@ class ReplicatedStateMachine(Generic[M]):
             transport=transport,
             config=config if config is not None else RaftConfig.local(),
             supervision=supervision,
+            from_snapshot=Path(from_snapshot).absolute() if from_snapshot is not None else None,
             timeout=timeout,
         )
 
@@ -223,6 +233,11 @@ class Place:
         assert self._directory is not None
         return self._directory.node_path(node_id)
 
+    def storage_ids(self) -> dict[int, str]:
+        """Return the random id of each node's directory: who comes with another one is somebody else."""
+        assert self._directory is not None
+        return self._directory.storage_ids()
+
     def update(self, node_ids: tuple[int, ...]) -> None:
         """Remember who is a member now."""
         assert self._directory is not None
@@ -249,6 +264,7 @@ class Cluster(Client[M]):
         transport: str,
         config: RaftConfig,
         supervision: Supervision | None,
+        from_snapshot: Path | None,
         timeout: float,
     ) -> None:
         self._closed = True  # nothing to close yet, should the start fail
@@ -258,6 +274,7 @@ class Cluster(Client[M]):
         self._durability = durability
         self._transport = transport
         self._config = config
+        self._from_snapshot = from_snapshot
         self._lock = threading.RLock()  # processes are started and stopped one after another
         self._processes: dict[int, ActorProcess] = {}
         self._bound: dict[int, tuple[str, str]] = {}  # node id -> endpoints for peers, for clients
@@ -304,6 +321,9 @@ class Cluster(Client[M]):
             else ("tcp://127.0.0.1:0",) * 2
         )
         peer_endpoint, client_endpoint = self._bound.get(node_id, fresh)
+        # Who joined later begins with nothing, and learns from the log who is who.
+        founders = self._place.info.founder_ids if node_id in self._place.info.founder_ids else ()
+        known = self._place.storage_ids()
         return NodeSpec(
             node_id=node_id,
             cluster_id=bytes.fromhex(self._place.info.cluster_id),
@@ -312,7 +332,9 @@ class Cluster(Client[M]):
             directory=self._place.node_path(node_id),
             durability=self._durability,
             keeps_data=self._place.keeps_data,
-            voters=frozenset(self._place.info.founder_ids if node_id in self._place.info.founder_ids else ()),
+            from_snapshot=self._from_snapshot if founders else None,
+            voters=frozenset(founders),
+            storage_ids=tuple((one, storage_id) for one, storage_id in known.items() if one in founders),
             peer_endpoint=peer_endpoint,
             client_endpoint=client_endpoint,
             token=self._token,
@@ -447,7 +469,8 @@ class Cluster(Client[M]):
             self._expect(node_id, "ready", deadline_s)
             self._monitor.watch(process)
             self._set_endpoints()
-        self._change_membership(["add_voter", node_id], lambda said: node_id in said["voters"], deadline_s)
+        change = ["add_voter", node_id, self._place.storage_ids()[node_id]]
+        self._change_membership(change, lambda said: node_id in said["voters"], deadline_s)
         return node_id
 
     def remove_node(self, node_id: int, *, timeout: float = 60.0) -> None:

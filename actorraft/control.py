@@ -193,7 +193,8 @@ class RaftControl:
         if snapshot is not None:
             self.executor.submit(executor_restore(snapshot_id.index, self.storage))
         self._snapshot_running = False
-        self._receiving: dict[EntryId, SnapshotWriter] = {}  # the one snapshot that arrives chunk by chunk
+        self._receiving: dict[EntryId, SnapshotWriter] = {}  # snapshots that arrive chunk by chunk, and
+        self._received: set[EntryId] = set()  # those of them that are complete
         self._pending: dict[int, Any] = {}  # index of an entry -> the client that waits for its result
         self._futures: dict[int, tuple[int, Future[int]]] = {}  # index -> (term, future)
         self._campaigns: list[Future[int]] = []
@@ -255,25 +256,30 @@ class RaftControl:
     # --- Out: the order of effects ---
 
     def _flush(self) -> None:
+        """Do what the core asks for; only then look at what the executor did, when core and disk are at one again."""
         server = self.server
         while True:
-            for done in self.executor.poll():
-                self._on_done(done)
-            if not server.has_ready():
+            while server.has_ready():
+                self._carry_out(server.ready())
+            done = self.executor.poll()
+            if not done:
                 return
-            ready = server.ready()
-            for message in ready.messages:
-                self._send(message)
-            self._persist(ready)
-            server.advance(ready)
-            for message in ready.messages_after_persist:
-                self._send(message)
-            if ready.committed:
-                self._hand_over(ready.committed_from, ready.committed)
-            for read in ready.reads:
-                self._on_read_state(read.token, read.index)
-            if ready.state_changed:
-                self._on_state_changed()
+            for one in done:
+                self._on_done(one)
+
+    def _carry_out(self, ready: Ready) -> None:
+        for message in ready.messages:
+            self._send(message)
+        self._persist(ready)
+        self.server.advance(ready)
+        for message in ready.messages_after_persist:
+            self._send(message)
+        if ready.committed:
+            self._hand_over(ready.committed_from, ready.committed)
+        for read in ready.reads:
+            self._on_read_state(read.token, read.index)
+        if ready.state_changed:
+            self._on_state_changed()
 
     def _persist(self, ready: Ready) -> None:
         for chunk in ready.snapshot_chunks:
@@ -497,13 +503,18 @@ class RaftControl:
     def _write_chunk(self, chunk: InstallSnapshot) -> None:
         snapshot_id = EntryId(chunk.snapshot_term, chunk.snapshot_index)
         if chunk.offset == 0:
-            for writer in self._receiving.values():
-                writer.abort()
-            self._receiving = {snapshot_id: self.storage.begin_snapshot(snapshot_id, chunk.configuration)}
+            for unfinished in self._receiving.keys() - self._received:
+                self._receiving.pop(unfinished).abort()
+            self._receiving[snapshot_id] = self.storage.begin_snapshot(snapshot_id, chunk.configuration)
         self._receiving[snapshot_id].write(chunk.data)
+        if chunk.done:
+            self._received.add(snapshot_id)
 
     def _install(self, snapshot_id: EntryId) -> None:
         self.storage.reset_log(self._receiving.pop(snapshot_id).commit())
+        for older in self._received - {snapshot_id}:
+            self._receiving.pop(older).abort()  # two came in one batch
+        self._received.clear()
         self._handed_index = self._snapshot_index = snapshot_id.index
         self._log_bytes = 0
         self.executor.submit(executor_restore(snapshot_id.index, self.storage))
@@ -525,6 +536,8 @@ class RaftControl:
                         self._snapshot_waiters.append((client, request.request_id))
                         return
                     value = self._snapshot_index
+                case "read_snapshot":
+                    value = self._read_newest_snapshot(request.arguments["offset"])
                 case "digest":
                     self.executor.submit(executor.TakeDigest(client, request.request_id))
                     return
@@ -537,6 +550,14 @@ class RaftControl:
         except (RaftError, KeyError, TypeError, ValueError) as problem:
             error = str(problem) or type(problem).__name__
         self._reply(client, codec.AdminReply(request.request_id, error, value))
+
+    def _read_newest_snapshot(self, offset: int) -> list[Any]:
+        """Return [term, index, a chunk from `offset` on, whether it is the last] for somebody who copies it."""
+        term, index = self.server.snapshot_id
+        chunk = self.storage.read_snapshot(EntryId(term, index), offset, self.config.snapshot_chunk_bytes)
+        if chunk is None:
+            raise ProposalRefused("there is no snapshot now")
+        return [term, index, *chunk]
 
     def status(self) -> dict[str, Any]:
         """Return this node's view of itself and its cluster, as plain data."""
@@ -691,8 +712,9 @@ class Ticks:
 
 
 def executor_restore(index: int, storage: Storage) -> executor.Restore:
-    """Make the work that brings the machine to the newest snapshot."""
-    return executor.Restore(index, storage.open_snapshot)
+    """Make the work that brings the machine to the newest snapshot: opened now, as a newer one may be there by then."""
+    file = storage.open_snapshot()
+    return executor.Restore(index, lambda: file)
 
 
 def _changes(arguments: dict[str, Any]) -> list[AddLearner | AddVoter | RemoveNode]:

@@ -41,6 +41,7 @@ from actorraft.host import MachineHost
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import Configuration, Message
 from actorraft.storage.disk import DiskStorage
+from actorraft.storage.portable import seed
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
@@ -59,6 +60,8 @@ class NodeSpec:
     Attributes:
         factory: the machine's class and arguments, as pickling.encode_factory makes them.
         voters: the voters that the cluster began with; none at a node that joined later. The log overrides them.
+        from_snapshot: a portable snapshot that a new cluster begins with.
+        storage_ids: (node id, storage id) of the founders; none at a node that joined later.
         keeps_data: False if the directory is removed with the cluster.
         peer_endpoint, client_endpoint: where to bind; a tcp port of 0 lets the system choose.
     """
@@ -70,11 +73,25 @@ class NodeSpec:
     directory: Path
     durability: str
     keeps_data: bool
+    from_snapshot: Path | None
     voters: frozenset[int]
+    storage_ids: tuple[tuple[int, str], ...]
     peer_endpoint: str
     client_endpoint: str
     token: bytes | None
     config: RaftConfig
+
+
+def open_storage(spec: NodeSpec) -> DiskStorage:
+    """Open the node's store, and lock it."""
+    return DiskStorage(
+        spec.directory,
+        durability=spec.durability,
+        sync_on_close=spec.keeps_data,
+        create=False,  # the cluster made it; if it is gone, so is what this node promised
+        node_id=spec.node_id,
+        cluster_id=spec.cluster_id.hex(),
+    )
 
 
 class ThreadExecutor:
@@ -138,13 +155,14 @@ class RaftNode:
         self._orders: deque[tuple[str, Any]] = deque()  # what the parent says
         self._campaign = False
         self._cut: frozenset[int] = frozenset()  # peers that a test has cut off
-        storage = DiskStorage(
-            spec.directory,
-            durability=spec.durability,
-            sync_on_close=spec.keeps_data,
-            node_id=spec.node_id,
-            cluster_id=spec.cluster_id.hex(),
+        configuration = Configuration(
+            voters=spec.voters, next_node_id=max(spec.voters, default=-1) + 1, storage_ids=spec.storage_ids
         )
+        if spec.from_snapshot is not None:
+            storage = open_storage(spec)
+            seed(storage, spec.from_snapshot, configuration)
+            storage.close()
+        storage = open_storage(spec)
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
         executor = Executor(host, session_expiry_s=spec.config.session_expiry_s)
         self.control = RaftControl(
@@ -154,7 +172,7 @@ class RaftNode:
             clients=mailbox,
             clock=self._clock,
             config=spec.config,
-            configuration=Configuration(voters=spec.voters, next_node_id=max(spec.voters, default=-1) + 1),
+            configuration=configuration,
         )
         self._set_peers(peers)
 

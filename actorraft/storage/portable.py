@@ -1,0 +1,129 @@
+"""A copy of a cluster's state in one file, to be carried elsewhere: `export_snapshot`, `spawn(from_snapshot=...)`.
+
+One line of JSON that says what it is, the content of a snapshot, and a CRC over both. A new cluster that starts from
+it goes on at the same index and term, so nothing that the state remembers (sessions, serials) is ever given out twice.
+
+Source:     Raft §7; the content is what executor.py writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+from zlib import crc32
+
+from actorraft.errors import CorruptionError, UsageError
+from actorraft.ports import Storage
+from actorraft.raft.messages import Configuration, EntryId, HardState
+from actorraft.storage.directory import this_python
+
+FORMAT = 1
+CHUNK_BYTES = 1 << 20
+_CRC_BYTES = 4
+_HEADER_BYTES_MAX = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortableInfo:
+    """What the first line says."""
+
+    machine: str  # module:qualified name; "" if the exporter did not know it
+    term: int
+    index: int
+    python: str = this_python()
+    actorraft_snapshot: int = FORMAT
+
+
+def write_portable(path: str | os.PathLike[str], info: PortableInfo, chunks: Iterable[bytes]) -> Path:
+    """Write the file aside, sync it, and rename it: there is a whole one, or none.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    target = Path(path).absolute()
+    aside = target.with_name(target.name + ".tmp")
+    try:
+        with open(aside, "wb") as file:
+            crc = 0
+            for data in (json.dumps(asdict(info)).encode() + b"\n", *chunks):
+                crc = crc32(data, crc)
+                file.write(data)
+            file.write(crc.to_bytes(_CRC_BYTES, "little"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+        directory = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise UsageError(f"the snapshot cannot be written to {target}: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return target
+
+
+def check_portable(path: str | os.PathLike[str], machine: str) -> PortableInfo:
+    """Read the file once, whole; return what it is.
+
+    Raises:
+        UsageError: it is not there, is of another kind, machine or Python.
+        CorruptionError: it is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            info = _read_info(file, path)
+            for _ in _content(file, path):
+                pass
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    if info.machine not in ("", machine):
+        raise UsageError(f"{path} holds the state of the machine {info.machine}, not of {machine}")
+    if info.python != this_python():
+        raise UsageError(f"{path} was written by Python {info.python} and this is Python {this_python()}")
+    return info
+
+
+def seed(storage: Storage, path: str | os.PathLike[str], configuration: Configuration) -> None:
+    """Make an empty store begin with the state in the file. The store is to be opened anew afterwards."""
+    recovered = storage.recover()
+    if recovered.snapshot is not None or recovered.entries or recovered.hard_state != HardState():
+        return  # it began before, and was interrupted or restarted
+    with open(path, "rb") as file:
+        info = _read_info(file, path)
+        writer = storage.begin_snapshot(EntryId(info.term, info.index), configuration)
+        for data in _content(file, path):
+            writer.write(data)
+        storage.reset_log(writer.commit())
+    storage.persist(HardState(info.term, None), info.index + 1, [])
+
+
+def _read_info(file: BinaryIO, path: str | os.PathLike[str]) -> PortableInfo:
+    line = file.readline(_HEADER_BYTES_MAX)
+    try:
+        said = json.loads(line)
+        if said["actorraft_snapshot"] != FORMAT:
+            raise UsageError(f"{path} was written by another version of ActorRaft; this one reads format {FORMAT}")
+        return PortableInfo(**said)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no snapshot that export_snapshot wrote") from error
+
+
+def _content(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Give the content in chunks; the CRC is checked at its end."""
+    begin = file.tell()
+    left = os.fstat(file.fileno()).st_size - begin - _CRC_BYTES
+    file.seek(0)
+    crc = crc32(file.read(begin))
+    while left > 0:
+        data = file.read(min(left, CHUNK_BYTES))
+        left -= len(data)
+        crc = crc32(data, crc)
+        yield data
+    if left < 0 or crc.to_bytes(_CRC_BYTES, "little") != file.read(_CRC_BYTES):
+        raise CorruptionError(f"{path} is damaged: its checksum is wrong. Export the state again")

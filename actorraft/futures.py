@@ -1,55 +1,69 @@
 """ResultFuture: a `concurrent.futures.Future` that costs little, can be awaited, and cannot be cancelled.
 
 A stock future makes a condition, a lock and two lists for itself. Here one lock serves all, and what only few futures
-need (a waiter, a callback) is made when it is asked for. What is done is said for a whole frame of commands at once.
+need (a sleeping thread, a callback, an awaiting task) is made when it is asked for. What is done is said for a whole
+frame of commands at once: the lock is taken once, and each event loop is woken once.
 
-Threads:    every method from any thread; callbacks run in the thread that resolves.
+Invariant:  the first outcome stays; `_watched` is true from the moment that anything must be told of the end.
+Threads:    every method from any thread; callbacks run in the thread that resolves, and must not wait for results.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures._base import FINISHED, RUNNING
 from typing import Any, TypeVar
 
+logger = logging.getLogger("actorraft")
+
 T = TypeVar("T")
 
-_condition = threading.Condition()
+_lock = threading.RLock()  # every future's; also what concurrent.futures.wait takes, once for each future
+_condition = threading.Condition(_lock)
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]  # another thread may hold it
 
 
-class _LazyList:
-    """A list that is made at its first use, and an attribute of its own from then on."""
+class _Lazy:
+    """A list that is made at its first use, and is an attribute of its own from then on."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, instance: object, owner: type) -> list[Any]:
-        made: list[Any] = []
-        instance.__dict__[self._name] = made
-        return made
+    def __get__(self, future: Any, owner: type) -> list[Any]:
+        if future is None:
+            return []
+        with _lock:
+            made: list[Any] = future.__dict__.setdefault(self._name, [])
+            future._watched = True
+            return made
 
 
 class ResultFuture(Future[T]):
     """The outcome of a call that is under way.
 
-    `result(timeout)` waits; giving up waiting does not give up the call. `await` works in asyncio.
-    `cancel` is always False: what was sent may be applied.
+    `result(timeout)` waits; giving up waiting does not give up the call. `await` works in asyncio. `cancel` is always
+    False: what was sent may be applied.
     """
 
-    # The parts of a stock future's state, shared until they differ.
+    # A stock future's state, shared by all until they differ.
     _condition = _condition
     _state = RUNNING
     _result: Any = None
     _exception: BaseException | None = None
-    _waiters = _LazyList()  # of concurrent.futures.wait and as_completed
-    _done_callbacks = _LazyList()
-    _sleepers = _LazyList()  # locks of threads in `result` and `exception`
+    _watched = False  # whether somebody must be told of the end
+    _waiters = _Lazy()  # of concurrent.futures.wait and as_completed
+    _done_callbacks = _Lazy()
+    _sleepers = _Lazy()  # locks of threads in `result` and `exception`
+    _tasks = _Lazy()  # (loop, asyncio future) of tasks that await
 
-    def __init__(self) -> None:
-        pass  # everything is in the class until it is needed
+    __init__ = object.__init__  # nothing to do until something is needed; and no Python call for that
+
+    # --- Waiting ---
 
     def result(self, timeout: float | None = None) -> T:
         """Return the result, or raise what the call ended with; TimeoutError if `timeout` seconds pass first."""
@@ -71,58 +85,124 @@ class ResultFuture(Future[T]):
     def _sleep(self, timeout: float | None) -> None:
         sleeper = threading.Lock()
         sleeper.acquire()
-        with _condition:
+        with _lock:
             if self._state == FINISHED:
                 return
             self._sleepers.append(sleeper)
-        if not sleeper.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
-            raise TimeoutError(f"no result within {timeout} s; the call goes on")
-
-    def set_result(self, result: T) -> None:
-        """End with a result. For the library's use."""
-        with _condition:
-            self._end(result, None)
-        self._tell()
-
-    def set_exception(self, exception: BaseException | None) -> None:
-        """End with an exception. For the library's use."""
-        with _condition:
-            self._end(None, exception)
-        self._tell()
-
-    def _end(self, result: Any, exception: BaseException | None) -> None:
-        if self._state == FINISHED:
-            return  # the first outcome is the one that was promised
-        self._result, self._exception, self._state = result, exception, FINISHED
-
-    def _tell(self) -> None:
-        """Wake whoever waits, after the end was said under the lock."""
-        state = self.__dict__
-        for sleeper in state.pop("_sleepers", ()):
-            sleeper.release()
-        for waiter in state.get("_waiters", ()):
-            if self._exception is None:
-                waiter.add_result(self)
-            else:
-                waiter.add_exception(self)
-        if "_done_callbacks" in state:
-            self._invoke_callbacks()  # type: ignore[attr-defined]
+        if timeout is None or timeout > threading.TIMEOUT_MAX:
+            sleeper.acquire()
+        elif not sleeper.acquire(timeout=max(0.0, timeout)):
+            with _lock:
+                if self._state != FINISHED:
+                    self._sleepers.remove(sleeper)
+                    raise TimeoutError(f"no result within {timeout} s; the call goes on")
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.wrap_future(self).__await__()
+        if self._state != FINISHED:
+            loop = asyncio.get_running_loop()
+            woken = loop.create_future()
+            with _lock:
+                if self._state != FINISHED:
+                    self._tasks.append((loop, woken))
+                else:
+                    woken.set_result(None)
+            yield from woken  # cancelling the task ends this wait, not the call
+        return self.result()
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Have `fn(self)` called when the call has ended; at once if it has."""
+        with _lock:
+            if self._state != FINISHED:
+                self._done_callbacks.append(fn)
+                return
+        _call(fn, self)
+
+    # --- The end: for the library's use ---
+
+    def set_result(self, result: T) -> None:
+        """End with a result, unless it has ended."""
+        resolve_many(((self, result),))
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """End with an exception, unless it has ended."""
+        assert exception is not None
+        resolve_many((), ((self, exception),))
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Say that it runs: it always did, and cannot be cancelled."""
+        return True
 
 
-def resolve_many(pairs: Iterable[tuple[ResultFuture[Any], Any]]) -> None:
-    """End many futures with results: the lock is taken once, and only those that somebody waits for cost more."""
+def resolve_many(
+    results: Iterable[tuple[ResultFuture[Any], Any]],
+    failures: Sequence[tuple[ResultFuture[Any], BaseException]] = (),
+) -> None:
+    """End many futures: the lock is taken once, and only those that somebody waits for cost more.
+
+    Args:
+        results: (future, its result); a future that has ended already stays as it is.
+        failures: (future, what it ends with).
+    """
     told: list[ResultFuture[Any]] = []
-    with _condition:
-        for future, value in pairs:
-            if future._state == FINISHED:
+    finished = FINISHED
+    with _lock:
+        for future, value in results:
+            if future._state is finished:
                 continue
-            state = future.__dict__
-            if state:
-                told.append(future)
             future._result = value
-            future._state = FINISHED
-    for future in told:
-        future._tell()
+            future._state = finished
+            if future._watched:
+                told.append(future)
+        for future, error in failures:
+            if future._state is finished:
+                continue
+            future._exception = error
+            future._state = finished
+            if future._watched:
+                told.append(future)
+        if told:
+            _tell_waiters(told)
+    if told:
+        _tell(told)
+
+
+def _tell_waiters(futures: list[ResultFuture[Any]]) -> None:
+    """Tell concurrent.futures.wait and as_completed, which want it under the lock."""
+    for future in futures:
+        for waiter in future.__dict__.get("_waiters", ()):
+            if future._exception is None:
+                waiter.add_result(future)
+            else:
+                waiter.add_exception(future)
+
+
+def _tell(futures: list[ResultFuture[Any]]) -> None:
+    """Wake whoever sleeps or awaits, then call back. Nobody adds to these lists once a future has ended."""
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for future in futures:
+        state = future.__dict__
+        for sleeper in state.pop("_sleepers", ()):
+            sleeper.release()
+        for loop, woken in state.pop("_tasks", ()):
+            loops.setdefault(loop, []).append(woken)
+    for loop, several in loops.items():
+        try:
+            loop.call_soon_threadsafe(_wake, several)
+        except RuntimeError:
+            continue  # the loop is closed: nobody awaits there any more
+    for future in futures:
+        for callback in future.__dict__.pop("_done_callbacks", ()):
+            _call(callback, future)
+
+
+def _wake(several: list[asyncio.Future[None]]) -> None:
+    for woken in several:
+        if not woken.done():  # its task may have been cancelled
+            woken.set_result(None)
+
+
+def _call(callback: Callable[[Any], object], future: ResultFuture[Any]) -> None:
+    try:
+        callback(future)
+    except Exception:
+        logger.exception("a callback of %r raised", future)

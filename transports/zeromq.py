@@ -118,7 +118,7 @@ class _Sockets:
     # --- Waiting ---
 
     def wait(self, timeout_s: float) -> list[Envelope]:
-        """Wait until something happens, or `timeout_s` passes; return what happened. Bounded; may be early with nothing."""
+        """Wait until something happens, or `timeout_s` passes; return what happened (bounded; early, it may be nothing)."""
         happened: list[Envelope] = []
         if self._again:
             again, self._again = self._again, {}

@@ -157,6 +157,7 @@ class ClientSession:
     def connected(self, node_id: int, now_s: float) -> None:
         """A node can be reached: ask who leads."""
         self.nodes.add(node_id)
+        self._query_retry_s = 0.0
         self._send(node_id, HELLO)
 
     def disconnected(self, node_id: int, now_s: float) -> None:
@@ -180,6 +181,7 @@ class ClientSession:
             case codec.Answers():
                 query = self._query_frames.pop(reply.request_id, None)
                 if query is not None:
+                    self._query_retry_s = 0.0
                     self.answers.append((query.calls, reply.values))
             case codec.LeaderIs():
                 self._on_leader(reply.term, reply.leader_id, now_s)
@@ -504,6 +506,7 @@ class ClientSession:
             node_id = self._target(to) if len(self._query_frames) < self._frames_max else None
             if node_id is None:
                 self._queries.extend(calls)
+                self._query_retry_s = now_s + self.HELLO_S  # sooner, when a leader, a link or an answer comes
                 continue
             calls, rest = calls[: self._frame_calls_max], calls[self._frame_calls_max :]
             self._queries.extend(rest)

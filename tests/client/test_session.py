@@ -9,7 +9,7 @@ import pytest
 
 from actorraft import codec
 from actorraft.errors import Busy, OutcomeUnknown, Unavailable
-from actorraft.session import NOOP, ClientSession
+from actorraft.session import NOOP, ClientSession, QueryCall
 
 
 class Net:
@@ -244,3 +244,23 @@ def test_closing_ends_everything_truthfully() -> None:
     session.close()
 
     assert {"sent": OutcomeUnknown, "queued": Unavailable} == {future: type(error) for future, error in session.failures}
+
+
+def test_reads_that_have_nobody_to_go_to_do_not_keep_the_client_awake() -> None:
+    net = Net()
+    net.session.query(QueryCall(b"\x01", "read", 9.0, "linearizable", "leader"))
+
+    net.session.advance(1.0)
+
+    assert net.session.deadline_s() > 1.0
+
+
+def test_reads_wait_for_a_leader_and_leave_at_once_when_there_is_one() -> None:
+    net = Net()
+    net.session.query(QueryCall(b"\x01", "read", 9.0, "linearizable", "leader"))
+    net.session.advance(1.0)
+    net.session.connected(2, 1.0)
+
+    net.session.receive(2, codec.LeaderIs(1, 2), 1.001)
+
+    assert [2] == [node_id for node_id, _ in net.take(codec.Query)]

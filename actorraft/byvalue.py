@@ -142,6 +142,7 @@ _NOT_STATE = frozenset(
     (
         *("__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "_abc_impl"),
         *("__firstlineno__", "__static_attributes__", "__annotate_func__", "__annotations_cache__"),
+        *("__slotnames__", "__pydantic_setattr_handlers__"),  # caches, filled by use
     )
 )
 
@@ -350,6 +351,11 @@ SPECIAL: Final[dict[type, Callable[[Any], Any]]] = {
 del SPECIAL[types.MethodType]  # pickle's own way asks the object for it by name, which is shorter
 
 
+def reduce_method(method: types.MethodType) -> Any:
+    """Reduce a bound method to its parts: inside a class that is being built, its name means nothing yet."""
+    return types.MethodType, (method.__func__, method.__self__)
+
+
 # --- Fingerprints -----------------------------------------------------------------------------------------------------
 
 
@@ -391,6 +397,8 @@ class Fingerprint(Walk):
             self.value(attributes[name])
 
     def _local_function(self, function: types.FunctionType) -> None:
+        if function.__code__.co_filename.startswith("<attrs generated"):
+            return  # follows from the attributes; and its `__hash__` holds a number of this very process
         self._code_object(function.__code__)
         for part in (function.__defaults__, function.__kwdefaults__, vars(function)):
             self.value(part)
@@ -426,6 +434,10 @@ class Fingerprint(Walk):
             self.value(value.func if kind is functools.cached_property else value.__wrapped__)
         elif kind is types.MappingProxyType:
             self.value(dict(value))
+        elif kind is types.MethodType:
+            self.value((value.__func__, value.__self__))
+        elif kind.__name__ == "Decorator" and kind.__module__.startswith("pydantic."):
+            self.value((value.cls_var_name, value.info))  # the rest names the class by its address
         elif kind is typing.TypeVar:
             self._mark("typevar", value.__name__)
             self.value((value.__bound__, value.__constraints__))

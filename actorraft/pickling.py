@@ -204,6 +204,9 @@ class _DefinitionPickler(CodePickler):
         self._root = root
         self.inlined: dict[int, tuple[Any, Ref]] = {}
 
+    def reducer_override(self, obj: Any) -> Any:
+        return byvalue.reduce_method(obj) if type(obj) is types.MethodType else super().reducer_override(obj)
+
     def local(self, code: Any) -> Any:
         name = name_of(code)
         plain = look_up(name) is code

@@ -1,0 +1,120 @@
+"""What type checkers make of a user's code. Never run: test_types.py hands it to mypy --strict and to pyright.
+
+Each line marked `# wrong` must be refused by both, all others accepted.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Awaitable
+from typing import Any, assert_type
+
+import actorraft as ar
+from actorraft import ReplicatedStateMachine, ResultFuture, StateMachine, command, context, query
+from actorraft.testing import context as testing_context
+
+
+class Bank(StateMachine):
+    def __init__(self, currency: str = "EUR") -> None:
+        self.currency = currency
+        self.accounts: dict[str, int] = {}
+
+    @command
+    def deposit(self, name: str, amount: int) -> int:
+        self.accounts[name] = self.accounts.get(name, 0) + amount
+        context().publish("deposits", (name, amount))
+        return self.accounts[name]
+
+    @query
+    def balance(self, name: str, *, default: int = 0) -> int:
+        return self.accounts.get(name, default)
+
+    def helper(self) -> str:
+        return self.currency
+
+
+class Savings(Bank):
+    @command
+    def deposit(self, name: str, amount: int) -> int:
+        return super().deposit(name, 2 * amount)
+
+    def snapshot(self) -> dict[str, int]:
+        return self.accounts
+
+    def restore(self, state: dict[str, int]) -> None:
+        self.accounts = state
+
+
+class Base(StateMachine, abc.ABC):
+    @command
+    @abc.abstractmethod
+    def add(self, number: int) -> None: ...
+
+
+class Sum(Base):
+    total = 0
+
+    @command
+    def add(self, number: int) -> None:
+        self.total += number
+
+
+class Store:
+    """No StateMachine, and a method called query: the decorators are reached through the package."""
+
+    @ar.command
+    def put(self, key: str, value: bytes) -> bool:
+        return bool(key and value)
+
+    @ar.query
+    def query(self, key: str) -> bytes | None:
+        return key.encode()
+
+
+class Adder:
+    def apply(self, number: int) -> int:
+        return number
+
+
+def local() -> None:
+    bank = Bank("USD")
+    assert_type(bank.deposit("ann", 10), int)
+    assert_type(bank.deposit.submit("ann", amount=10), ResultFuture[int])
+    with testing_context(time=5.0) as current:
+        assert_type(current.time, float)
+    bank.deposit("ann", "ten")  # wrong
+    bank.deposit("ann")  # wrong
+    bank.deposit.submit("ann", 1, 2)  # wrong
+
+
+async def remote() -> None:
+    cluster = ReplicatedStateMachine(Bank, currency="USD").spawn(5)
+    with cluster:
+        bank = cluster.proxy()
+        assert_type(bank, Bank)
+        assert_type(bank.deposit("ann", 10), int)
+        assert_type(bank.deposit.submit("ann", 5), ResultFuture[int])
+        assert_type(bank.deposit.submit("ann", 5).result(), int)
+        assert_type(await bank.deposit.submit("ann", 5), int)
+        assert_type(bank.deposit.aio("ann", 1), Awaitable[int])
+        assert_type(await bank.deposit.aio("ann", 1), int)
+        assert_type(bank.balance("ann", default=3), int)
+        assert_type(cluster.client().proxy(timeout=1.0, consistency="stale"), Bank)
+        bank.balance("ann", 3)  # wrong
+        bank.withdraw("ann", 3)  # wrong
+        await bank.deposit.aio(1, 1)  # wrong
+
+
+def others() -> None:
+    savings = ReplicatedStateMachine(Savings).spawn(1).proxy()
+    assert_type(savings, Savings)
+    assert_type(savings.deposit("ann", 1), int)
+    assert_type(savings.balance("ann"), int)
+    store = ReplicatedStateMachine(Store).spawn().proxy()
+    assert_type(store.query("key"), bytes | None)
+    assert_type(store.put.submit("key", b"value"), ResultFuture[bool])
+    assert_type(ReplicatedStateMachine(Adder).spawn(3).execute(5), Any)
+    assert_type(ReplicatedStateMachine(Sum).spawn(3).proxy().add(5), None)
+    ReplicatedStateMachine(Bank, currency=3)  # wrong
+    ReplicatedStateMachine(Bank, "USD", 5)  # wrong
+    ReplicatedStateMachine(Bank())  # wrong

@@ -82,6 +82,10 @@ class Status(list[MemberStatus]):
         )
 
 
+class _NodeRefused(Unavailable):
+    """A node's own answer to an administrator that it cannot."""
+
+
 class Client(Generic[M]):
     """An independent session with a cluster; made by `connect` and `Cluster.client`.
 
@@ -302,12 +306,22 @@ class Client(Generic[M]):
 
         Returns:
             node id -> index of its snapshot's last entry.
+
+        Raises:
+            ActorRaftError: the machine's `snapshot` raised, or the disk refused; nothing is lost, the log goes on growing.
         """
         asked = {node_id: self._admin(node_id, "snapshot", {}, timeout) for node_id in sorted(self._session.nodes)}
         taken: dict[int, int] = {}
+        failed: list[str] = []
         for node_id, future in asked.items():
-            with contextlib.suppress(Unavailable):
+            try:
                 taken[node_id] = future.result()
+            except _NodeRefused as error:
+                failed.append(f"node {node_id}: {error}")
+            except Unavailable:
+                pass  # it is not reachable, which status() says too
+        if failed:
+            raise ActorRaftError("; ".join(failed))
         return taken
 
     def digest(self, node_id: int, *, timeout: float = 5.0) -> tuple[int, str]:
@@ -451,7 +465,7 @@ class Client(Generic[M]):
             replies, session.admin_replies = session.admin_replies, []
             for future, reply in replies:
                 if reply.error:
-                    future.set_exception(Unavailable(reply.error))
+                    future.set_exception(_NodeRefused(reply.error))
                 else:
                     future.set_result(reply.value)
 

@@ -1,0 +1,162 @@
+"""Machines that the nodes of these tests import by name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from typing import Any
+
+from actorraft import StateMachine, command, context, query
+
+
+class Ledger(StateMachine):
+    """Lists of what was appended, by key: a write that is lost or applied twice is seen at once."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, list[Any]] = {}
+
+    @command
+    def append(self, key: str, item: Any) -> int:
+        """Append; return how many there are now."""
+        items = self.entries.setdefault(key, [])
+        items.append(item)
+        return len(items)
+
+    @command
+    def append_slowly(self, key: str, item: Any, seconds: float) -> int:
+        """Append after a sleep."""
+        time.sleep(seconds)
+        return self.append(key, item)
+
+    @command
+    def append_after_counting(self, key: str, item: Any, seconds: float) -> int:
+        """Append after that much bytecode."""
+        until_s = time.monotonic() + seconds
+        while time.monotonic() < until_s:
+            pass
+        return self.append(key, item)
+
+    @command
+    def append_and_raise(self, key: str, item: Any) -> None:
+        """Append, then fail: what was done stays done."""
+        self.append(key, item)
+        raise Refused(key, limit=3)
+
+    @command
+    def bad_result(self, key: str, item: Any) -> Any:
+        """Append, and return what cannot be sent."""
+        self.append(key, item)
+        return threading.Lock()
+
+    @command
+    def state(self) -> dict[str, list[Any]]:
+        """Return the state itself."""
+        return self.entries
+
+    @command
+    def about(self) -> tuple[int, int, int, int, float, float]:
+        """What the context says."""
+        now = context()
+        return now.index, now.position, now.serial, now.term, now.time, now.random.random()
+
+    @query
+    def get(self, key: str) -> list[Any]:
+        """What was appended to a key."""
+        return self.entries.get(key, [])
+
+    @query
+    def count(self, key: str) -> int:
+        """How many there are."""
+        return len(self.entries.get(key, []))
+
+    @query
+    def environment(self, name: str) -> str | None:
+        """Something of the node's own process."""
+        return os.environ.get(name)
+
+
+class Refused(Exception):
+    """An error of a user's own, with state."""
+
+    def __init__(self, key: str, *, limit: int) -> None:
+        super().__init__(f"no more for {key}")
+        self.key, self.limit = key, limit
+
+
+class Applied:
+    """A machine with `apply` and `query`."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def apply(self, command: int) -> int:
+        """Add."""
+        self.total += command
+        return self.total
+
+    def query(self, request: str) -> Any:
+        """Look."""
+        return getattr(self, request)
+
+
+class FailsToStart:
+    """Its constructor raises."""
+
+    def __init__(self, why: str) -> None:
+        raise RuntimeError(f"no machine today: {why}")
+
+
+class StartsIn(StateMachine):
+    """Its constructor takes its time, or never ends."""
+
+    def __init__(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class EndsTheProcess(StateMachine):
+    """Its commands do to their process what no exception can tell."""
+
+    @command
+    def leave(self) -> None:
+        """Exit at once."""
+        os._exit(3)
+
+    @command
+    def run_out_of_stack(self) -> None:
+        """Raise what stops a node."""
+        raise RecursionError("too deep")
+
+    @command
+    def stay_in_c(self, seconds: int) -> None:
+        """Hold the interpreter lock in one long C call."""
+        ctypes.PyDLL(None).sleep(seconds)
+
+    @query
+    def hello(self) -> str:
+        """Say something."""
+        return "hello"
+
+
+class NoSnapshot(Ledger):
+    """Its snapshot raises as long as a key says so."""
+
+    def snapshot(self) -> Any:
+        """Fail, or not."""
+        if self.entries.get("broken"):
+            raise RuntimeError("no snapshot today")
+        return super().snapshot()
+
+    @command
+    def mend(self) -> None:
+        """From now on it works."""
+        self.entries.pop("broken", None)
+
+
+class NoRestore(Ledger):
+    """Its restore raises."""
+
+    def restore(self, state: Any) -> None:
+        """Fail."""
+        raise RuntimeError("no restore today")

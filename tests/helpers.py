@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actorraft.raft import (
+    NO_ENTRY,
     AppendEntries,
     AppendEntriesResponse,
     Configuration,
@@ -118,11 +119,13 @@ def make_leader(node_id: int = 0, size: int = 3, **options: Any) -> RaftServer:
     return server
 
 
-def acknowledge(server: RaftServer, *peer_ids: int, match_index: int | None = None, round: int | None = None) -> None:
+def acknowledge(
+    server: RaftServer, *peer_ids: int, match_index: int | None = None, in_round: int | None = None
+) -> None:
     """Let peers acknowledge the leader's log up to `match_index` (all of it by default), in its newest round."""
     for peer_id in peer_ids:
         match = server.log.last_index if match_index is None else match_index
-        answered = server.reads.round if round is None else round
+        answered = server.reads.round if in_round is None else in_round
         server.step(AppendEntriesResponse(peer_id, server.node_id, server.current_term, True, match, answered))
 
 
@@ -150,7 +153,7 @@ class Disk:
 
     hard_state: HardState = field(default_factory=HardState)
     log: RaftLog = field(default_factory=RaftLog)
-    snapshot_id: EntryId = EntryId(-1, -1)
+    snapshot_id: EntryId = NO_ENTRY
     configuration: Configuration = field(default_factory=Configuration)
     machine: list[Any] = field(default_factory=list)  # the snapshot's content
 
@@ -259,7 +262,7 @@ class Cluster:
                     continue
                 chunk = disk.machine[message.offset : message.offset + self.chunk_items]
                 done = message.offset + len(chunk) >= len(disk.machine)
-                message = message._replace(data=chunk, done=done)  # items stand for bytes
+                message = message._replace(data=chunk, done=done)  # type: ignore[arg-type]  # items stand for bytes
             self.messages.append(message)
 
     def take_snapshot_in(self, node_id: int, ready: Ready) -> None:

@@ -6,6 +6,7 @@ from actorraft.raft.log import RaftLog, append_entries
 from actorraft.raft.membership import AddLearner, AddVoter, MemberChange, RemoveNode
 from actorraft.raft.messages import (
     MESSAGE_TYPES,
+    NO_ENTRY,
     AppendEntries,
     AppendEntriesResponse,
     Configuration,
@@ -28,6 +29,7 @@ from actorraft.raft.server import RaftServer
 
 __all__ = [
     "MESSAGE_TYPES",
+    "NO_ENTRY",
     "AddLearner",
     "AddVoter",
     "AppendEntries",

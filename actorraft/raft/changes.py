@@ -5,9 +5,11 @@ configuration since its snapshot with its index: cutting the log takes back what
 A change of one voter is made in one step; of more, in two, and the leader takes the second by itself. Who is to
 vote first catches up as a learner, in rounds.
 
-Source:     Raft §6; D§4.1 and the correction of 2015 (own-term commit first), D§4.2.1 (rounds), D§4.2.2 (removed leader), D§4.3.
+Source:     Raft §6; D§4.1 and the correction of 2015 (own-term commit first), D§4.2.1 (rounds), D§4.2.2 (removed
+            leader), D§4.3 (joint).
 Invariant:  at most one configuration entry is uncommitted.
-Differs:    a removed node is fed until it knows of its removal, for one election timeout at most, so that it does not campaign.
+Differs:    a removed node is fed until it knows of its removal, for one election timeout at most, so that it does
+            not campaign.
 Not here:   the arithmetic of configurations; see membership.py.
 """
 
@@ -19,7 +21,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actorraft.raft.errors import NotLeader, ProposalRefused
-from actorraft.raft.membership import AddLearner, AddVoter, MemberChange, enter_joint, is_simple, leave_joint, simple
+from actorraft.raft.membership import (
+    AddLearner,
+    AddVoter,
+    MemberChange,
+    apply_changes,
+    enter_joint,
+    leave_joint,
+    simple,
+)
 from actorraft.raft.messages import Configuration, TimeoutNow
 from actorraft.raft.progress import Progress
 from actorraft.raft.ready import LeaderState
@@ -72,7 +82,7 @@ def use_configuration(self: RaftServer) -> None:
 
 
 def new_progress(self: RaftServer) -> Progress:
-    """Return the view of a follower of which nothing is known: its log is taken to be as long as the leader's (Figure 2)."""
+    """Return the view of an unknown follower: its log is taken to be as long as the leader's (Figure 2)."""
     config = self.config
     progress = Progress(
         self.log.last_index + 1, inflight_max=config.inflight_max, inflight_bytes_max=config.inflight_bytes_max
@@ -87,11 +97,11 @@ def new_progress(self: RaftServer) -> Progress:
 def change_membership(self: RaftServer, changes: Sequence[MemberChange]) -> int:
     """Begin a change of membership; return the index of the configuration entry that begins it.
 
-    If the change adds voters that have not caught up, that entry makes them learners (there is none, and the index is
-    that of the present configuration, if they are learners already), and the change itself follows by itself once
-    they have caught up; `pending_change` is None again when it did, or when they were too slow or silent:
-    `configuration` tells which. More than one voter more or less makes the change joint; the leader leaves the joint
-    phase by itself.
+    If the change adds voters that have not caught up, that entry makes them learners (if they are learners already,
+    there is none, and the index is that of the present configuration). The change itself follows once they have caught
+    up; `pending_change` is None again when it did, or when they were too slow or silent: `configuration` tells which.
+    More than one voter more or less makes the change joint; the leader leaves the joint phase by itself. A change
+    that has no effect appends nothing.
 
     Raises:
         NotLeader: ask `leader_id`.
@@ -110,7 +120,8 @@ def change_membership(self: RaftServer, changes: Sequence[MemberChange]) -> int:
     configuration = self.configuration
     for change in changes:
         check_identity(configuration, change)
-    is_simple(configuration, changes)  # refuses what is wrong in itself before anything is appended
+    if apply_changes(configuration, changes) == configuration:
+        return self.configurations[-1][0]  # done already: asked for once more, perhaps
     newcomers = [
         change for change in changes if isinstance(change, AddVoter) and change.node_id not in configuration.voters
     ]
@@ -141,8 +152,10 @@ def check_identity(configuration: Configuration, change: MemberChange) -> None:
 def enter_change(self: RaftServer, changes: Sequence[MemberChange]) -> int:
     """Append the configuration that carries out `changes`, joint if more than one voter changes."""
     configuration = self.configuration
-    change = simple if is_simple(configuration, changes) else enter_joint
-    return self.append_own(change(configuration, changes))
+    changed = apply_changes(configuration, changes)
+    if len(changed.voters ^ configuration.voters) > 1:
+        changed = enter_joint(configuration, changes)
+    return self.append_own(changed)
 
 
 def finish_change(self: RaftServer) -> None:

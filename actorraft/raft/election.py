@@ -3,7 +3,8 @@
 A server that asks for a pre-vote stays a follower of its term (`pre_candidate`): it becomes a candidate, and its term
 grows, only when a majority says that it could win and hears no leader either.
 
-Source:     Raft §5.2 (election), §5.4.1 (up-to-date logs), §6 and D§4.2.3 (disruptive servers), D§6.2 (CheckQuorum), D§9.6 (PreVote).
+Source:     Raft §5.2 (election), §5.4.1 (up-to-date logs), §6 and D§4.2.3 (disruptive servers), D§6.2 (CheckQuorum),
+            D§9.6 (PreVote).
 Invariant:  at most one vote a term, durable before it leaves; the term never falls.
 Differs:    pre-vote and CheckQuorum are on by default; a broken connection to the leader counts as not hearing it.
 Not here:   handing over (transfer.py); what a new leader sends (replication.py).
@@ -32,7 +33,7 @@ URGENT_TRIES_MAX = 40  # after so many the election timeout decides alone
 
 
 def become_follower(self: RaftServer, term: int, leader_id: int | None) -> None:
-    """Follow `leader_id` (None: not known yet) in `term`, and forget everything a leader or candidate had (§5.1, §5.2)."""
+    """Follow `leader_id` (None: not known yet) in `term`; forget all that a leader or candidate had (§5.1, §5.2)."""
     assert term >= self.current_term, f"term {term} would fall below {self.current_term}"
     if term > self.current_term:
         self.current_term = term
@@ -67,7 +68,7 @@ def become_candidate(self: RaftServer) -> None:
 
 
 def become_leader(self: RaftServer) -> None:
-    """Lead this term: start every follower afresh, and append a no-op so that older entries can be committed (§5.4.2, §8)."""
+    """Lead this term: start every follower afresh, and append a no-op to commit older entries with (§5.4.2, §8)."""
     assert self.voted_for == self.node_id, f"leads term {self.current_term} without its own vote"
     self.state = LeaderState
     self.pre_candidate = False
@@ -213,7 +214,7 @@ def request_votes(self: RaftServer, term: int, *, pre_vote: bool = False, transf
 
 
 def handle_request_vote(self: RaftServer, message: RequestVote) -> None:
-    """Grant at most one vote a term, to a candidate whose log is up to date (§5.2, §5.4.1). The message's term is not stale."""
+    """Grant at most one vote a term, to a candidate whose log is up to date (§5.2, §5.4.1)."""
     last = self.log.last
     up_to_date = (message.last_log_term, message.last_log_index) >= (last.term, last.index)
     free = message.term > self.current_term or self.voted_for in (None, message.source)
@@ -250,8 +251,9 @@ def count_votes(self: RaftServer) -> None:
             self.campaign(pre_vote=False)
         else:
             self.become_leader()
-    elif self.state is CandidateState and self.urgent_leader is not None:
-        if self.urgent_delay_ms is None and self.voters <= self.votes.keys() | self.disconnected:
+    elif self.state is CandidateState and self.urgent_leader is not None and self.urgent_delay_ms is None:
+        everybody_answered = self.voters <= self.votes.keys() | self.disconnected
+        if everybody_answered:
             self.arm_urgent(self.draw(*URGENT_SPLIT_MS))
 
 
@@ -259,7 +261,7 @@ def count_votes(self: RaftServer) -> None:
 
 
 def peer_disconnected(self: RaftServer, peer_id: int) -> None:
-    """Note that the transport lost its connection to a peer. A lost leader is succeeded at once, not after a timeout."""
+    """Note that the transport lost its connection to a peer. A lost leader is succeeded at once, without a timeout."""
     self.disconnected.add(peer_id)
     progress = self.progress.get(peer_id)
     if progress is not None:
@@ -271,7 +273,7 @@ def peer_disconnected(self: RaftServer, peer_id: int) -> None:
         self.urgent_leader = peer_id
         self.urgent_tries = 0
         # Two followers see the death microseconds apart: by rank, one of them asks first.
-        rank = sorted(self.voters - {peer_id}).index(self.node_id)
+        rank = sum(voter < self.node_id for voter in self.voters - {peer_id})
         self.arm_urgent(rank * URGENT_RANK_MS)
 
 
@@ -288,7 +290,7 @@ def peer_connected(self: RaftServer, peer_id: int) -> None:
 
 
 def urgent(self: RaftServer) -> None:
-    """Ask for pre-votes because the leader's connection is down. The driver calls it `urgent_delay_ms` after it was set."""
+    """Ask for pre-votes as the leader's connection is down. The driver calls it `urgent_delay_ms` after it was set."""
     self.urgent_delay_ms = None
     lost = self.urgent_leader
     if lost is None or lost not in self.disconnected or self.leader_id not in (None, lost):

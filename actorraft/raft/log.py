@@ -125,7 +125,7 @@ class RaftLog(Sequence[LogEntry]):
 
     @property
     def last(self) -> EntryId:
-        """Identity of the last entry; `EntryId(-1, -1)` if there never was one (§5.4.1)."""
+        """Identity of the last entry; `NO_ENTRY` if there never was one (§5.4.1)."""
         if self._entries:
             return EntryId(self._entries[-1].term, self._first_index + len(self._entries) - 1)
         return EntryId(self._previous_term, self._first_index - 1)

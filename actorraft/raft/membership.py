@@ -49,7 +49,7 @@ def simple(configuration: Configuration, changes: Iterable[MemberChange]) -> Con
     """
     if configuration.joint:
         raise ProposalRefused("a joint change is under way; leave it first")
-    changed = _apply(configuration, changes)
+    changed = apply_changes(configuration, changes)
     if len(changed.voters ^ configuration.voters) > 1:
         raise ProposalRefused("more than one voter changes; that needs a joint change")
     return changed
@@ -65,7 +65,7 @@ def enter_joint(configuration: Configuration, changes: Iterable[MemberChange]) -
         raise ProposalRefused("a joint change is under way already")
     if not configuration.voters:
         raise ProposalRefused("a configuration without voters cannot be changed jointly")
-    return _apply(configuration._replace(voters_outgoing=configuration.voters), changes)
+    return apply_changes(configuration._replace(voters_outgoing=configuration.voters), changes)
 
 
 def leave_joint(configuration: Configuration) -> Configuration:
@@ -84,16 +84,12 @@ def leave_joint(configuration: Configuration) -> Configuration:
     return _tidy(left)
 
 
-def is_simple(configuration: Configuration, changes: Iterable[MemberChange]) -> bool:
-    """Return whether `changes` alter at most one voter.
+def apply_changes(configuration: Configuration, changes: Iterable[MemberChange]) -> Configuration:
+    """Return what `changes` make of a configuration, however many voters they alter.
 
     Raises:
-        ProposalRefused: they leave no voter.
+        ProposalRefused: they leave no voter, or name a negative id.
     """
-    return len(_apply(configuration, changes).voters ^ configuration.voters) <= 1
-
-
-def _apply(configuration: Configuration, changes: Iterable[MemberChange]) -> Configuration:
     voters, learners = set(configuration.voters), set(configuration.learners)
     learners_next = set(configuration.learners_next)
     storage_ids = dict(configuration.storage_ids)
@@ -102,11 +98,11 @@ def _apply(configuration: Configuration, changes: Iterable[MemberChange]) -> Con
         node_id = change.node_id
         if node_id < 0:
             raise ProposalRefused(f"a node id is 0 or more, not {node_id}")
-        next_node_id = max(next_node_id, node_id + 1)
         if isinstance(change, RemoveNode):
             for role in (voters, learners, learners_next):
                 role.discard(node_id)
             continue
+        next_node_id = max(next_node_id, node_id + 1)
         if isinstance(change, AddVoter):
             learners.discard(node_id)
             learners_next.discard(node_id)

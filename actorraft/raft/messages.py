@@ -21,6 +21,9 @@ class EntryId(NamedTuple):
     index: int  # type: ignore[assignment]
 
 
+NO_ENTRY = EntryId(-1, -1)  # before the first entry
+
+
 class LogEntry(NamedTuple):
     """One entry: the term in which a leader made it, and the item (bytes, a Configuration, None for a no-op)."""
 
@@ -112,7 +115,7 @@ class RequestVoteResponse(NamedTuple):
 
 
 class InstallSnapshot(NamedTuple):
-    """One chunk of a snapshot (§7). The core leaves `data` empty and `done` False; the driver fills them in on the way out."""
+    """One chunk of a snapshot (§7). The core leaves `data` empty and `done` False; the driver fills them in."""
 
     source: int
     dest: int

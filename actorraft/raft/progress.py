@@ -1,11 +1,14 @@
 """What a leader knows of one follower, and how it feeds it.
 
-    probe ──success──► replicate          probe: one append at a time, until the logs are known to agree somewhere
-      ▲ ◄──rejection──  │                 replicate: appends leave before the earlier ones are acknowledged, within a window
-      └── snapshot ◄────┘                 snapshot: the entries it needs are compacted, so it gets chunks of a snapshot
+    probe       one append at a time, until the logs are known to agree somewhere
+    replicate   appends leave before the earlier ones are acknowledged, within a window
+    snapshot    the entries it needs are compacted, so it gets a snapshot, chunk by chunk
+
+    probe ──success──► replicate ──rejection, lost connection──► probe
+    probe, replicate ──next_index is compacted──► snapshot ──installed──► replicate
 
 Source:     Raft §5.3 (nextIndex, matchIndex), §7; the three states are etcd's.
-Invariant:  match_index < next_index; match_index never falls while this leader leads; what is in flight is within its bounds.
+Invariant:  match_index < next_index; match_index never falls while this leader leads; what is in flight is bounded.
 Not here:   which messages are built from it; see replication.py.
 """
 
@@ -15,7 +18,7 @@ from collections import deque
 from enum import Enum
 
 from actorraft.raft.log import RaftLog
-from actorraft.raft.messages import Configuration, EntryId
+from actorraft.raft.messages import NO_ENTRY, Configuration, EntryId
 
 
 class ProgressState(Enum):
@@ -76,7 +79,7 @@ class Progress:
         self.acked_round = 0
         self.leased_round = 0
         # Snapshot being sent (§7)
-        self.snapshot_id = EntryId(-1, -1)
+        self.snapshot_id = NO_ENTRY
         self.snapshot_configuration = Configuration()  # the one at or below it
         self.snapshot_offset = 0  # of the chunk that is under way
         self.snapshot_round = 0  # the round of the leader when that chunk left
@@ -182,5 +185,10 @@ def rejection_hint(log: RaftLog, prev_index: int, prev_term: int) -> EntryId:
 
 
 def next_index_after_rejection(log: RaftLog, hint: EntryId, rejected_index: int) -> int:
-    """Return the next index to try, as the leader sees it: it skips in its own log what is of later terms than the hint."""
+    """Return the next index to try: the leader skips what is, in its own log, of later terms than the hint.
+
+    Args:
+        hint: as `rejection_hint` said.
+        rejected_index: prev_index of the append that was rejected.
+    """
     return min(rejected_index, log.find_by_term(hint.index, hint.term).index + 1)

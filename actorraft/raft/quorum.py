@@ -11,9 +11,8 @@ Not here:   the current-term rule of §5.4.2, which needs the log; see replicati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from enum import Enum
-from typing import AbstractSet
 
 
 class VoteResult(Enum):
@@ -24,9 +23,7 @@ class VoteResult(Enum):
     PENDING = "pending"
 
 
-def vote_result(
-    voters: AbstractSet[int], votes: Mapping[int, bool], outgoing: AbstractSet[int] = frozenset()
-) -> VoteResult:
+def vote_result(voters: Set[int], votes: Mapping[int, bool], outgoing: Set[int] = frozenset()) -> VoteResult:
     """Return how an election stands (§5.2; §6 when `outgoing` is not empty).
 
     Args:
@@ -40,7 +37,7 @@ def vote_result(
     return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON
 
 
-def _one_set(voters: AbstractSet[int], votes: Mapping[int, bool]) -> VoteResult:
+def _one_set(voters: Set[int], votes: Mapping[int, bool]) -> VoteResult:
     if not voters:
         return VoteResult.WON
     granted = sum(1 for voter in voters if votes.get(voter))
@@ -51,9 +48,7 @@ def _one_set(voters: AbstractSet[int], votes: Mapping[int, bool]) -> VoteResult:
     return VoteResult.PENDING if granted + missing >= majority else VoteResult.LOST
 
 
-def committed_index(
-    match_index: Mapping[int, int], voters: AbstractSet[int], outgoing: AbstractSet[int] = frozenset()
-) -> int:
+def committed_index(match_index: Mapping[int, int], voters: Set[int], outgoing: Set[int] = frozenset()) -> int:
     """Return the highest index that a quorum has acknowledged (§5.3; §6 when `outgoing` is not empty).
 
     Args:
@@ -71,6 +66,6 @@ def committed_index(
     return min(_one_majority(match_index, voters), _one_majority(match_index, outgoing))
 
 
-def _one_majority(match_index: Mapping[int, int], voters: AbstractSet[int]) -> int:
+def _one_majority(match_index: Mapping[int, int], voters: Set[int]) -> int:
     acked = sorted([match_index.get(voter, -1) for voter in voters])
     return acked[(len(acked) - 1) // 2]

@@ -109,8 +109,8 @@ class ReadQueue:
 def read_index(self: RaftServer, token: int, lease: bool = False) -> None:
     """Ask for an index at which a read may be served; the answer is a `ReadState` in a later Ready.
 
-    Every token gets exactly one answer, as long as ticks are delivered; index -1 is a refusal: there is no known
-    leader, it changed, or it did not answer. Works on followers too, which ask the leader.
+    Every token gets exactly one answer (CheckQuorum ends the waiting at a leader that is cut off); index -1 is a
+    refusal: there is no known leader, it changed, or it did not answer. Works on followers too, which ask the leader.
 
     Args:
         token: the caller's name for the read; not reused while it is waiting.
@@ -136,6 +136,7 @@ def start_read(self: RaftServer, read: WaitingRead, *, lease: bool = False) -> N
         finish_read(self, read._replace(index=self.commit_index))
     else:
         self.reads.arrived.append(read)
+        self.send_due = True  # a round of its own, now: the next heartbeat may be far
 
 
 def leads_alone(self: RaftServer) -> bool:

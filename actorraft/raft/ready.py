@@ -5,12 +5,14 @@ snapshot and resets the stored log; persists `hard_state` and `entries` in one d
 `advance`; sends `messages_after_persist`; if `install`, has the machine restored, and reports that with
 `applied`; hands over `committed` and `reads`. Then again, while `has_ready()`.
 
-Source:     Figure 2 ("updated on stable storage before responding to RPCs"); D§10.2.1 (the leader writes beside its followers).
+Source:     Figure 2 ("updated on stable storage before responding to RPCs"); D§10.2.1 (the leader writes beside the
+            others).
 Invariant:  nothing in `messages` depends on this Ready's write.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -38,6 +40,17 @@ class ReadState(NamedTuple):
 
     token: int
     index: int  # type: ignore[assignment]
+
+
+@dataclass(slots=True)
+class Outbox:
+    """What has come together for the next Ready; see there."""
+
+    messages: list[Message] = field(default_factory=list)
+    messages_after_persist: list[Message] = field(default_factory=list)
+    snapshot_chunks: list[InstallSnapshot] = field(default_factory=list)
+    install: EntryId | None = None
+    reads: list[ReadState] = field(default_factory=list)
 
 
 class Ready(NamedTuple):

@@ -4,7 +4,7 @@ The leader's messages are built when a Ready is taken, not when a command is pro
 that was proposed in one batch of events leaves in one AppendEntries per follower.
 
 Source:     Raft §5.3 (replication, consistency check), §5.4.2 (commitment), Figure 2 (AppendEntries).
-Invariant:  commit_index never falls, is verified by what was received, and only an own-term entry is committed by counting.
+Invariant:  commit_index never falls, never passes what was verified; only an own-term entry is committed by counting.
 Differs:    successes to one leader that wait for the same write are merged into the last of them; a leader with
             nothing new to send still tells a new commit index at once.
 Not here:   the states of a follower (progress.py), snapshots (snapshots.py).
@@ -130,7 +130,7 @@ def send_append(self: RaftServer, peer_id: int, progress: Progress, slices: Slic
         progress.commit_sent = min(self.commit_index, prev_index + len(entries))
     progress.append_due = False
     lease_ticks = self.config.election_timeout_ticks if self.leases else 0
-    self.messages_out.append(
+    self.out.messages.append(
         AppendEntries(
             self.node_id,
             peer_id,
@@ -229,7 +229,7 @@ def handle_append_entries(self: RaftServer, message: AppendEntries) -> None:
     if entries:
         self.store_entries(prev_index + 1, entries)
     match_index = prev_index + len(entries)
-    # Only up to what this message verified: what follows in this log may be another leader's (Figure 2, AppendEntries 5).
+    # Only up to what this message verified: what follows in this log may be another leader's (Figure 2, step 5).
     self.commit_to(min(message.commit_index, match_index))
     self.acknowledge_append(message, match_index)
 
@@ -262,7 +262,7 @@ def store_entries(self: RaftServer, first: int, entries: list[LogEntry]) -> None
 
 def acknowledge_append(self: RaftServer, message: AppendEntries, match_index: int) -> None:
     """Answer a success after the write, together with an earlier one that waits for the same write."""
-    waiting = self.after_persist_out
+    waiting = self.out.messages_after_persist
     answered_round = message.round
     if waiting:
         last = waiting[-1]

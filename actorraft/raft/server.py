@@ -5,15 +5,17 @@ simulator and a real node run the very same code. This file has the state, the o
 terms, and the way in and out; the rules of the paper are in files of their own, as
 functions that are methods of `RaftServer`:
 
-    election.py      who leads: timeouts, pre-vote, votes, CheckQuorum, lost connections    §5.2, §5.4.1, D§4.2.3, D§6.2, D§9.6
-    replication.py   how the log gets to followers, and what is committed                   §5.3, §5.4.2
-    snapshots.py     what to do when the log does not reach back far enough                 §7
-    changes.py       who takes part                                                         §6, D§4
-    reads.py         reads without a log entry                                              §8, D§6.4
-    transfer.py      handing over                                                           D§3.10
+    election.py      who leads: timeouts, pre-vote, votes, CheckQuorum,       §5.2, §5.4.1, D§4.2.3, D§6.2, D§9.6
+                     lost connections
+    replication.py   how the log gets to followers, and what is committed     §5.3, §5.4.2
+    snapshots.py     what to do when the log does not reach back far enough   §7
+    changes.py       who takes part                                           §6, D§4
+    reads.py         reads without a log entry                                §8, D§6.4
+    transfer.py      handing over                                             D§3.10
 
 Source:     Raft Figure 2.
-Invariant:  last_applied <= commit_index <= log.last_index; snapshot_id.index <= commit_index; log.first_index <= snapshot_id.index + 1.
+Invariant:  last_applied <= commit_index <= log.last_index; snapshot_id.index <= commit_index;
+            log.first_index <= snapshot_id.index + 1.
 Threads:    one at a time; between `ready()` and its `advance()` further events may be stepped.
 Not here:   doing the effects; see ready.py for their order.
 """
@@ -29,6 +31,7 @@ from actorraft.raft.changes import PendingChange
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.log import RaftLog
 from actorraft.raft.messages import (
+    NO_ENTRY,
     AppendEntries,
     AppendEntriesResponse,
     Configuration,
@@ -44,7 +47,7 @@ from actorraft.raft.messages import (
     TimeoutNow,
 )
 from actorraft.raft.progress import Progress
-from actorraft.raft.ready import FollowerState, LeaderState, ReadState, Ready, ServerState
+from actorraft.raft.ready import FollowerState, LeaderState, Outbox, ReadState, Ready, ServerState
 
 
 class RaftServer:
@@ -63,7 +66,7 @@ class RaftServer:
         draw: Callable[[int, int], int],
         log: RaftLog | None = None,
         hard_state: HardState | None = None,
-        snapshot_id: EntryId = EntryId(-1, -1),
+        snapshot_id: EntryId = NO_ENTRY,
         noop: bool = True,
     ) -> None:
         """Start as a follower with what the disk holds, or with nothing.
@@ -149,11 +152,7 @@ class RaftServer:
         self.taken: Ready | None = None  # the Ready that is out
 
         # The next Ready
-        self.messages_out: list[Message] = []
-        self.after_persist_out: list[Message] = []
-        self.chunks_out: list[InstallSnapshot] = []
-        self.install_out: EntryId | None = None
-        self.reads_out: list[ReadState] = []
+        self.out = Outbox()
         self.hard_state_out = hard_state
         self.state_out: tuple[ServerState, int, int | None] = (self.state, self.current_term, self.leader_id)
 
@@ -187,8 +186,17 @@ class RaftServer:
 
     @property
     def promotable(self) -> bool:
-        """Whether this server may become leader."""
-        return self.node_id in self.configuration.voters or self.node_id in self.configuration.voters_outgoing
+        """Whether this server may become leader.
+
+        One that is no voter in its latest configuration may be needed until that is committed: it may be the only one
+        whose log is long enough (D§4.2.2). It does not count its own vote.
+        """
+        for index, configuration in reversed(self.configurations):
+            if self.node_id in configuration.voters or self.node_id in configuration.voters_outgoing:
+                return True
+            if index <= self.commit_index:
+                break
+        return False
 
     @property
     def committed_in_own_term(self) -> bool:
@@ -216,7 +224,7 @@ class RaftServer:
                 return True  # a question about a term in which nobody is yet (D§9.6)
             bound = self.promise_ticks > 0 or (self.config.check_quorum and self.hears_leader())
             if bound and not message.transfer:
-                # Somebody who does not hear the leader, removed or cut off, must not disturb those who do (§6, D§4.2.3).
+                # Who does not hear the leader, removed or cut off, must not disturb those who do (§6, D§4.2.3).
                 return False
         elif isinstance(message, RequestVoteResponse) and message.pre_vote and message.vote_granted:
             return True
@@ -224,7 +232,7 @@ class RaftServer:
         return True
 
     def answer_stale(self, message: Message) -> None:
-        """Refuse a request of an older term, so that its sender learns the current one; responses need no answer (§5.1)."""
+        """Refuse a request of an older term, so that its sender learns the current one (§5.1); drop a response."""
         node_id, source, term = self.node_id, message.source, self.current_term
         if isinstance(message, AppendEntries):
             self.send_after_persist(AppendEntriesResponse(node_id, source, term, False, -1))
@@ -236,7 +244,7 @@ class RaftServer:
             self.send_after_persist(ReadIndexResponse(node_id, source, term, message.token, -1))
 
     def tick(self, ticks: int = 1) -> None:
-        """Let time pass. Delivered before the other events of a batch, with the clock read after the batch was taken in."""
+        """Let time pass. Called before a batch's other events, with the clock read after the batch was taken in."""
         self.now_ticks += ticks
         self.promise_ticks = max(0, self.promise_ticks - ticks)
         if self.forwarded_reads:
@@ -268,22 +276,22 @@ class RaftServer:
 
     def send_after_persist(self, message: Message) -> None:
         """Let a message leave once the term, vote and entries it speaks of are durable (Figure 2)."""
-        self.after_persist_out.append(message)
+        self.out.messages_after_persist.append(message)
 
     def add_read_state(self, read_state: ReadState) -> None:
         """Answer a read of this node."""
-        self.reads_out.append(read_state)
+        self.out.reads.append(read_state)
 
     def has_ready(self) -> bool:
         """Whether there is something to do for the driver."""
         self.flush()
         return bool(
-            self.messages_out
-            or self.after_persist_out
+            self.out.messages
+            or self.out.messages_after_persist
             or self.unstable_from <= self.log.last_index
             or self.handed_index < self.commit_index
-            or self.reads_out
-            or self.chunks_out
+            or self.out.reads
+            or self.out.snapshot_chunks
             or self.hard_state_out != (self.current_term, self.voted_for)
             or self.state_out != (self.state, self.current_term, self.leader_id)
         )
@@ -307,7 +315,8 @@ class RaftServer:
         if self.handed_index < self.commit_index:
             committed = self.log[committed_from : self.commit_index + 1]
             self.handed_index = self.commit_index
-        messages, after_persist = self.messages_out, self.after_persist_out
+        out, self.out = self.out, Outbox()
+        messages, after_persist = out.messages, out.messages_after_persist
         if self.durable_term < self.current_term:
             # A leader's messages may overtake its write of entries, but not that of its term.
             messages, after_persist = [], messages + after_persist
@@ -317,22 +326,20 @@ class RaftServer:
             hard_state=hard_state,
             entries_from=entries_from,
             entries=entries,
-            snapshot_chunks=self.chunks_out,
-            install=self.install_out,
+            snapshot_chunks=out.snapshot_chunks,
+            install=out.install,
             messages_after_persist=after_persist,
             committed_from=committed_from,
             committed=committed,
-            reads=self.reads_out,
+            reads=out.reads,
             state_changed=state != self.state_out,
         )
         self.state_out = state
-        self.messages_out, self.after_persist_out, self.chunks_out = [], [], []
-        self.install_out, self.reads_out = None, []
         self.taken = ready
         return ready
 
     def advance(self, ready: Ready) -> None:
-        """Note that what `ready` asked to persist is durable now. A leader counts itself for its entries from here on."""
+        """Note that what `ready` asked to persist is durable now. A leader counts itself for it from here on."""
         assert ready is self.taken, "advance() takes the Ready that is out"
         self.taken = None
         if ready.hard_state is not None:

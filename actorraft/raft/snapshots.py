@@ -59,7 +59,7 @@ def send_chunk(self: RaftServer, peer_id: int, progress: Progress) -> None:
     progress.chunk_due = False
     progress.snapshot_round = self.reads.round
     snapshot_id = progress.snapshot_id
-    self.messages_out.append(
+    self.out.messages.append(
         InstallSnapshot(
             self.node_id,
             peer_id,
@@ -135,7 +135,7 @@ def handle_install_snapshot(self: RaftServer, message: InstallSnapshot) -> None:
             return
     done = False
     if message.offset == receiving.next_offset:
-        self.chunks_out.append(message)
+        self.out.snapshot_chunks.append(message)
         receiving = receiving._replace(next_offset=receiving.next_offset + len(message.data))
         done = message.done
     self.receiving = None if done else receiving
@@ -170,4 +170,4 @@ def install(self: RaftServer, snapshot_id: EntryId, configuration: Configuration
     self.persisted_index = self.persisting_to = snapshot_id.index
     self.configurations = [(snapshot_id.index, configuration)]
     self.use_configuration()
-    self.install_out = snapshot_id
+    self.out.install = snapshot_id

@@ -80,6 +80,6 @@ def tick_transfer(self: RaftServer, ticks: int) -> None:
 
 
 def handle_timeout_now(self: RaftServer, message: TimeoutNow) -> None:
-    """Campaign at once: the leader asked for it, so neither a pre-vote nor anyone's lease stands in the way (D§3.10)."""
+    """Campaign at once: the leader asked for it, so no pre-vote and nobody's lease stands in the way (D§3.10)."""
     if self.state is not LeaderState:
         self.campaign(pre_vote=False, transfer=True)

@@ -7,6 +7,7 @@ every event the invariants are checked; at the end everything heals and must con
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Any
 
@@ -29,7 +30,7 @@ from actorraft.raft import (
 )
 from tests.helpers import Cluster
 
-SPARE_NODES = 2  # nodes that are no members at first
+STEP_TICKS = 0.5
 
 
 class World(Cluster):
@@ -56,7 +57,6 @@ class World(Cluster):
         self.lease_answered = 0
         super().__init__(size, config=config, seed=seed, **options)
         self.chunk_items = self.rng.choice([3, 10, 1000])
-        self.all_ids = range(size + SPARE_NODES)
 
     def restart(self, node_id: int) -> RaftServer:
         self.rates[node_id] = self.rng.uniform(0.96, 1.04)
@@ -149,9 +149,9 @@ class World(Cluster):
 
     def run(self, steps: int) -> None:
         for step in range(steps):
-            self.now += 0.25
+            self.now += STEP_TICKS
             for node_id in list(self.servers):
-                self.phases[node_id] += 0.25 * self.rates[node_id]
+                self.phases[node_id] += STEP_TICKS * self.rates[node_id]
                 ticks = int(self.phases[node_id])
                 if ticks:
                     self.phases[node_id] -= ticks
@@ -200,14 +200,9 @@ class World(Cluster):
                 self.restart(node_id)
                 for peer_id in self.servers:
                     self.servers[peer_id].peer_connected(node_id)
-        elif chance < 0.43:
-            self.cut = {
-                (source, dest) for source in self.disks for dest in self.disks if source != dest and rng.random() < 0.3
-            }
-            for source, dest in self.cut:
-                if source in self.servers and rng.random() < 0.3:
-                    self.servers[source].peer_disconnected(dest)
-        elif chance < 0.45:
+        elif chance < 0.426:
+            self.cut_links()
+        elif chance < 0.431:
             self.mend()
         elif chance < 0.46 and alive:
             self.snapshot(rng.choice(alive), trailing=rng.choice([0, 3]))
@@ -216,14 +211,32 @@ class World(Cluster):
         elif chance < 0.485:
             for server in self.servers.values():
                 if server.state is LeaderState and rng.random() < 0.5:
-                    try:
+                    with contextlib.suppress(ProposalRefused):
                         server.transfer_leadership(rng.choice([None, *server.voters]))
-                    except ProposalRefused:
-                        pass
         elif chance < 0.55 and alive:
             server = self.servers[rng.choice(alive)]
             if server.urgent_delay_ms is not None:
                 server.urgent()
+                self.work(server.node_id)
+
+    def cut_links(self) -> None:
+        """Isolate a leader, split the nodes in two, or cut some links one way."""
+        rng = self.rng
+        leaders = self.leaders()
+        links = [(source, dest) for source in self.disks for dest in self.disks if source != dest]
+        kind = rng.randrange(3)
+        if kind == 0 and leaders:
+            alone = {rng.choice(leaders)}
+            self.cut = {(source, dest) for source, dest in links if (source in alone) != (dest in alone)}
+        elif kind == 1:
+            side = {node_id for node_id in self.disks if rng.random() < 0.5}
+            self.cut = {(source, dest) for source, dest in links if (source in side) != (dest in side)}
+        else:
+            self.cut = {link for link in links if rng.random() < 0.3}
+        seen = rng.choice([0.0, 0.0, 0.5, 1.0])
+        for source, dest in sorted(self.cut):
+            if source in self.servers and rng.random() < seen:
+                self.servers[source].peer_disconnected(dest)
 
     def mend(self) -> None:
         self.cut = set()

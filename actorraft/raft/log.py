@@ -37,7 +37,7 @@ class RaftLog(Sequence[LogEntry]):
     negative index counts from the end.
     """
 
-    __slots__ = ("_entries", "_first_index", "_previous_term")
+    __slots__ = ("_entries", "first_index", "last_index", "previous_term")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, entries: Iterable[LogEntry] = (), *, first_index: int = 0, previous_term: int = -1) -> None:
@@ -49,13 +49,15 @@ class RaftLog(Sequence[LogEntry]):
             previous_term: term of the entry at first_index - 1; -1 if first_index is 0.
         """
         self._entries = list(entries)
-        self._first_index = first_index
-        self._previous_term = previous_term
+        # Plain attributes, as they are looked at for every message; only this class changes them.
+        self.first_index = first_index  # of the first entry held, or that the next one will have
+        self.last_index = first_index + len(self._entries) - 1  # of the last entry; -1 if there never was one
+        self.previous_term = previous_term  # of the entry at first_index - 1; -1 if there is none
 
     # -- the sequence
 
     def __len__(self) -> int:
-        return self._first_index + len(self._entries)
+        return self.last_index + 1
 
     @overload
     def __getitem__(self, index: int) -> LogEntry: ...
@@ -64,18 +66,18 @@ class RaftLog(Sequence[LogEntry]):
     def __getitem__(self, index: int | slice) -> LogEntry | list[LogEntry]:
         if isinstance(index, slice):
             return self._slice(index)
-        length = self._first_index + len(self._entries)
+        length = self.last_index + 1
         if index < 0:
             index += length
         if not 0 <= index < length:
             raise IndexError(f"log index {index} is out of range; the log ends at {length - 1}")
-        if index < self._first_index:
-            raise Compacted(index, self._first_index)
-        return self._entries[index - self._first_index]
+        if index < self.first_index:
+            raise Compacted(index, self.first_index)
+        return self._entries[index - self.first_index]
 
     def _slice(self, index: slice) -> list[LogEntry]:
         start, stop, step = index.indices(len(self))
-        first = self._first_index
+        first = self.first_index
         if step != 1:
             held = range(start, stop if index.stop is not None or step > 0 else max(stop, first - 1), step)
             return [self[position] for position in held if position >= first or index.start is not None]
@@ -98,37 +100,22 @@ class RaftLog(Sequence[LogEntry]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, RaftLog):
-            return self._first_index == other._first_index and self._entries == other._entries
+            return self.first_index == other.first_index and self._entries == other._entries
         if isinstance(other, list):
             return self._entries == other
         return NotImplemented
 
     def __repr__(self) -> str:
-        return f"RaftLog({self._entries!r}, first_index={self._first_index}, previous_term={self._previous_term})"
+        return f"RaftLog({self._entries!r}, first_index={self.first_index}, previous_term={self.previous_term})"
 
     # -- what it holds
-
-    @property
-    def first_index(self) -> int:
-        """Index of the first entry held, or that the next one will have."""
-        return self._first_index
-
-    @property
-    def last_index(self) -> int:
-        """Index of the last entry; -1 if there never was one."""
-        return self._first_index + len(self._entries) - 1
-
-    @property
-    def previous_term(self) -> int:
-        """Term of the entry just below `first_index`; -1 if there is none."""
-        return self._previous_term
 
     @property
     def last(self) -> EntryId:
         """Identity of the last entry; `NO_ENTRY` if there never was one (§5.4.1)."""
         if self._entries:
-            return EntryId(self._entries[-1].term, self._first_index + len(self._entries) - 1)
-        return EntryId(self._previous_term, self._first_index - 1)
+            return EntryId(self._entries[-1].term, self.last_index)
+        return EntryId(self.previous_term, self.first_index - 1)
 
     def term_at(self, index: int) -> int:
         """Return the term of the entry at `index`; -1 for index -1.
@@ -139,25 +126,25 @@ class RaftLog(Sequence[LogEntry]):
             Compacted: the index lies below that.
             IndexError: the index lies beyond the log.
         """
-        position = index - self._first_index
+        position = index - self.first_index
         if position >= 0:
             if position >= len(self._entries):
                 raise IndexError(f"log index {index} is out of range; the log ends at {self.last_index}")
             return self._entries[position].term
         if position == -1:
-            return self._previous_term
+            return self.previous_term
         if index == -1:
             return -1
-        raise Compacted(index, self._first_index)
+        raise Compacted(index, self.first_index)
 
     def match(self, index: int, term: int) -> bool:
         """Return whether this log is known to hold the entry (`index`, `term`) (§5.3); -1 is in every log."""
         if index == -1:
             return True
-        position = index - self._first_index
+        position = index - self.first_index
         if position >= 0:
             return position < len(self._entries) and self._entries[position].term == term
-        return position == -1 and self._previous_term == term
+        return position == -1 and self.previous_term == term
 
     def slice(self, first: int, stop: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         """Return entries of `[first, stop)` within `bytes_max`, and their bytes; at least one entry if there is one.
@@ -165,11 +152,11 @@ class RaftLog(Sequence[LogEntry]):
         Raises:
             Compacted: `first` is compacted.
         """
-        if first < self._first_index:
-            raise Compacted(first, self._first_index)
-        start = first - self._first_index
+        if first < self.first_index:
+            raise Compacted(first, self.first_index)
+        start = first - self.first_index
         total = 0
-        entries = self._entries[start : max(stop - self._first_index, start)]
+        entries = self._entries[start : max(stop - self.first_index, start)]
         for position, entry in enumerate(entries):
             item = entry.item
             size = len(item) if isinstance(item, bytes) else ITEM_BYTES_DEFAULT
@@ -178,12 +165,17 @@ class RaftLog(Sequence[LogEntry]):
             total += size
         return entries, total
 
+    def between(self, first: int, stop: int) -> list[LogEntry]:
+        """Return the entries of `[first, stop)`, all of which must be held."""
+        return self._entries[first - self.first_index : stop - self.first_index]
+
     # -- what changes it
 
     def append(self, entry: LogEntry) -> int:
         """Add `entry` at the end and return its index."""
         self._entries.append(entry)
-        return self._first_index + len(self._entries) - 1
+        self.last_index += 1
+        return self.last_index
 
     def append_entries(self, prev_index: int, prev_term: int, entries: Sequence[LogEntry]) -> bool:
         """Append `entries` after the entry (`prev_index`, `prev_term`); return whether the log holds that entry (§5.3).
@@ -192,11 +184,11 @@ class RaftLog(Sequence[LogEntry]):
         is removed with all that follow it. A prefix of `entries` that is compacted here was
         committed, so it agrees, and is passed over.
         """
-        passed = self._first_index - 1 - prev_index
+        passed = self.first_index - 1 - prev_index
         if passed > 0 and prev_index >= -1:
             if passed > len(entries):
                 return True
-            prev_index, prev_term, entries = self._first_index - 1, entries[passed - 1].term, entries[passed:]
+            prev_index, prev_term, entries = self.first_index - 1, entries[passed - 1].term, entries[passed:]
         if prev_index < -1 or not self.match(prev_index, prev_term):
             return False
         self.merge(prev_index + 1, entries)
@@ -208,7 +200,7 @@ class RaftLog(Sequence[LogEntry]):
         Args:
             first: index of `entries[0]`; at least `first_index`, at most the last index + 1.
         """
-        start = first - self._first_index
+        start = first - self.first_index
         held = self._entries
         assert 0 <= start <= len(held), f"entries at {first} leave a hole after {self.last_index}"
         common = min(len(entries), len(held) - start)
@@ -221,7 +213,8 @@ class RaftLog(Sequence[LogEntry]):
         """Make this log hold `entries` at `first`, cutting it at the first contradiction; return where it changed."""
         changed = self.conflict(first, entries)
         if changed is not None:
-            self._entries[changed - self._first_index :] = entries[changed - first :]
+            self._entries[changed - self.first_index :] = entries[changed - first :]
+            self.last_index = first + len(entries) - 1
         return changed
 
     def find_by_term(self, index: int, term: int) -> EntryId:
@@ -231,31 +224,32 @@ class RaftLog(Sequence[LogEntry]):
         its end). Terms never fall along the log, so it is a binary search. An entry that may
         lie further down than this log knows comes back with term -1.
         """
-        first = self._first_index
+        first = self.first_index
         index = min(index, self.last_index)
         if index < first - 1:
             return EntryId(-1, index)
         found = bisect_right(self._entries, term, 0, index - first + 1, key=_term_of)
         if found:
             return EntryId(self._entries[found - 1].term, first + found - 1)
-        if self._previous_term <= term:
-            return EntryId(self._previous_term, first - 1)
+        if self.previous_term <= term:
+            return EntryId(self.previous_term, first - 1)
         return EntryId(-1, first - 2)
 
     def compact(self, first_index: int) -> None:
         """Forget entries below `first_index`; keeps the term of the last one forgotten (§7)."""
         assert first_index <= len(self), f"compacting to {first_index}, beyond the last index {self.last_index}"
-        if first_index <= self._first_index:
+        if first_index <= self.first_index:
             return
-        self._previous_term = self.term_at(first_index - 1)
-        del self._entries[: first_index - self._first_index]
-        self._first_index = first_index
+        self.previous_term = self.term_at(first_index - 1)
+        del self._entries[: first_index - self.first_index]
+        self.first_index = first_index
 
     def reset(self, snapshot_id: EntryId) -> None:
         """Forget everything; the next entry comes after `snapshot_id` (§7)."""
         self._entries = []
-        self._first_index = snapshot_id.index + 1
-        self._previous_term = snapshot_id.term
+        self.first_index = snapshot_id.index + 1
+        self.last_index = snapshot_id.index
+        self.previous_term = snapshot_id.term
 
 
 def append_entries(

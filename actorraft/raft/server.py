@@ -157,7 +157,19 @@ class RaftServer:
         self.state_out: tuple[ServerState, int, int | None] = (self.state, self.current_term, self.leader_id)
 
         self.draw_election_timeout()
-        self.handlers: dict[type, Callable[[Any], None]] = {
+        self.handlers = self.make_handlers()
+
+    election_timeout: int  # ticks, drawn from [n, 2n)
+
+    def __repr__(self) -> str:
+        return (
+            f"<RaftServer {self.node_id} {self.state.name} term={self.current_term} commit={self.commit_index} "
+            f"last={self.log.last_index} leader={self.leader_id}>"
+        )
+
+    def make_handlers(self) -> dict[type, Callable[[Any], None]]:
+        """Return the handler of each message type."""
+        return {
             AppendEntries: self.handle_append_entries,
             AppendEntriesResponse: self.handle_append_entries_response,
             RequestVote: self.handle_request_vote,
@@ -168,14 +180,6 @@ class RaftServer:
             ReadIndex: self.handle_read_index,
             ReadIndexResponse: self.handle_read_index_response,
         }
-
-    election_timeout: int  # ticks, drawn from [n, 2n)
-
-    def __repr__(self) -> str:
-        return (
-            f"<RaftServer {self.node_id} {self.state.name} term={self.current_term} commit={self.commit_index} "
-            f"last={self.log.last_index} leader={self.leader_id}>"
-        )
 
     # -- what follows from the state
 
@@ -284,7 +288,8 @@ class RaftServer:
 
     def has_ready(self) -> bool:
         """Whether there is something to do for the driver."""
-        self.flush()
+        if self.send_due:
+            self.flush()
         return bool(
             self.out.messages
             or self.out.messages_after_persist
@@ -308,12 +313,12 @@ class RaftServer:
         last_index = self.log.last_index
         entries_from, entries = -1, []
         if self.unstable_from <= last_index:
-            entries_from, entries = self.unstable_from, self.log[self.unstable_from :]
+            entries_from, entries = self.unstable_from, self.log.between(self.unstable_from, last_index + 1)
             self.unstable_from = last_index + 1
             self.persisting_to = last_index
         committed_from, committed = self.handed_index + 1, []
         if self.handed_index < self.commit_index:
-            committed = self.log[committed_from : self.commit_index + 1]
+            committed = self.log.between(committed_from, self.commit_index + 1)
             self.handed_index = self.commit_index
         out, self.out = self.out, Outbox()
         messages, after_persist = out.messages, out.messages_after_persist

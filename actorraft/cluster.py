@@ -278,6 +278,7 @@ class Cluster(Client[M]):
         self._lock = threading.RLock()  # processes are started and stopped one after another
         self._processes: dict[int, ActorProcess] = {}
         self._bound: dict[int, tuple[str, str]] = {}  # node id -> endpoints for peers, for clients
+        self._cuts: dict[int, list[int]] = {}  # node id -> peers that `partition` cut it off from
         self._reasons: dict[int, str] = {}  # why a node stopped, in its own words
         self._token = os.urandom(32) if transport == "tcp" else None
         self._monitor = Monitor(
@@ -379,6 +380,8 @@ class Cluster(Client[M]):
         peers = {node_id: peer for node_id, (peer, _) in self._bound.items()}
         for node_id in node_ids:
             self._processes[node_id].send(("peers", peers))
+            if node_id in self._cuts:  # a process that was started during a partition is on its side of it
+                self._processes[node_id].send(("cut", self._cuts[node_id]))
 
     def _process(self, node_id: int) -> ActorProcess:
         process = self._processes.get(node_id)
@@ -420,9 +423,17 @@ class Cluster(Client[M]):
         verb, value = report
         if verb == "stopped":
             self._reasons[_node_id(process)] = value
+        elif verb == "snapshot":
+            self._emit("snapshot", _node_id(process), f"took a snapshot up to index {value}")
 
     def _on_exit(self, process: ActorProcess, reason: str) -> None:
         self._reasons.setdefault(_node_id(process), reason)
+        self._emit("exit", _node_id(process), reason)
+
+    def _emit(self, kind: str, node_id: int, detail: str) -> None:
+        hub = getattr(self, "_events", None)
+        if hub is not None:  # else it is still starting, and nobody can listen
+            hub.emit(kind, node_id, detail)
 
     def _last_lines(self) -> str:
         lines: list[str] = []
@@ -520,10 +531,17 @@ class Cluster(Client[M]):
         named = [node_id for group in groups for node_id in group]
         if len(named) != len(set(named)) or not set(named) <= set(self.nodes):
             raise UsageError(f"groups are disjoint sets of {sorted(self.nodes)}, not {groups!r}")
-        for node_id, process in self._processes.items():
-            reachable = next((group for group in groups if node_id in group), {node_id})
-            if process.alive:
-                process.send(("cut", sorted(set(self.nodes) - set(reachable))))
+        side = {node_id: group for group in groups for node_id in group}
+        self._cut({node_id: set(self.nodes) - set(side.get(node_id, {node_id})) for node_id in self.nodes})
+
+    def _cut(self, cuts: Mapping[int, set[int]]) -> None:
+        """Have each node drop what these peers send to it (node id -> peers), and nothing else."""
+        with self._lock:
+            self._cuts = {node_id: sorted(peers) for node_id, peers in cuts.items() if peers}
+            for node_id, process in self._processes.items():
+                if process.alive:
+                    with contextlib.suppress(UsageError):  # it died meanwhile; the next one is told at its start
+                        process.send(("cut", self._cuts.get(node_id, [])))
 
     def heal(self) -> None:
         """Mend every link."""

@@ -1,19 +1,20 @@
 """The child's side of a process: arm the liveness pipe, take the orders, run, and report how it went.
 
-The parent starts a bare interpreter with `LOADER`, which reads one plain header from the inherited pipe, makes sys.path,
+The parent starts a bare interpreter with `LOADER`, which reads one plain header from an inherited file, makes sys.path,
 working directory and argv those of the parent, and only then comes here. User code is loaded after that, so it is found
 where the parent found it; the parent's `__main__` is never run again.
 
-Liveness:   the parent holds the only write end of a pipe that carries nothing. On Linux the kernel itself kills this process
-            when that end closes (O_ASYNC with SIGKILL for a signal): also while it is stopped or inside a long C call.
-Source:     architecture 17 and 18.
+Liveness:   the parent holds the only write end of a pipe that carries nothing. On Linux the kernel itself kills this
+            process when that end closes (O_ASYNC with SIGKILL for a signal): also while it is stopped or inside a long
+            C call. Elsewhere a thread reads the pipe. PR_SET_PDEATHSIG was rejected: it follows the starting thread.
+Source:     architecture 17 and 18; fcntl(2), F_SETSIG.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
-import io
 import logging
 import os
 import pickle
@@ -22,54 +23,115 @@ import signal
 import struct
 import sys
 import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO, Final
 
-LENGTH = struct.Struct("<I")
-REPORT_LOG_BYTES_MAX = 4000  # under PIPE_BUF: a log record is written whole or not at all
+LENGTH: Final = struct.Struct("<I")
+BACKLOG_BYTES_MAX: Final = 4 << 20  # log records that the parent has not read; further ones are dropped
+LOG_TEXT_MAX: Final = 32_000  # characters of one log record
+FAREWELL_S: Final = 2.0  # how long a process that ends waits for its parent to read
 
-loading_user_code = False  # in a child, until its target says that all of the user's modules are loaded
+in_child = False  # whether this process was started by ActorProcess
 
-# argv: the descriptors of orders, reports and liveness. The header is plain data from the process that started this one.
-LOADER = (
-    "import os,pickle,struct,sys;"
-    "o,r,l=map(int,sys.argv[1:4]);"
-    "n,=struct.unpack('<I',os.read(o,4));"
-    "b=b'';\n"
-    "while len(b)<n: b+=os.read(o,n-len(b))\n"
-    "h=pickle.loads(b);sys.path[:]=h['path'];sys.argv[:]=h['argv'];os.chdir(h['cwd'])\n"
-    "from actorraft.actors.bootstrap import main\n"
-    "main(o,r,l,h)"
+# argv: the descriptors of the specification, orders, reports and liveness. The header is plain data (marshal).
+LOADER: Final = (
+    "import marshal,os,sys;"
+    "s,o,r,l=map(int,sys.argv[1:5]);"
+    "f=open(s,'rb');h=marshal.load(f);sys.path[:]=h['path'];sys.argv[:]=h['argv'];os.chdir(h['cwd']);"
+    "from actorraft.actors.bootstrap import main;"
+    "main(f,o,r,l,h)"
 )
+
+
+class Reports:
+    """Frames to the parent, sent without ever holding up who reports: what the pipe does not take now waits here."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._frames: deque[memoryview] = deque()
+        self._bytes = 0
+        self._sending = threading.Lock()  # never waited for, so that a signal handler may report too
+        self._flusher: threading.Thread | None = None
+        self.dropped = 0
+
+    def put(self, data: bytes, *, droppable: bool = False) -> None:
+        """Add a frame and send what the pipe takes."""
+        if droppable and self._bytes > BACKLOG_BYTES_MAX:
+            self.dropped += 1
+            return
+        self._bytes += len(data)
+        self._frames.append(memoryview(LENGTH.pack(len(data)) + data))
+        if not self._send() and self._flusher is None:
+            self._flusher = threading.Thread(target=self._flush, name="reports", daemon=True)
+            self._flusher.start()
+
+    def flush(self, wait_s: float) -> None:
+        """Wait until everything is sent, `wait_s` at the longest."""
+        deadline_s = time.monotonic() + wait_s
+        while True:
+            self._send()
+            left_s = deadline_s - time.monotonic()
+            if not self._frames or left_s <= 0:
+                return
+            wait_for(self._fd, select.POLLOUT, min(left_s, 0.05))
+
+    def _send(self) -> bool:
+        """Send what the pipe takes; False if something is left. Whoever finds another sending leaves it to that one."""
+        while self._frames and self._sending.acquire(blocking=False):
+            try:
+                while self._frames:
+                    frame = self._frames[0]
+                    sent = os.write(self._fd, frame)
+                    if sent == len(frame):
+                        self._frames.popleft()
+                    else:
+                        self._frames[0] = frame[sent:]
+                    self._bytes -= sent
+            except BlockingIOError:
+                return False
+            except OSError:  # the parent is gone; the liveness pipe says so too
+                self._frames.clear()
+            finally:
+                self._sending.release()
+        return True
+
+    def _flush(self) -> None:
+        while True:
+            wait_for(self._fd, select.POLLOUT, None)
+            self._send()
+            if not self._frames:
+                self._flusher = None
+                if not self._frames:  # else a frame came after the look and before the line above
+                    return
 
 
 class ChildContext:
     """What a target is given: its line to the parent."""
 
-    def __init__(self, orders_fd: int, reports_fd: int, name: str) -> None:
+    def __init__(self, name: str, orders_fd: int, reports: Reports) -> None:
         self.name = name
         self.stop_requested = False
         self._orders_fd = orders_fd
-        self._reports_fd = reports_fd
-        self._lock = threading.RLock()
+        self._reports = reports
         self._on_stop: list[Callable[[], Any]] = []
 
     def report(self, value: Any) -> None:
-        """Tell the parent something; waits for the parent to read for at most 5 s."""
-        self._write(pickle.dumps(("report", value)), wait_s=5.0)
+        """Tell the parent something. Never blocks."""
+        self._reports.put(pickle.dumps(("report", value), pickle.HIGHEST_PROTOCOL))
 
     def receive(self, timeout_s: float | None) -> Any:
-        """Return the next thing the parent sent; None if it is gone, or nothing came in time."""
-        if timeout_s is not None and not select.select([self._orders_fd], [], [], timeout_s)[0]:
+        """Return the next thing the parent sent; None if it is gone, or nothing came in time. One thread at a time."""
+        if timeout_s is not None and not wait_for(self._orders_fd, select.POLLIN, timeout_s):
             return None
         data = read_frame(self._orders_fd)
         return None if data is None else pickle.loads(data)
 
     def loaded(self) -> None:
-        """Say that the user's code is loaded: from here on, a spawn is meant."""
-        global loading_user_code
-        loading_user_code = False
+        """Say that the user's code is loaded: what is in the reports so far goes out before the work begins."""
+        self._reports.flush(FAREWELL_S)
 
     def on_stop(self, callback: Callable[[], Any]) -> None:
         """Have `callback` called when the parent asks this process to leave (in a signal handler: be brief)."""
@@ -82,34 +144,26 @@ class ChildContext:
         for callback in self._on_stop:
             callback()
 
-    def _write(self, data: bytes, *, wait_s: float) -> None:
-        frame = LENGTH.pack(len(data)) + data
-        with self._lock:
-            view = memoryview(frame)
-            while view:
-                try:
-                    view = view[os.write(self._reports_fd, view) :]
-                except BlockingIOError:
-                    if len(view) == len(frame) and wait_s == 0.0:
-                        return
-                    if not select.select([], [self._reports_fd], [], max(wait_s, 1.0))[1]:
-                        return
-                except OSError:
-                    return  # the parent is gone; the liveness pipe says so too
-
 
 class ReportHandler(logging.Handler):
-    """Passes log records on to the parent; a record that does not fit into the pipe is lost, never waited for."""
+    """Passes log records on to the parent. Where the parent does not read, records are dropped, never waited for."""
 
-    def __init__(self, context: ChildContext) -> None:
+    def __init__(self, reports: Reports) -> None:
         super().__init__()
-        self._context = context
+        self._reports = reports
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Send one record as text."""
         with contextlib.suppress(Exception):
-            text = self.format(record)
-            data = pickle.dumps(("log", (record.levelno, text[: REPORT_LOG_BYTES_MAX // 4])))
-            self._context._write(data, wait_s=0.0)
+            text = self.format(record)[:LOG_TEXT_MAX]
+            self._reports.put(pickle.dumps(("log", (record.levelno, record.name, text))), droppable=True)
+
+
+def wait_for(fd: int, event: int, timeout_s: float | None) -> bool:
+    """Wait until a descriptor is ready (or broken); False if `timeout_s` passed."""
+    poll = select.poll()  # not select: that cannot take descriptors over 1,023
+    poll.register(fd, event)
+    return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
 
 
 def read_frame(fd: int) -> bytes | None:
@@ -119,58 +173,76 @@ def read_frame(fd: int) -> bytes | None:
 
 
 def _read_exactly(fd: int, size: int) -> bytes | None:
-    buffer = io.BytesIO()
-    while buffer.tell() < size:
-        data = os.read(fd, size - buffer.tell())
-        if not data:
+    data = bytearray()
+    while len(data) < size:
+        part = os.read(fd, size - len(data))
+        if not part:
             return None
-        buffer.write(data)
-    return buffer.getvalue()
+        data += part
+    return bytes(data)
 
 
 def arm_liveness(fd: int) -> None:
     """Die with the parent, whatever this process is doing then."""
-    os.set_blocking(fd, False)
-    if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
-    else:
-        os.set_blocking(fd, True)
-        threading.Thread(target=lambda: (os.read(fd, 1), os._exit(1)), name="liveness", daemon=True).start()
+    if not hasattr(fcntl, "F_SETSIG"):
+        threading.Thread(target=_die_at_eof, args=(fd,), name="liveness", daemon=True).start()
         return
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
     with contextlib.suppress(BlockingIOError):
-        if os.read(fd, 1) == b"":
-            os._exit(1)  # it was gone before the signal was armed
+        os.read(fd, 1)  # the end, since nothing is ever written: the parent was gone before the signal was armed
+        os._exit(1)
 
 
-def main(orders_fd: int, reports_fd: int, liveness_fd: int, header: dict[str, Any]) -> None:
+def _die_at_eof(fd: int) -> None:
+    os.read(fd, 1)
+    os._exit(1)
+
+
+def main(specification: BinaryIO, orders_fd: int, reports_fd: int, liveness_fd: int, header: dict[str, Any]) -> None:
     """Run the target that the parent sends; the whole life of a child process."""
+    global in_child
+    in_child = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     arm_liveness(liveness_fd)
     for fd in (orders_fd, reports_fd, liveness_fd):
         os.set_inheritable(fd, False)
     os.set_blocking(reports_fd, False)
-    context = ChildContext(orders_fd, reports_fd, header["name"])
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that a SIGKILL loses no line
+    faulthandler.enable()
+    reports = Reports(reports_fd)
+    context = ChildContext(header["name"], orders_fd, reports)
     signal.signal(signal.SIGTERM, context._stop)
-    handler = ReportHandler(context)
-    logging.getLogger().addHandler(handler)
+    logging.getLogger().addHandler(ReportHandler(reports))
     logging.getLogger("actorraft").setLevel(header["log_level"])
-    global loading_user_code
-    loading_user_code = True
+    code = 1
     try:
-        payload = read_frame(orders_fd)
-        if payload is None:
-            return
-        import cloudpickle
-
-        target, args, kwargs = cloudpickle.loads(payload)
+        with specification:
+            payload = specification.read()
+        target, args, kwargs = pickle.loads(payload)
+        del payload
         target(context, *args, **kwargs)
         code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if code:
+            _tell_failure(reports, error)
     except BaseException as error:
-        traceback.print_exc()
-        context._write(pickle.dumps(("failed", (type(error).__name__, str(error), traceback.format_exc()))), wait_s=5.0)
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+        _tell_failure(reports, error)
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    reports.flush(FAREWELL_S)
     os._exit(code)  # nothing of the user's may keep a process that was told to leave
+
+
+def _tell_failure(reports: Reports, error: BaseException) -> None:
+    """Write the traceback where the process's own words go, and tell the parent."""
+    traceback.print_exc()
+    kinds = [each.__name__ for each in type(error).__mro__]
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its message cannot be shown)"
+    reports.put(pickle.dumps(("failed", (kinds, message, traceback.format_exc()))))

@@ -11,6 +11,7 @@ Threads:    every public method may be called from any thread; callbacks of futu
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import os
@@ -30,6 +31,7 @@ import msgspec
 from actorraft import codec
 from actorraft.actors.mailbox import Kinds
 from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageError
+from actorraft.events import EventHub, EventStream, Published, WatchStream
 from actorraft.futures import ResultFuture, resolve_many
 from actorraft.pickling import Encoder, decode_result, machine_name
 from actorraft.session import Call, ClientSession, QueryCall
@@ -113,6 +115,9 @@ class Client(Generic[M]):
         self._encoder = Encoder(self._on_definition)
         self._definitions: list[Future[Any]] = []
         self._changed = threading.Condition()  # the session's leader or nodes changed
+        self._events = EventHub()
+        self._watches: dict[int, WatchStream] = {}
+        self._watch_ids = itertools.count()
         self._session = ClientSession(
             channel.send,
             nonce=int.from_bytes(os.urandom(7), "little"),
@@ -308,7 +313,7 @@ class Client(Generic[M]):
             node id -> index of its snapshot's last entry.
 
         Raises:
-            ActorRaftError: the machine's `snapshot` raised, or the disk refused; nothing is lost, the log goes on growing.
+            ActorRaftError: the machine's `snapshot` raised, or the disk refused; nothing is lost, the log goes on.
         """
         asked = {node_id: self._admin(node_id, "snapshot", {}, timeout) for node_id in sorted(self._session.nodes)}
         taken: dict[int, int] = {}
@@ -332,6 +337,30 @@ class Client(Generic[M]):
         """
         said = self._admin(node_id, "digest", {}, timeout).result()
         return said["last_applied"], said["digest"]
+
+    def events(self) -> EventStream:
+        """Return an iterator over what happens from now on: leader changes; at a Cluster also exits, restarts, more."""
+        return self._events.open()
+
+    def watch(self, topic: str, from_index: int | None = None) -> WatchStream:
+        """Return an iterator over what the machine publishes to `topic` (`context().publish`), in order.
+
+        Args:
+            topic: as published.
+            from_index: begin with the entry at this index (resume with the last seen `index + 1`); None: from now on.
+
+        Raises:
+            Unavailable: while iterating, if events from `from_index` on are no longer held.
+        """
+        watch_id = next(self._watch_ids)
+        stream = WatchStream(lambda: self._end_watch(watch_id))
+        self._watches[watch_id] = stream
+        self._request(lambda session: session.watch(watch_id, topic, from_index))
+        return stream
+
+    def _end_watch(self, watch_id: int) -> None:
+        if self._watches.pop(watch_id, None) is not None and not self._closed:
+            self._request(lambda session: session.unwatch(watch_id))
 
     def export_snapshot(self, path: str | os.PathLike[str], *, timeout: float = 60.0) -> Path:
         """Write a portable copy of the state, as of now, for `spawn(from_snapshot=path)`.
@@ -441,6 +470,8 @@ class Client(Generic[M]):
         session.advance(now_s)
         self._resolve()
         if (session.leader, session.term) != before:
+            if session.leader not in (None, before[0]):
+                self._events.emit("leader", session.leader, f"leads in term {session.term}")
             with self._changed:
                 self._changed.notify_all()
 
@@ -461,6 +492,10 @@ class Client(Generic[M]):
                     error._resolve = _resolver(error.later)
                 if future is not None:
                     future.set_exception(error)
+        if session.published:
+            published, session.published = session.published, []
+            for one in published:
+                self._publish(one)
         if session.admin_replies:
             replies, session.admin_replies = session.admin_replies, []
             for future, reply in replies:
@@ -468,6 +503,19 @@ class Client(Generic[M]):
                     future.set_exception(_NodeRefused(reply.error))
                 else:
                     future.set_result(reply.value)
+
+    def _publish(self, said: codec.Published) -> None:
+        stream = self._watches.get(said.watch_id)
+        if stream is None:
+            return
+        if said.error:
+            stream.close(Unavailable(said.error))
+            return
+        for value in said.values:
+            try:
+                stream.put(Published(said.index, decode_result(value)))
+            except ActorRaftError as error:
+                stream.close(error)
 
     def _resolve_values(self, futures: list[Any], values: list[Any]) -> None:
         pairs: list[tuple[Any, Any]] = []
@@ -491,6 +539,9 @@ class Client(Generic[M]):
         self._session.close()
         self._resolve()
         self._channel.close()
+        self._events.close()
+        for stream in list(self._watches.values()):
+            stream.close()
         with self._changed:
             self._changed.notify_all()
 

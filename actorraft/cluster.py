@@ -394,10 +394,13 @@ class Cluster(Client[M]):
             process = self._processes.get(node_id)
             if process is not None:
                 self._monitor.forget(process)  # asked for: not started again by itself
+                was_alive = process.alive
                 how(process)
                 if process.wait(CLOSE_S) is None:
                     process.kill()
                     process.wait(CLOSE_S)
+                if was_alive:
+                    self._emit("exit", node_id, "stopped on purpose")
 
     def _restart(self, node_id: int, timeout: float) -> None:
         with self._lock:
@@ -414,6 +417,7 @@ class Cluster(Client[M]):
             self._expect(node_id, "ready", deadline_s)
             self._reasons.pop(node_id, None)
             self._monitor.watch(process)
+            self._emit("restart", node_id, f"serves again as process {process.pid}")
 
     def _restart_unasked(self, process: ActorProcess) -> None:
         """The monitor says that a node died and may be started again."""
@@ -482,6 +486,7 @@ class Cluster(Client[M]):
             self._set_endpoints()
         change = ["add_voter", node_id, self._place.storage_ids()[node_id]]
         self._change_membership(change, lambda said: node_id in said["voters"], deadline_s)
+        self._emit("membership", node_id, "is a voter")
         return node_id
 
     def remove_node(self, node_id: int, *, timeout: float = 60.0) -> None:
@@ -504,6 +509,7 @@ class Cluster(Client[M]):
             self._place.update(tuple(one for one in self._place.info.node_ids if one != node_id))
             self._tell_peers(tuple(one for one in self.nodes if self.nodes[one].alive))
             self._set_endpoints()
+        self._emit("membership", node_id, "is no member any more")
 
     def _change_membership(self, change: list[Any], done: Callable[[dict[str, Any]], bool], deadline_s: float) -> None:
         """Ask the leader, whoever it is meanwhile, until the change is committed."""

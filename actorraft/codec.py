@@ -126,7 +126,21 @@ class Clock(msgspec.Struct, array_like=True, frozen=True, tag=7):
     """Made by a leader, never by a client: lets log time pass on an idle cluster."""
 
 
-Request = Hello | Register | Commands | CloseSession | Query | Admin | Clock
+class Watch(msgspec.Struct, array_like=True, frozen=True, tag=8):
+    """Send what the machine publishes to `topic`, from the entry at `from_index` on; None: from now on."""
+
+    watch_id: int  # the client's own number
+    topic: str
+    from_index: int | None
+
+
+class Unwatch(msgspec.Struct, array_like=True, frozen=True, tag=9):
+    """Nobody reads this watch any more."""
+
+    watch_id: int
+
+
+Request = Hello | Register | Commands | CloseSession | Query | Admin | Clock | Watch | Unwatch
 
 # --- Nodes to clients ---
 
@@ -201,11 +215,15 @@ class AdminReply(msgspec.Struct, array_like=True, frozen=True, tag=9):
 
 
 class Published(msgspec.Struct, array_like=True, frozen=True, tag=10):
-    """Events that a machine published (`context().publish`) to a topic that this client watches."""
+    """Events of a watch: all that the entry at `index` published to its topic; none: it was read up to there.
 
-    topic: str
+    `error` is not empty if the watch cannot be served.
+    """
+
+    watch_id: int
     index: int
     values: list[Any]
+    error: str = ""
 
 
 Reply = LeaderIs | Registered | Results | Refused | Resume | Expired | Answers | QueryRefused | AdminReply | Published

@@ -169,6 +169,7 @@ class RaftControl:
         if configuration is None:
             members = frozenset(net.peers) | {self.node_id}
             configuration = Configuration(voters=members, next_node_id=max(members) + 1)
+        self.observe: Callable[[str, Any], object] = lambda *_: None  # told what an operator may want to know
         self.highest_term: Callable[[], int] = lambda: self.server.current_term
         self.counts: Counter[str] = Counter()  # what went wrong and was dropped, by name
         self.urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
@@ -202,6 +203,7 @@ class RaftControl:
         self._reads_behind: list[tuple[int, Any, codec.Query]] = []  # reads whose index is not handed over yet
         self._next_token = 0
         self._watchers: OrderedDict[Any, None] = OrderedDict()
+        self._watches: dict[tuple[Any, int], str] = {}  # (client, its number) -> topic
         self._snapshot_waiters: list[tuple[Any, int]] = []
         self._log_time_s = 0.0  # as applied
         self._wake_at_s: float | None = None
@@ -321,13 +323,19 @@ class RaftControl:
 
     def _on_done(self, done: executor.Done) -> None:
         match done:
-            case executor.Applied(index, replies, log_time_s, wake_at_s, _):
+            case executor.Applied(index, replies, log_time_s, wake_at_s, events):
+                if events and self._watches:
+                    self._tell_watchers(events)
                 self._log_time_s, self._wake_at_s = log_time_s, wake_at_s
                 self._answer(index, replies)
                 self.server.applied(index)
                 self._maybe_snapshot()
             case executor.Answered(client, reply):
                 self._reply(client, reply)
+            case executor.Watched(client, watch, published):
+                self._watches[(client, watch.watch_id)] = watch.topic
+                for one in published:
+                    self._reply(client, one)
             case executor.SnapshotTaken(meta):
                 self._snapshot_running = False
                 if meta.snapshot_id.index > self._snapshot_index:
@@ -335,6 +343,7 @@ class RaftControl:
                     trailing = self.config.trailing_entries
                     first = self.server.snapshot_taken(meta.snapshot_id, meta.configuration, trailing)
                     self.storage.compact(first)
+                    self.observe("snapshot", meta.snapshot_id.index)
                 self._answer_snapshot_waiters("")
             case executor.SnapshotFailed(reason):
                 self._snapshot_running = False
@@ -356,9 +365,9 @@ class RaftControl:
         while pending and (index := next(iter(pending))) <= applied_index:
             del pending[index]  # a repetition whose results the client already has
 
-    def _reply(self, client: Any, reply: codec.Reply) -> None:
-        if self.clients is not None:
-            self.clients.send_client(client, codec.encode(reply))
+    def _reply(self, client: Any, reply: codec.Reply) -> bool:
+        """Answer a client; False if it is certainly gone."""
+        return self.clients is None or self.clients.send_client(client, codec.encode(reply)) is not False
 
     # --- Clients ---
 
@@ -388,6 +397,10 @@ class RaftControl:
                 self._reply(client, self._leader_is())
             case codec.Admin():
                 self._on_admin(client, request)
+            case codec.Watch():
+                self.executor.submit(executor.Watch(client, request))
+            case codec.Unwatch():
+                self._watches.pop((client, request.watch_id), None)
 
     def _on_commands(self, client: Any, request: codec.Commands, frame: bytes) -> None:
         if not 0 < request.count <= len(request.body):  # each command is at least a byte
@@ -432,6 +445,13 @@ class RaftControl:
             self.executor.submit(executor.Read(client, query))
         else:
             self._reads_behind.append((index, client, query))
+
+    def _tell_watchers(self, events: list[tuple[int, str, Any]]) -> None:
+        """Pass on what the machine published; a client that is gone is forgotten."""
+        for index, topic, values in executor.by_entry(events):
+            for (client, watch_id), watched in list(self._watches.items()):
+                if watched == topic and not self._reply(client, codec.Published(watch_id, index, values)):
+                    del self._watches[(client, watch_id)]
 
     def _leader_is(self) -> codec.LeaderIs:
         return codec.LeaderIs(self.server.current_term, self.server.leader_id)

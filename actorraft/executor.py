@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
@@ -28,6 +30,7 @@ from actorraft.sessions import Sessions
 
 logger = logging.getLogger("actorraft")
 
+PUBLISHED_MAX = 10_000  # events held for those who watch from an earlier index
 _HEAD = struct.Struct("<I")
 
 
@@ -61,6 +64,13 @@ class Restore(NamedTuple):
     open: Callable[[], BinaryIO]
 
 
+class Watch(NamedTuple):
+    """Say what was published to a topic so far, and from then on everything."""
+
+    client: Any
+    watch: codec.Watch
+
+
 class TakeDigest(NamedTuple):
     """Say a digest of the state as of the last entry handed over, to whoever asked."""
 
@@ -68,7 +78,7 @@ class TakeDigest(NamedTuple):
     request_id: int
 
 
-Work = Apply | Read | TakeSnapshot | Restore | TakeDigest
+Work = Apply | Read | TakeSnapshot | Restore | TakeDigest | Watch
 
 # --- What comes back ---
 
@@ -88,6 +98,14 @@ class Answered(NamedTuple):
 
     client: Any
     reply: codec.Reply
+
+
+class Watched(NamedTuple):
+    """What a watch has missed so far; what is published from here on comes with Applied."""
+
+    client: Any
+    watch: codec.Watch
+    replies: list[codec.Published]
 
 
 class SnapshotTaken(NamedTuple):
@@ -114,7 +132,7 @@ class Stopped(NamedTuple):
     reason: str
 
 
-Done = Applied | Answered | SnapshotTaken | SnapshotFailed | Restored | Stopped
+Done = Applied | Answered | Watched | SnapshotTaken | SnapshotFailed | Restored | Stopped
 
 
 class Executor:
@@ -132,7 +150,9 @@ class Executor:
         self.last_applied = -1
         self.log_time_s = 0.0  # never falls, whatever leaders' clocks do
         self.serial = 0  # of the next command; over the cluster's whole life
+        self.published: deque[tuple[int, str, Any]] = deque(maxlen=PUBLISHED_MAX)  # (index, topic, event)
         self._context = CommandContext(seed)
+        self._passed_at: float | None = None  # a `wake_at` that a clock entry has reached and the machine has not moved
 
     def run(self, work: Work) -> Done:
         """Do one piece of work; never raises for what user code or bytes from outside do."""
@@ -146,6 +166,8 @@ class Executor:
                     return self._take_snapshot(work.writer)
                 case Restore():
                     return self._restore(work)
+                case Watch():
+                    return self._watch(work)
                 case TakeDigest():
                     value = {"last_applied": self.last_applied, "digest": self.host.digest().hex()}
                     return Answered(work.client, codec.AdminReply(work.request_id, "", value))
@@ -166,12 +188,18 @@ class Executor:
                     replies.append((index, reply))
             self.last_applied = index
             index += 1
-        return Applied(self.last_applied, replies, self.log_time_s, self.host.wake_at, self._take_events())
+        return Applied(self.last_applied, replies, self.log_time_s, self._wake_at(), self._take_events())
+
+    def _wake_at(self) -> float | None:
+        """Return when the machine wants a clock entry; one that it let pass is not asked for again."""
+        wake_at = self.host.wake_at
+        return None if wake_at is not None and wake_at == self._passed_at else wake_at
 
     def _take_events(self) -> list[tuple[int, str, Any]]:
         events = self._context.events
         if events:
             self._context.events = []
+            self.published.extend(events)
         return events
 
     def _apply_item(self, index: int, term: int, item: bytes) -> codec.Reply | None:
@@ -191,7 +219,19 @@ class Executor:
             return codec.Registered(request.nonce, index)
         if type(request) is codec.CloseSession:
             self.sessions.close(request.client_id)
+        if type(request) is codec.Clock:
+            self._apply_clock(index, term)
         return None
+
+    def _apply_clock(self, index: int, term: int) -> None:
+        """Tell the machine the time; counts as one command."""
+        context = self._context
+        context.begin_entry(index, term, self.log_time_s)
+        context.position, context.serial = 0, self.serial
+        self.serial += 1
+        self.host.clock(context)
+        wake_at = self.host.wake_at
+        self._passed_at = wake_at if wake_at is not None and wake_at <= self.log_time_s else None
 
     def _apply_commands(self, index: int, term: int, frame: codec.Commands) -> codec.Reply | None:
         client_id, first = frame.client_id, frame.first_sequence
@@ -240,11 +280,25 @@ class Executor:
         ask = self.host.query
         return Answered(work.client, codec.Answers(query.request_id, [ask(request) for request in requests]))
 
+    def _watch(self, work: Watch) -> Watched:
+        """Look up what a watch asks for; every node holds the same."""
+        watch_id, topic, from_index = work.watch.watch_id, work.watch.topic, work.watch.from_index
+        replies: list[codec.Published] = []
+        if from_index is not None:
+            full = len(self.published) == PUBLISHED_MAX
+            if full and from_index < self.published[0][0]:
+                error = f"what was published before index {self.published[0][0]} is no longer held"
+                return Watched(work.client, work.watch, [codec.Published(watch_id, -1, [], error)])
+            events = [event for event in self.published if event[1] == topic and event[0] >= from_index]
+            replies = [codec.Published(watch_id, index, values) for index, _, values in by_entry(events)]
+        replies.append(codec.Published(watch_id, self.last_applied, []))
+        return Watched(work.client, work.watch, replies)
+
     # --- Snapshots (§7): the sessions and the clocks first, then what the machine writes ---
 
     def _take_snapshot(self, writer: SnapshotWriter) -> SnapshotTaken | SnapshotFailed:
         try:
-            state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state()]
+            state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), list(self.published)]
             head = codec.encode(state)
             writer.write(_HEAD.pack(len(head)) + head)
             self.host.snapshot(writer.write)
@@ -257,8 +311,10 @@ class Executor:
         try:
             with work.open() as file:
                 (size,) = _HEAD.unpack(file.read(_HEAD.size))
-                self.last_applied, self.log_time_s, self.serial, sessions = msgspec.msgpack.decode(file.read(size))
+                state = msgspec.msgpack.decode(file.read(size))
+                self.last_applied, self.log_time_s, self.serial, sessions, published = state
                 self.sessions.restore(sessions)
+                self.published = deque((tuple(event) for event in published), maxlen=PUBLISHED_MAX)
                 self.host.restore(file)
         except Exception as error:  # a state that is half restored must never be served
             return Stopped(
@@ -268,3 +324,9 @@ class Executor:
             f"snapshot at {work.last_index} holds the state at {self.last_applied}"
         )
         return Restored(work.last_index)
+
+
+def by_entry(events: Iterable[tuple[int, str, Any]]) -> Iterator[tuple[int, str, list[Any]]]:
+    """Group what was published by entry and topic, in order: (index, topic, events)."""
+    for (index, topic), group in groupby(events, key=lambda event: event[:2]):
+        yield index, topic, [event for _, _, event in group]

@@ -174,6 +174,7 @@ class RaftNode:
             config=spec.config,
             configuration=configuration,
         )
+        self.control.observe = lambda what, value: context.report((what, value))
         self._set_peers(peers)
 
     def run(self) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from actorraft import codec
@@ -63,6 +64,14 @@ class QueryFrame(NamedTuple):
     calls: list[QueryCall]
     node_id: int
     sent_s: float
+
+
+@dataclass
+class WatchState:
+    """One watch: what it asks for, and how far it came."""
+
+    topic: str
+    next_index: int | None  # None: from now on, and nobody has said yet where that is
 
 
 class ClientSession:
@@ -117,6 +126,8 @@ class ClientSession:
         self._queries: deque[QueryCall] = deque()
         self._query_frames: dict[int, QueryFrame] = {}
         self._query_retry_s = 0.0
+        self.published: list[codec.Published] = []
+        self._watches: dict[int, WatchState] = {}
         self._admin: dict[int, tuple[Any, int, float]] = {}  # request id -> future, node, deadline
         self._next_request = 0
         self._round_robin = 0
@@ -138,6 +149,34 @@ class ClientSession:
     def query(self, call: QueryCall) -> None:
         """Queue a read."""
         self._queries.append(call)
+
+    def watch(self, watch_id: int, topic: str, from_index: int | None) -> None:
+        """Ask for what the machine publishes; it goes to `published`, in order, across changes of leader."""
+        self._watches[watch_id] = WatchState(topic, from_index)
+        if self.leader is not None:
+            self._send_watches(self.leader)
+
+    def unwatch(self, watch_id: int) -> None:
+        """Nobody reads it any more."""
+        if self._watches.pop(watch_id, None) is not None and self.leader is not None:
+            self._send(self.leader, codec.encode(codec.Unwatch(watch_id)))
+
+    def _send_watches(self, leader: int) -> None:
+        for watch_id, watch in self._watches.items():
+            self._send(leader, codec.encode(codec.Watch(watch_id, watch.topic, watch.next_index)))
+
+    def _on_published(self, reply: codec.Published) -> None:
+        watch = self._watches.get(reply.watch_id)
+        if watch is None:
+            return
+        if reply.error:
+            del self._watches[reply.watch_id]
+        elif watch.next_index is not None and reply.index < watch.next_index:
+            return  # said before, by another node or this one
+        else:
+            watch.next_index = reply.index + 1
+        if reply.values or reply.error:
+            self.published.append(reply)
 
     def admin(self, node_id: int, verb: str, arguments: dict[str, Any], future: Any, deadline_s: float) -> None:
         """Ask one node for something rare; the reply, or that there is none, goes to `admin_replies` or `failures`."""
@@ -198,6 +237,8 @@ class ClientSession:
                 self._on_resume(reply, now_s)
             case codec.Expired():
                 self._on_expired(reply)
+            case codec.Published():
+                self._on_published(reply)
             case codec.AdminReply():
                 waiting = self._admin.pop(reply.request_id, None)
                 if waiting is not None:
@@ -235,6 +276,7 @@ class ClientSession:
         self.term = term
         if leader_id != self.leader:
             self.leader = leader_id
+            self._send_watches(leader_id)
             self._send_all_again(now_s)
 
     def _send_all_again(self, now_s: float) -> None:

@@ -1,0 +1,158 @@
+"""What happens to a cluster, as it happens: `cluster.events()`; and what its machine publishes: `client.watch(topic)`.
+
+Both are iterators that block until there is something and end when the client is closed. A reader that does not keep
+up loses the oldest events of `events()`, and is told how many; what is watched is never lost on the way, since it can
+be asked for again from an index.
+
+Threads:    a stream is fed by the I/O and monitor threads, and read by one thread of the user's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+STREAM_MAX = 10_000  # events that wait for a reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterEvent:
+    """One thing that happened.
+
+    Attributes:
+        kind: "leader", "exit", "restart", "membership", "snapshot", "missed" (this reader was too slow).
+        node_id: whom it concerns, if anybody.
+        detail: in words.
+        time_s: this process's wall clock.
+    """
+
+    kind: str
+    node_id: int | None = None
+    detail: str = ""
+    time_s: float = field(default_factory=time.time)
+
+
+class Published(NamedTuple):
+    """What a machine published: at which index of the log, and the event itself. Resume from `index + 1`."""
+
+    index: int  # type: ignore[assignment]  # the field hides tuple.index, and is the better name
+    event: Any
+
+
+class Stream(Generic[T]):
+    """An iterator that waits for what is put into it; `close` ends it."""
+
+    bound: int | None = STREAM_MAX  # of what waits for the reader
+
+    def __init__(self) -> None:
+        self._ready = threading.Condition()
+        self._waiting: deque[T] = deque()
+        self._missed = 0
+        self._closed = False
+        self._error: BaseException | None = None
+
+    def put(self, one: T) -> None:
+        """Add one; the oldest goes if the reader is too far behind."""
+        with self._ready:
+            if self.bound is not None and len(self._waiting) >= self.bound:
+                self._waiting.popleft()
+                self._missed += 1
+            self._waiting.append(one)
+            self._ready.notify_all()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """End the iteration once what waits is read, with `error` if there is one. Idempotent."""
+        with self._ready:
+            self._closed, self._error = True, self._error or error
+            self._ready.notify_all()
+
+    def get(self, timeout: float | None = None) -> T:
+        """Return the next one; TimeoutError if there is none within `timeout` seconds; StopIteration at the end."""
+        with self._ready:
+            if not self._ready.wait_for(lambda: self._waiting or self._closed, timeout):
+                raise TimeoutError(f"nothing happened within {timeout} s")
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._error is not None:
+                raise self._error
+            raise StopIteration
+
+    def take_missed(self) -> int:
+        """Return how many were lost since this was asked last."""
+        with self._ready:
+            missed, self._missed = self._missed, 0
+            return missed
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        return self.get()
+
+
+class EventStream(Stream[ClusterEvent]):
+    """The iterator that `events()` returns."""
+
+    def __next__(self) -> ClusterEvent:
+        missed = self.take_missed()
+        if missed:
+            return ClusterEvent(kind="missed", detail=f"{missed} events were not read in time")
+        return self.get()
+
+
+class WatchStream(Stream[Published]):
+    """The iterator that `watch()` returns. `close` ends the watch."""
+
+    bound = None  # what was published is never dropped here; a reader that stops reading closes the stream
+
+    def __init__(self, on_close: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_close = on_close
+
+    def close(self, error: BaseException | None = None) -> None:
+        """End it. Idempotent."""
+        super().close(error)
+        self._on_close()
+
+
+class EventHub:
+    """Hands every event to every stream that is open."""
+
+    def __init__(self) -> None:
+        self._streams: list[EventStream] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def open(self) -> EventStream:
+        """Return an iterator over what happens from now on."""
+        stream = EventStream()
+        with self._lock:
+            if self._closed:
+                stream.close()
+            else:
+                self._streams.append(stream)
+        return stream
+
+    def emit(self, kind: str, node_id: int | None = None, detail: str = "") -> None:
+        """Tell everybody."""
+        if not self._streams:
+            return
+        event = ClusterEvent(kind=kind, node_id=node_id, detail=detail)
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.put(event)
+
+    def close(self) -> None:
+        """End every stream. Idempotent."""
+        with self._lock:
+            self._closed = True
+            streams, self._streams = self._streams, []
+        for stream in streams:
+            stream.close()

@@ -1,0 +1,341 @@
+"""What goes wrong in a run: the seed's profile, and the nemesis that carries it out.
+
+No profile has everything: each seed switches most kinds of fault off, so that the rest can go far (swarm testing);
+a world in which everything fails all the time only ever holds elections.
+
+Source:     Groce et al. 2012, "Swarm testing".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from actorraft.raft.config import RaftConfig
+
+if TYPE_CHECKING:
+    from actorraft.simulation.node import SimNode
+    from actorraft.simulation.world import World
+
+KINDS = (
+    "crash",
+    "fuse",
+    "power cut",
+    "partition",
+    "isolate",
+    "one way",
+    "bridge",
+    "bad network",
+    "disk stall",
+    "disk failure",
+    "pause",
+    "clock leap",
+    "wall clock",
+    "disconnect",
+    "membership",
+    "transfer",
+    "snapshot",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What one seed has chosen."""
+
+    kinds: tuple[str, ...]  # of faults
+    every_us: int  # mean time between faults
+    config: RaftConfig
+    clients: int = 4
+    think_us: int = 20_000  # mean time between the calls of a client
+    keys: int = 12
+    timeouts_s: tuple[float, ...] = (0.3, 1.0, 3.0)
+    drift: float = 0.0  # clocks run up to so much too fast or too slow
+    delayed_executor: bool = False
+    wire: bool = False  # encode and decode every message
+    ghosts: bool = False  # messages to a node reach its next process, too
+
+    @classmethod
+    def draw(cls, rng: Random) -> Profile:
+        """Choose for a seed."""
+        kinds = tuple(kind for kind in KINDS if rng.random() < 0.4) or ("crash",)
+        lease_reads = rng.random() < 0.3
+        if lease_reads:
+            kinds = tuple(kind for kind in kinds if kind != "clock leap")  # outside the stated bound of leases
+        tick_s, election_timeout_ticks, heartbeat_ticks = rng.choice(((0.01, 20, 4), (0.02, 10, 2), (0.025, 8, 2)))
+        config = RaftConfig(
+            tick_s=tick_s,
+            election_timeout_ticks=election_timeout_ticks,
+            heartbeat_ticks=heartbeat_ticks,
+            pre_vote=rng.random() < 0.85,
+            check_quorum=True if lease_reads else rng.random() < 0.85,
+            lease_reads=lease_reads,
+            inflight_max=rng.choice((1, 4, 64)),
+            append_bytes_max=rng.choice((200, 2_000, 1 << 20)),
+            uncommitted_bytes_max=rng.choice((2_000, 1 << 20)),
+            snapshot_after_entries=rng.choice((15, 60, 200, 100_000)),
+            trailing_entries=rng.choice((0, 3, 30)),
+            snapshot_chunk_bytes=rng.choice((300, 2_000, 1 << 20)),
+            session_expiry_s=rng.choice((3600.0, 3600.0, 3600.0, 2.0)),
+        )
+        return cls(
+            kinds=kinds,
+            every_us=rng.choice((30_000, 100_000, 300_000)),
+            config=config,
+            clients=rng.choice((2, 4, 6)),
+            think_us=rng.choice((10_000, 25_000, 60_000)),
+            keys=rng.choice((3, 12, 40)),
+            drift=rng.choice((0.0, 0.0, 0.01, 0.04)),
+            delayed_executor=rng.random() < 0.5,
+            wire=rng.random() < 0.15,
+            ghosts=rng.random() < 0.3,
+        )
+
+
+class Nemesis:
+    """Carries out a profile."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rng = Random(world.rng.getrandbits(64))
+        self.mended = False
+
+    def begin(self) -> None:
+        """Start."""
+        self._later()
+
+    def _later(self) -> None:
+        self.world.after(int(self.rng.expovariate(1 / self.world.profile.every_us)) + 1, self._strike, None)
+
+    def _strike(self, _: object) -> None:
+        if self.mended:
+            return
+        kind = self.rng.choice(self.world.profile.kinds)
+        getattr(self, "_" + kind.replace(" ", "_"))()
+        self.world.events += 1
+        self._later()
+
+    def _count(self, kind: str, node_id: int = -1, text: str = "") -> None:
+        self.world.faults[kind] += 1
+        self.world.note(node_id, text or kind)
+
+    def _victim(self) -> SimNode | None:
+        """Return a node that runs; often the leader."""
+        up = [node for node in self.world.nodes.values() if node.up]
+        if not up:
+            return None
+        leader = self.world.leader()
+        return leader if leader is not None and self.rng.random() < 0.5 else self.rng.choice(up)
+
+    # --- Processes ---
+
+    def _crash(self) -> None:
+        node = self._victim()
+        if node is not None:
+            node.crash("(killed)")
+
+    def _fuse(self) -> None:
+        """Let a node crash between two effects that are still to come."""
+        node = self._victim()
+        if node is not None:
+            node.fuse = self.rng.randrange(1, 30)
+
+    def _power_cut(self) -> None:
+        if self.rng.random() < 0.3:
+            self._count("power cut")
+            for node in self.world.nodes.values():
+                if node.up:
+                    node.crash("(power cut)")
+
+    def crashed(self, node: SimNode) -> None:
+        """A node went down: decide when it comes back."""
+        if not node.retired:
+            delay_us = 50_000 if self.mended else self._around((1_000, 50_000, 400_000))
+            self.world.after(delay_us, self.world.boot, node)
+
+    def _pause(self) -> None:
+        node = self._victim()
+        if node is not None:
+            timeout_us = int(self.world.config.election_timeout_ticks * self.world.config.tick_s * 1e6)
+            us = int(timeout_us * self.rng.choice((0.3, 1.0, 3.0)))
+            self._count("pause", node.node_id, f"stands still for {us / 1e6:.3f} s")
+            node.pause(us)
+
+    # --- Links ---
+
+    def _members(self) -> list[int]:
+        return list(self.world.nodes)
+
+    def _for_a_while(self) -> None:
+        """Mend the links some time later."""
+        self.world.after(self._around((50_000, 300_000, 1_000_000)), self._mend_links, None)
+
+    def _around(self, choices: tuple[int, ...]) -> int:
+        """Return one of the choices, give or take a half."""
+        return int(self.rng.choice(choices) * (0.5 + self.rng.random()))
+
+    def _mend_links(self, _: object) -> None:
+        if self.world.network.cut:
+            self.world.note(-1, "links are mended")
+        self.world.network.heal()
+
+    def _partition(self) -> None:
+        members = self._members()
+        self.rng.shuffle(members)
+        split = self.rng.randrange(1, len(members)) if len(members) > 1 else 0
+        self._count("partition", text=f"partition: {sorted(members[:split])} | {sorted(members[split:])}")
+        self.world.network.cut_between(members[:split], members[split:])
+        self._cut_clients(members[:split])
+        self._for_a_while()
+
+    def _isolate(self) -> None:
+        node = self._victim()
+        if node is not None:
+            self._count("isolate", node.node_id, "is isolated")
+            self.world.network.cut_between([node.node_id], self._members())
+            self._cut_clients([node.node_id])
+            self._for_a_while()
+
+    def _cut_clients(self, nodes: list[int]) -> None:
+        """Sometimes clients are on one side, too."""
+        for client in self.world.clients:
+            if self.rng.random() < 0.3:
+                self.world.network.cut_between([client.address], nodes)
+
+    def _one_way(self) -> None:
+        node = self._victim()
+        if node is not None:
+            inwards = self.rng.random() < 0.5
+            self._count("one way", node.node_id, "hears nobody" if inwards else "is heard by nobody")
+            for other in self._members():
+                if other != node.node_id and self.rng.random() < 0.7:
+                    link = (other, node.node_id) if inwards else (node.node_id, other)
+                    self.world.network.cut_link(*link)
+            self._for_a_while()
+
+    def _bridge(self) -> None:
+        """Two halves that only one node can reach."""
+        members = self._members()
+        if len(members) < 3:
+            return
+        self.rng.shuffle(members)
+        half = (len(members) - 1) // 2
+        self._count("bridge", members[-1], "is the only link between two halves")
+        self.world.network.cut_between(members[:half], members[half:-1])
+        self._for_a_while()
+
+    def _bad_network(self) -> None:
+        network, choice = self.world.network, self.rng.choice
+        network.drop = choice((0.0, 0.02, 0.2))
+        network.duplicate = choice((0.0, 0.02, 0.2))
+        network.reorder = choice((0.0, 0.05, 0.3))
+        network.late_us = choice((5_000, 60_000, 600_000))
+        network.delay_us = choice(((100, 600), (1_000, 20_000), (5_000, 60_000)))
+        self._count("bad network")
+        self._for_a_while()
+
+    def _disconnect(self) -> None:
+        """A connection breaks and comes back, for no good reason."""
+        node = self._victim()
+        others = [n for n in self.world.nodes.values() if n.up and n is not node]
+        if node is None or not others:
+            return
+        other = self.rng.choice(others)
+        self._count("disconnect")
+        world = self.world
+        for one, peer in ((node, other), (other, node)):
+            world.after(1, world.connection, (one, one.start, peer.node_id, False))
+            world.after(20_000, world.connection, (one, one.start, peer.node_id, True))
+
+    # --- Disks and clocks ---
+
+    def _disk_stall(self) -> None:
+        node = self._victim()
+        if node is not None:
+            node.disk.stall_us = self._around((20_000, 300_000, 1_500_000))
+
+    def _disk_failure(self) -> None:
+        node = self._victim()
+        if node is not None:
+            node.disk.fail_next = True
+
+    def _clock_leap(self) -> None:
+        node = self._victim()
+        if node is not None:
+            leap_s = self.rng.choice((0.1, 1.0, 30.0))
+            self._count("clock leap", node.node_id, f"its clock leaps {leap_s} s ahead")
+            node.clock.ahead_s += leap_s
+            node.wake()
+
+    def _wall_clock(self) -> None:
+        node = self._victim()
+        if node is not None:
+            self._count("wall clock")
+            node.clock.wall_offset_s += self.rng.choice((-3600.0, -1.0, 1.0, 3600.0))
+
+    # --- The operator ---
+
+    def _transfer(self) -> None:
+        leader = self.world.leader()
+        if leader is not None:
+            target = self.rng.choice([None, *self.world.nodes])
+            self.world.operator.ask(leader.node_id, "transfer", target=target)
+            self._count("transfer asked for")
+
+    def _snapshot(self) -> None:
+        node = self._victim()
+        if node is not None:
+            self.world.operator.ask(node.node_id, "snapshot")
+
+    def _membership(self) -> None:
+        """Ask the leader for a change: add, promote, demote, remove, or exchange members."""
+        leader = self.world.leader()
+        if leader is None or leader.server is None:
+            return
+        configuration = leader.server.configuration
+        rng = self.rng
+        changes: list[tuple[object, ...]] = []
+        for _ in range(rng.choice((1, 1, 2))):
+            dice = rng.random()
+            members = sorted(configuration.members)
+            if dice < 0.4 and len(configuration.voters) < 6:
+                node_id = configuration.next_node_id + len(changes)
+                if node_id not in self.world.nodes:
+                    self.world.boot(self.world.add_node(node_id))
+                    self._introduce(node_id)
+                changes.append((rng.choice(("add_voter", "add_voter", "add_learner")), node_id, f"disk-{node_id}"))
+            elif dice < 0.6 and configuration.learners:
+                changes.append(("add_voter", rng.choice(sorted(configuration.learners)), ""))
+            elif dice < 0.7:
+                changes.append(("add_learner", rng.choice(members), ""))
+            elif len(configuration.voters) > 2:
+                changes.append(("remove", rng.choice(members)))
+        if changes:
+            self._count("membership asked for", text=f"the operator asks for {changes}")
+            self.world.operator.ask(leader.node_id, "change_membership", changes=changes)
+
+    def _introduce(self, node_id: int) -> None:
+        for client in self.world.clients:
+            self.world.after(1_000, client.connection, (node_id, True))
+
+    def retire_strangers(self, members: frozenset[int]) -> None:
+        """Switch off what is no member (any more)."""
+        for node in self.world.nodes.values():
+            if node.node_id not in members and not node.retired:
+                node.retired = True
+                if node.up:
+                    node.crash("(switched off: it is no member)")
+
+    # --- The end ---
+
+    def mend(self) -> None:
+        """End everything that goes wrong; what is down comes up."""
+        self.mended = True
+        world = self.world
+        world.network.heal()
+        for node in world.nodes.values():
+            node.fuse = 0
+            node.disk.fail_next = False
+            node.disk.stall_us = 0
+            if not node.up and not node.retired:
+                world.after(10_000, world.boot, node)

@@ -1,0 +1,291 @@
+"""What must be true of a Raft cluster at every instant, checked after every event.
+
+Nothing is scanned: what is committed is kept once, as the one history that all nodes must agree with, and each event
+is judged by what it changed. So the cost of a check does not grow with the length of the run.
+
+    election safety          at most one leader per term                                          §5.2
+    log matching             an entry (index, term) has one item and one predecessor everywhere   §5.3
+    leader completeness      a leader holds everything that was committed in terms before its own §5.4
+    state-machine safety     all nodes commit the same entry at an index                          §5.4.3
+    commit index             never falls while a node runs; what is committed is never overwritten
+    quorum                   an entry is durable on a majority at the instant of its commit        §5.3, §6
+    one vote                 a voter's disk never holds two votes of one term                     §5.2
+    disk before word         no message says what the sender's disk does not hold yet             Figure 2
+
+Source:     the figures and sections named; "durable" is asked of the simulated disks, never of the servers.
+Not here:   histories of clients (linearizability.py) and convergence (world.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from actorraft.raft.messages import (
+    AppendEntriesResponse,
+    Configuration,
+    HardState,
+    InstallSnapshotResponse,
+    LogEntry,
+    Message,
+    RequestVote,
+    RequestVoteResponse,
+)
+from actorraft.raft.ready import LeaderState
+from actorraft.raft.server import RaftServer
+from actorraft.simulation.disk import SimDisk
+
+
+class InvariantViolation(AssertionError):
+    """A rule of the paper was broken; `invariant` names it."""
+
+    def __init__(self, invariant: str, detail: str) -> None:
+        super().__init__(f"{invariant}: {detail}")
+        self.invariant = invariant
+        self.detail = detail
+
+
+class Judged(Protocol):
+    """A node, as the checker sees it."""
+
+    node_id: int
+    disk: SimDisk
+    server: RaftServer | None
+    view: View
+
+
+class View:
+    """What the checker saw of a node's server last; new with every start of the node."""
+
+    __slots__ = ("commit_index", "configuration", "led_term", "term")
+
+    def __init__(self, server: RaftServer, configuration: Configuration) -> None:
+        self.commit_index = server.commit_index
+        self.term = server.current_term
+        self.led_term = -1
+        self.configuration = configuration  # in force by its disk, before the event under way
+
+
+class Checker:
+    """The judge of one run.
+
+    Args:
+        nodes: all nodes that ever were, by id; the caller may add some.
+        configuration: the one that the cluster began with.
+        on_event: told, in words, when a leader is elected.
+    """
+
+    def __init__(
+        self, nodes: Mapping[int, Judged], configuration: Configuration, on_event: Callable[[int, str], None]
+    ) -> None:
+        self.nodes = nodes
+        self.initial_configuration = configuration
+        self.on_event = on_event
+        self.committed: list[LogEntry] = []  # the one history
+        self.commit_terms: list[int] = []  # the leader's term when it was committed
+        self.leaders: dict[int, int] = {}  # term -> who led
+        self.entries: dict[tuple[int, int], tuple[int, Any]] = {}  # (index, term) -> (term before it, item)
+        self.on_message: dict[type, Callable[[Judged, Any], None]] = {
+            AppendEntriesResponse: self._on_append_response,
+            RequestVote: self._on_request_vote,
+            RequestVoteResponse: self._on_vote_response,
+            InstallSnapshotResponse: self._on_snapshot_response,
+        }
+
+    # --- After each event of a node ---
+
+    def started(self, node: Judged) -> None:
+        """A node came up: what it knows must be what its disk holds."""
+        server = node.server
+        assert server is not None
+        node.view = View(server, self.configuration_of(node.disk))
+        if server.commit_index >= len(self.committed):
+            raise InvariantViolation("state-machine safety", f"node {node.node_id} restarted with a commit of its own")
+
+    def after(self, node: Judged) -> None:
+        """Judge what an event of `node` changed."""
+        server, view = node.server, node.view
+        assert server is not None
+        if server.commit_index != view.commit_index:
+            self._check_commit(node, server, view)
+        term = server.current_term
+        if term != view.term:
+            if term < view.term:
+                raise InvariantViolation("terms never fall", f"node {node.node_id} went from {view.term} to {term}")
+            view.term = term
+        if server.state is LeaderState and view.led_term != term:
+            view.led_term = term
+            self._check_leader(node, server, term)
+        view.configuration = self.configuration_of(node.disk)
+
+    def configuration_of(self, disk: SimDisk) -> Configuration:
+        """Return the configuration in force by what is durable, worked out apart from the core."""
+        if disk.configurations:
+            return disk.configurations[-1][1]
+        if disk.images:
+            return disk.images[-1].meta.configuration
+        return self.initial_configuration
+
+    def _check_leader(self, node: Judged, server: RaftServer, term: int) -> None:
+        """Election safety and leader completeness."""
+        other = self.leaders.setdefault(term, node.node_id)
+        if other != node.node_id:
+            raise InvariantViolation("election safety", f"nodes {other} and {node.node_id} both lead term {term}")
+        self.on_event(node.node_id, f"leads term {term}")
+        last = len(self.committed) - 1
+        while last >= 0 and self.commit_terms[last] >= term:
+            last -= 1
+        if last < 0:
+            return
+        log = server.log
+        if log.last_index < last or (last >= log.first_index and log[last] != self.committed[last]):
+            raise InvariantViolation(
+                "leader completeness",
+                f"node {node.node_id} leads term {term} without {last}, committed in term {self.commit_terms[last]}",
+            )
+
+    def _check_commit(self, node: Judged, server: RaftServer, view: View) -> None:
+        """State-machine safety, and the quorum behind every new commit."""
+        old, new = view.commit_index, server.commit_index
+        if new < old:
+            raise InvariantViolation("commit index", f"node {node.node_id} went back from {old} to {new}")
+        view.commit_index = new
+        committed, log = self.committed, server.log
+        known = len(committed)
+        for index in range(max(old + 1, log.first_index), min(new + 1, known)):
+            if log[index] != committed[index]:
+                raise InvariantViolation(
+                    "state-machine safety",
+                    f"node {node.node_id} commits {log[index]!r} at {index}, where {committed[index]!r} is committed",
+                )
+        if new < known:
+            return
+        if server.snapshot_id.index >= known:
+            raise InvariantViolation(
+                "state-machine safety", f"node {node.node_id} has a snapshot of what is uncommitted"
+            )
+        if not self._on_quorum(node, server, new):
+            raise InvariantViolation(
+                "quorum",
+                f"node {node.node_id} commits {new} in term {server.current_term}, durable only on "
+                f"{[n.node_id for n in self.nodes.values() if n.disk.holds(new, log[new].term)]}",
+            )
+        committed.extend(log[known : new + 1])
+        self.commit_terms.extend([server.current_term] * (new + 1 - known))
+
+    def _on_quorum(self, node: Judged, server: RaftServer, index: int) -> bool:
+        """Whether entry `index` of this log is durable on a quorum, by the configuration before or after the event."""
+        term = server.log[index].term
+        for configuration in (node.view.configuration, self.configuration_of(node.disk)):
+            if all(
+                2 * sum(self.nodes[voter].disk.holds(index, term) for voter in voters) > len(voters)
+                for voters in (configuration.voters, configuration.voters_outgoing)
+                if voters
+            ):
+                return True
+        return False
+
+    # --- Writes ---
+
+    def wrote(self, node: Judged, hard_state: HardState | None, first_index: int, entries: Sequence[LogEntry]) -> None:
+        """Judge a write before it happens: one vote a term, log matching, nothing committed overwritten."""
+        disk = node.disk
+        if hard_state is not None:
+            held = disk.hard_state
+            if hard_state.term < held.term:
+                raise InvariantViolation("terms never fall", f"node {node.node_id} stores {hard_state} over {held}")
+            voted = disk.votes.get(hard_state.term)
+            if voted is not None and hard_state.voted_for != voted:
+                raise InvariantViolation(
+                    "one vote",
+                    f"node {node.node_id} voted for {voted} in term {hard_state.term}, now for {hard_state.voted_for}",
+                )
+        if first_index < 0:
+            return
+        start = first_index - disk.first_index
+        held_entries = disk.entries
+        if not 0 <= start <= len(held_entries):
+            raise InvariantViolation(
+                "log matching",
+                f"node {node.node_id} writes at {first_index}, its disk has {disk.first_index} to {disk.last_index}",
+            )
+        if start < len(held_entries):
+            self._check_overwrite(node, first_index, entries)
+        before = held_entries[start - 1].term if start > 0 else disk.previous_term
+        known = self.entries
+        index = first_index
+        for term, item in entries:
+            seen = known.setdefault((index, term), (before, item))
+            if seen[0] != before or seen[1] != item:
+                raise InvariantViolation(
+                    "log matching",
+                    f"node {node.node_id} stores {item!r} after term {before} at {index} of term {term}, "
+                    f"where others have {seen[1]!r} after term {seen[0]}",
+                )
+            before = term
+            index += 1
+
+    def _check_overwrite(self, node: Judged, first_index: int, entries: Sequence[LogEntry]) -> None:
+        disk, committed = node.disk, self.committed
+        for index in range(first_index, min(disk.last_index + 1, len(committed))):
+            held = disk.entries[index - disk.first_index]
+            offset = index - first_index
+            if held == committed[index] and (offset >= len(entries) or entries[offset] != held):
+                raise InvariantViolation(
+                    "leader completeness", f"node {node.node_id} overwrites entry {index}, which is committed"
+                )
+
+    # --- Messages: nothing may be said that the disk does not hold ---
+
+    def sends(self, node: Judged, message: Message) -> None:
+        """Judge a message at the instant it leaves."""
+        term, durable = message.term, node.disk.hard_state.term
+        if term > durable and not getattr(message, "pre_vote", False):
+            raise InvariantViolation(
+                "disk before word", f"node {node.node_id} speaks of term {term}, its disk of {durable}: {message}"
+            )
+        check = self.on_message.get(type(message))
+        if check is not None:
+            check(node, message)
+
+    def _on_append_response(self, node: Judged, message: AppendEntriesResponse) -> None:
+        if not message.success:
+            return
+        index, disk = message.match_index, node.disk
+        if index > disk.last_index and index > disk.snapshot_index:
+            raise InvariantViolation(
+                "disk before word", f"node {node.node_id} acknowledges {index}, its disk ends at {disk.last_index}"
+            )
+        leader = self.nodes.get(self.leaders.get(message.term, -1))
+        if leader is None or leader.server is None or leader.view.led_term != message.term:
+            return  # it is down, or came back without what it had sent and not yet stored
+        log = leader.server.log
+        if index > log.last_index or (index >= log.first_index and not disk.holds(index, log[index].term)):
+            raise InvariantViolation(
+                "log matching", f"node {node.node_id} acknowledges {index}, where it differs from its leader"
+            )
+
+    def _on_request_vote(self, node: Judged, message: RequestVote) -> None:
+        if message.pre_vote or message.term < node.disk.hard_state.term:
+            return  # with a later term on its disk it can never vote in this one again
+        if node.disk.votes.get(message.term) != node.node_id:
+            raise InvariantViolation(
+                "disk before word", f"node {node.node_id} is a candidate in term {message.term} without its own vote"
+            )
+
+    def _on_vote_response(self, node: Judged, message: RequestVoteResponse) -> None:
+        if message.pre_vote or not message.vote_granted or message.term < node.disk.hard_state.term:
+            return
+        if node.disk.votes.get(message.term) != message.dest:
+            raise InvariantViolation(
+                "disk before word",
+                f"node {node.node_id} grants {message.dest} its vote of term {message.term}; "
+                f"its disk says {node.disk.votes.get(message.term)}",
+            )
+
+    def _on_snapshot_response(self, node: Judged, message: InstallSnapshotResponse) -> None:
+        disk = node.disk
+        if message.done and message.snapshot_index > max(disk.snapshot_index, disk.last_index):
+            raise InvariantViolation(
+                "disk before word", f"node {node.node_id} says it installed {message.snapshot_index}; its disk does not"
+            )

@@ -1,0 +1,74 @@
+"""The machine that the seeded world replicates: a register per key, and a ledger of what was applied how often.
+
+It stands where a user's machine stands (executor.py calls it as it calls the host of one), and keeps what the checker
+asks for at the end: how often each command was applied, and whether serials and log time ever fell.
+
+Shape:      a command is [method, command id, key, ...]; a query is ["get", key].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import msgspec
+
+from actorraft.machine import CommandContext
+
+
+class SimHost:
+    """Registers and ledger; deterministic, plain data."""
+
+    def __init__(self) -> None:
+        self.registers: dict[str, str] = {}
+        self.applied: dict[int, int] = {}  # command id -> how often it was applied
+        self.last_serial = -1
+        self.last_time = 0.0
+        self.complaints: list[str] = []
+        self.wake_at: float | None = None
+
+    def apply(self, command: Any, context: CommandContext) -> Any:
+        """Apply one command and return its result."""
+        method, command_id, key, *arguments = command
+        self.applied[command_id] = self.applied.get(command_id, 0) + 1
+        if context.serial <= self.last_serial or context.time < self.last_time:
+            self.complaints.append(f"index {context.index}: serial {context.serial} or time {context.time} fell")
+        self.last_serial, self.last_time = context.serial, context.time
+        registers = self.registers
+        if method == "put":
+            registers[key] = arguments[0]
+            return True
+        if method == "append":
+            registers[key] = registers.get(key, "") + arguments[0]
+            return True
+        if method == "cas":
+            if registers.get(key) != arguments[0]:
+                return False
+            registers[key] = arguments[1]
+            return True
+        if method == "delete":
+            return registers.pop(key, None) is not None
+        return registers.get(key)
+
+    def query(self, request: Any) -> Any:
+        """Read one register."""
+        return self.registers.get(request[1])
+
+    def state(self) -> list[Any]:
+        """Return everything, in an order of its own."""
+        return [sorted(self.registers.items()), sorted(self.applied.items()), self.last_serial, self.last_time]
+
+    def snapshot(self, write: Callable[[bytes], Any]) -> None:
+        """Write everything."""
+        write(msgspec.msgpack.encode(self.state()))
+
+    def restore(self, file: BinaryIO) -> None:
+        """Become what a snapshot holds."""
+        registers, applied, self.last_serial, self.last_time = msgspec.msgpack.decode(file.read())
+        self.registers = {key: value for key, value in registers}  # noqa: C416 (lists of two, not pairs)
+        self.applied = {key: value for key, value in applied}  # noqa: C416
+
+    def digest(self) -> bytes:
+        """Return a digest of everything."""
+        return hashlib.blake2b(msgspec.msgpack.encode(self.state()), digest_size=16).digest()

@@ -1,0 +1,294 @@
+"""A node of the seeded world: the production control, executor and sessions on a disk, a clock and links that fail.
+
+One loop, as in a real process: while a write takes its time the node hears nothing, and what arrived meanwhile is one
+batch afterwards, elapsed ticks first. Every effect (a send, a write, a sync, a snapshot's commit) may be its last:
+`fuse` counts them down to a crash, so that crashes fall between any two of them.
+
+Not here:   what happens to whom and when (faults.py); what is judged (invariants.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from actorraft import codec
+from actorraft.control import ClientEvent, Event, InlineExecutor, MessageEvent, RaftControl, TickEvent, Ticks
+from actorraft.errors import StorageFailed
+from actorraft.executor import Done, Executor, Work
+from actorraft.raft.messages import Configuration, HardState, LogEntry, Message
+from actorraft.raft.server import RaftServer
+from actorraft.simulation.disk import SimDisk
+from actorraft.simulation.invariants import InvariantViolation, View
+from actorraft.simulation.machine import SimHost
+
+if TYPE_CHECKING:
+    from actorraft.simulation.world import World
+
+
+class SimulatedCrash(BaseException):
+    """The process dies at this instant; nothing may catch it but the world."""
+
+
+class SimClock:
+    """A node's clocks: monotonic has a rate of its own and may leap ahead; wall may be anywhere."""
+
+    def __init__(self, node: SimNode) -> None:
+        self.node = node
+        self.rate = 1.0
+        self.ahead_s = 0.0
+        self.wall_offset_s = 1.7e9
+
+    def monotonic(self) -> float:
+        node = self.node
+        return (node.world.now_us + node.spent_us) * 1e-6 * self.rate + self.ahead_s
+
+    def wall(self) -> float:
+        return self.monotonic() + self.wall_offset_s
+
+
+class DelayedExecutor:
+    """The executor's thread: takes work in order, finishes it later, and wakes the loop."""
+
+    def __init__(self, node: SimNode, machine: Executor) -> None:
+        self.node = node
+        self.executor = machine
+        self.queue: deque[Work] = deque()
+        self.done: list[Done] = []
+        self.busy = False
+        self.start = node.start
+
+    def submit(self, work: Work) -> None:
+        """Queue; never blocks."""
+        self.queue.append(work)
+        if not self.busy:
+            self.busy = True
+            self.node.world.after(self.node.spent_us + self.cost_us(), self.run, None)
+
+    def cost_us(self) -> int:
+        """Return how long the next piece takes: mostly little, sometimes very long."""
+        random = self.node.rng.random
+        return 20 + int(random() * 100) if random() < 0.98 else int(random() * 200_000)
+
+    def run(self, _: object) -> None:
+        """Do one piece, then the next one later."""
+        node = self.node
+        if node.start != self.start or not node.up:
+            return
+        if node.paused_until_us > node.world.now_us:
+            node.world.at(node.paused_until_us, self.run, None)
+            return
+        spent_us = node.spent_us
+        try:
+            self.done.append(self.executor.run(self.queue.popleft()))
+        except SimulatedCrash:
+            node.crash("at an effect of its executor")
+            return
+        except AssertionError as error:
+            raise InvariantViolation("no error", f"node {node.node_id}: {error}") from error
+        finally:
+            node.spent_us = spent_us
+        if self.queue:
+            node.world.after(self.cost_us(), self.run, None)
+        else:
+            self.busy = False
+        node.wake()
+
+    def poll(self) -> list[Done]:
+        """Return what is done."""
+        done, self.done = self.done, []
+        return done
+
+
+class SimNode:
+    """One node: a disk that stays, and a process that comes and goes. Implements DiskHooks, Net and Clients."""
+
+    def __init__(self, world: World, node_id: int) -> None:
+        self.world = world
+        self.node_id = self.address = node_id
+        self.peers: list[int] = []
+        self.rng = random.Random(world.rng.getrandbits(64))
+        self.disk = SimDisk(self, self.rng)
+        self.clock = SimClock(self)
+        self.control: RaftControl | None = None
+        self.server: RaftServer | None = None
+        self.machine: SimHost | None = None
+        self.view: View
+        self.up = False
+        self.start = 0  # how often it was started; what was meant for an earlier start is void
+        self.retired = False  # removed from the cluster for good
+        self.inbox: list[Event] = []
+        self.spent_us = 0  # by the event under way
+        self.busy_until_us = 0
+        self.paused_until_us = 0
+        self.wake_us = -1  # when the next wake-up is due
+        self.fuse = 0  # effects left until a crash; 0: none is due
+
+    # --- The process comes and goes ---
+
+    def boot(self) -> None:
+        """Start a process on what the disk holds."""
+        world = self.world
+        self.start += 1
+        self.up = True
+        self.inbox = []
+        self.spent_us = self.fuse = 0
+        self.busy_until_us = self.paused_until_us = 0
+        self.wake_us = -1
+        self.machine = SimHost()
+        machine = Executor(self.machine, session_expiry_s=world.config.session_expiry_s)  # type: ignore[arg-type]
+        executor = DelayedExecutor(self, machine) if world.profile.delayed_executor else InlineExecutor(machine)
+        self.control = RaftControl(
+            self,
+            storage=self.disk,
+            executor=executor,
+            clients=self,
+            clock=self.clock,
+            config=world.config,
+            configuration=world.configuration if self.node_id in world.configuration.members else Configuration(),
+            rng=random.Random(self.rng.getrandbits(64)),
+        )
+        self.server = self.control.server
+        self.ticks = Ticks(self.clock, world.config.tick_s)
+        world.checker.started(self)
+        self._plan_wake()
+
+    def crash(self, how: str) -> None:
+        """The process is gone, with everything that was not on its disk."""
+        world = self.world
+        world.note(self.node_id, f"crashes {how}")
+        if self.server is not None:
+            world.checker.after(self)
+        self.up = False
+        self.disk.crash()
+        self.control = self.server = self.machine = None
+        self.inbox = []
+        world.crashed(self)
+
+    # --- DiskHooks ---
+
+    def effect(self, name: str) -> None:
+        """An effect is about to happen, or has just happened."""
+        if self.fuse:
+            self.fuse -= 1
+            if not self.fuse:
+                raise SimulatedCrash(name)
+
+    def spend_us(self, us: int) -> None:
+        """The loop waits."""
+        self.spent_us += us
+
+    def wrote(self, hard_state: HardState | None, first_index: int, entries: Sequence[LogEntry]) -> None:
+        """A write is about to happen."""
+        self.world.checker.wrote(self, hard_state, first_index, entries)
+
+    def compacting(self) -> None:
+        """Entries are about to vanish into a snapshot: judge them while they can be seen."""
+        if self.server is not None:
+            self.world.checker.after(self)
+
+    # --- Net and Clients ---
+
+    def send(self, message: Message, /) -> None:
+        """Hand a message to the network."""
+        if self.fuse:
+            self.effect("send")
+        world = self.world
+        world.checker.sends(self, message)
+        dest = world.nodes.get(message.dest)
+        if dest is None:
+            return
+        if world.profile.wire:
+            message = codec.decode_message(codec.encode_message(message))
+        start = 0 if world.profile.ghosts else dest.start
+        for at_us in world.network.arrivals(self.node_id, message.dest, world.now_us + self.spent_us):
+            world.at(at_us, dest.deliver, (start, MessageEvent(message)))
+
+    def send_client(self, client: Any, frame: bytes, /) -> None:
+        """Hand an answer to the network."""
+        if self.fuse:
+            self.effect("answer")
+        world = self.world
+        for at_us in world.network.arrivals(self.node_id, client.address, world.now_us + self.spent_us, peers=False):
+            world.at(at_us, client.deliver, (self, self.start, frame))
+
+    # --- The loop ---
+
+    def deliver(self, what: tuple[int, Event]) -> None:
+        """Something arrives from the network."""
+        start, event = what
+        if not self.up or 0 < start != self.start:
+            return  # its connection broke with the process it was meant for (0: for whichever runs then)
+        world = self.world
+        if world.now_us < self.busy_until_us or self.inbox:
+            self.inbox.append(event)
+            self._wake_at(self.busy_until_us)
+        else:
+            self.process([event])
+
+    def deliver_frame(self, what: tuple[int, Any, bytes]) -> None:
+        """A client's frame arrives."""
+        start, client, frame = what
+        self.deliver((start, ClientEvent(client, frame)))
+
+    def post(self, event: Event) -> None:
+        """Something happens at the node itself: its transport says that a connection broke or came up."""
+        self.deliver((self.start, event))
+
+    def wake(self) -> None:
+        """The executor is done with something."""
+        self._wake_at(max(self.world.now_us, self.busy_until_us))
+
+    def _wake_at(self, at_us: int) -> None:
+        if not 0 <= self.wake_us <= at_us:
+            self.wake_us = at_us
+            self.world.at(at_us, self._on_wake, self.start)
+
+    def _on_wake(self, start: int) -> None:
+        now_us = self.world.now_us
+        if not self.up or start != self.start or now_us != self.wake_us:
+            return  # meanwhile an earlier one was due, or another process
+        self.wake_us = -1
+        if now_us < self.busy_until_us:
+            self._wake_at(self.busy_until_us)
+            return
+        batch, self.inbox = self.inbox, []
+        self.process(batch)
+
+    def _plan_wake(self) -> None:
+        """See to it that the next tick, and what is urgent, finds this node awake."""
+        assert self.control is not None
+        wait_us = int(self.ticks.wait_s(self.control.urgent_at_s) / self.clock.rate * 1e6) + 1
+        self._wake_at(max(self.world.now_us + self.spent_us + wait_us, self.busy_until_us))
+
+    def process(self, batch: list[Event]) -> None:
+        """One turn of the loop: time first, then what arrived."""
+        world, control = self.world, self.control
+        assert control is not None
+        self.spent_us = 0
+        elapsed = self.ticks.take()
+        world.events += len(batch) + (elapsed > 0)
+        world.trace.extend([(world.now_us, self.node_id, event) for event in batch])
+        try:
+            control.process_events([TickEvent(elapsed), *batch] if elapsed else batch)
+            world.checker.after(self)
+        except SimulatedCrash as crash:
+            self.crash(f"at an effect: {crash}")
+            return
+        except StorageFailed:
+            self.crash("because its disk failed")
+            return
+        except InvariantViolation:
+            raise
+        except Exception as error:
+            raise InvariantViolation("no error", f"node {self.node_id}: {type(error).__name__}: {error}") from error
+        self.busy_until_us = world.now_us + self.spent_us
+        if self.wake_us < 0 or control.urgent_at_s is not None:
+            self._plan_wake()
+        self.spent_us = 0
+
+    def pause(self, us: int) -> None:
+        """The process stands still (SIGSTOP); its clocks go on."""
+        self.busy_until_us = self.paused_until_us = max(self.busy_until_us, self.world.now_us + us)

@@ -1,0 +1,235 @@
+"""Clients of the seeded world: the production client session, writing, reading and retrying, every call recorded.
+
+Every value is written once, so that a history can be judged; every command has an id, so that the machine's ledger
+tells at the end how often it was applied. A call whose outcome is unknown goes on being asked about, as
+`OutcomeUnknown.resolve` does, and its record is corrected when the answer comes.
+
+Not here:   judging (linearizability.py, world.py).
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from actorraft import codec
+from actorraft.errors import OutcomeUnknown
+from actorraft.session import ClientSession, QueryCall
+from actorraft.simulation.linearizability import Operation
+
+if TYPE_CHECKING:
+    from actorraft.simulation.node import SimNode
+    from actorraft.simulation.world import World
+
+
+class Call:
+    """One operation under way, or done. `outcome` is None while its caller waits."""
+
+    __slots__ = ("command_id", "operation", "outcome", "resolved")
+
+    def __init__(self, operation: Operation, command_id: int) -> None:
+        self.operation = operation
+        self.command_id = command_id  # -1 for a read
+        self.outcome: str | None = None
+        self.resolved = False
+
+
+class Later:
+    """What waits for the true outcome of a call that ended unknown."""
+
+    __slots__ = ("call",)
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+
+
+class SimClient:
+    """One client: a session, some calls outstanding, and a place in the network."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.number = number
+        self.address = -1 - number  # nodes count from 0 upwards, clients from -1 downwards
+        self.rng = random.Random(world.rng.getrandbits(64))
+        self.session = ClientSession(
+            self._send,
+            nonce=self.rng.getrandbits(63),
+            make_future=Later,
+            frames_max=self.rng.choice((1, 2, 4)),
+            frame_calls_max=self.rng.choice((1, 3, 100)),
+        )
+        self.waiting = 0  # calls whose caller waits
+        self.wake_us = -1
+        for node in world.nodes.values():
+            self.session.nodes.add(node.node_id)
+
+    # --- The network's side ---
+
+    def _send(self, node_id: int, frame: bytes) -> bool:
+        world = self.world
+        node = world.nodes[node_id]
+        for at_us in world.network.arrivals(self.address, node_id, world.now_us, peers=False):
+            world.at(at_us, node.deliver_frame, (node.start, self, frame))
+        return True
+
+    def deliver(self, what: tuple[SimNode, int, bytes]) -> None:
+        """A node's answer arrives, unless its connection broke before."""
+        node, start, frame = what
+        if node.node_id not in self.session.nodes or (node.up and node.start != start):
+            return
+        self.world.events += 1
+        now_s = self.world.now_us * 1e-6
+        self.session.receive(node.node_id, codec.decode_reply(frame), now_s)
+        self.turn()
+
+    def connection(self, what: tuple[int, bool]) -> None:
+        """A node's connection broke or came up."""
+        node_id, up = what
+        now_s = self.world.now_us * 1e-6
+        if up:
+            self.session.connected(node_id, now_s)
+        else:
+            self.session.disconnected(node_id, now_s)
+        self.turn()
+
+    # --- The user's side ---
+
+    def issue(self) -> None:
+        """Begin one or more calls, as the dice say."""
+        rng = self.rng
+        for _ in range(1 if rng.random() < 0.7 else rng.randrange(1, 6)):
+            self._begin()
+        self.turn()
+
+    def _begin(self) -> None:
+        world, rng, random = self.world, self.rng, self.rng.random
+        command_id = world.next_command_id
+        world.next_command_id += 1
+        key_number = int(random() * world.profile.keys)
+        appends = key_number % 3 == 0
+        key = f"k{key_number}"
+        value = f"{command_id}." if appends else f"{command_id}"
+        dice = random()
+        timeout_s = rng.choice(world.profile.timeouts_s)
+        deadline_s = world.now_us * 1e-6 + timeout_s
+        client, now_ns = self.number * 1000 + self.waiting, world.instant()
+        self.waiting += 1
+        operation = Operation(client, "get", key, None, None, None, "unknown", now_ns)
+        if dice < 0.35:
+            call = Call(operation, -1)
+            encoded = codec.encode(["get", key])
+            consistency = "lease" if world.config.lease_reads and random() < 0.7 else "linearizable"
+            to = "any" if random() < 0.3 else "leader"
+            self.session.query(QueryCall(encoded, call, deadline_s, consistency, to))
+        else:
+            command: list[Any]
+            if appends:
+                op, command = ("append", [value]) if dice < 0.9 else ("get", [])
+            elif dice < 0.7:
+                op, command = "put", [value]
+            elif dice < 0.85:
+                op, command = "cas", [rng.choice(world.last_values.get(key, [None])), value]
+            elif dice < 0.95:
+                op, command = "delete", []
+            else:
+                op, command = "get", []
+            written = value if op in ("put", "append", "cas") else None
+            expected = command[0] if op == "cas" else None
+            call = Call(operation._replace(op=op, value=written, expected=expected), command_id)
+            if written is not None:
+                world.last_values.setdefault(key, [None])[1:] = [written]
+            self.session.submit([(codec.encode([op, command_id, key, *command]), call, deadline_s)])
+        world.calls.append(call)
+
+    def turn(self) -> None:
+        """Let the session send and expire, and take what it has for its user."""
+        session, world = self.session, self.world
+        session.advance(world.now_us * 1e-6)
+        if session.results:
+            for calls, values in session.results:
+                for (_, future, _), value in zip(calls, values, strict=True):
+                    if future is not None:
+                        self._succeed(future, value)
+            session.results.clear()
+        if session.answers:
+            for queries, values in session.answers:
+                for query, value in zip(queries, values, strict=True):
+                    self._succeed(query.future, value)
+            session.answers.clear()
+        if session.failures:
+            for future, error in session.failures:
+                self._fail(future, error)
+            session.failures.clear()
+        deadline_s = session.deadline_s()
+        if deadline_s < 1e9:
+            self._wake_at(max(world.now_us + 1_000, int(deadline_s * 1e6) + 1))
+
+    def _wake_at(self, at_us: int) -> None:
+        if not 0 <= self.wake_us <= at_us:
+            self.wake_us = at_us
+            self.world.at(at_us, self._on_wake, None)
+
+    def _on_wake(self, _: object) -> None:
+        if self.world.now_us == self.wake_us:
+            self.wake_us = -1
+            self.world.events += 1
+            self.turn()
+
+    def _succeed(self, future: Call | Later, value: Any) -> None:
+        if isinstance(future, Later):
+            call = future.call
+            assert call is not None
+            call.resolved = True
+        else:
+            call = future
+            self.waiting -= 1
+        call.outcome = "ok"
+        operation = call.operation
+        result = value if operation.op in ("get", "cas", "delete") else None
+        call.operation = operation._replace(status="ok", result=result, return_ns=self.world.instant())
+
+    def _fail(self, future: Call | Later, error: Exception) -> None:
+        later = getattr(error, "later", None)
+        if isinstance(future, Later):
+            call = future.call
+            assert call is not None
+            call.resolved = True
+        else:
+            call = future
+            self.waiting -= 1
+        if isinstance(error, OutcomeUnknown):
+            call.outcome = "unknown"
+            if later is not None:
+                later.call = call
+        else:
+            call.outcome = "fail"
+            call.operation = call.operation._replace(status="fail")
+
+
+class Operator:
+    """Whoever runs the cluster: hands over, compacts, changes the membership. It takes no for an answer."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.address = -1000
+        self.requests = 0
+        self.done: dict[str, int] = {}  # verb -> how many were accepted
+        self.under_way: dict[int, str] = {}
+
+    def ask(self, node_id: int, verb: str, **arguments: Any) -> None:
+        """Ask one node for something."""
+        world = self.world
+        node = world.nodes[node_id]
+        self.requests += 1
+        self.under_way[self.requests] = verb
+        frame = codec.encode(codec.Admin(self.requests, verb, arguments))
+        for at_us in world.network.arrivals(self.address, node_id, world.now_us, peers=False):
+            world.at(at_us, node.deliver_frame, (node.start, self, frame))
+
+    def deliver(self, what: tuple[SimNode, int, bytes]) -> None:
+        """The answer."""
+        reply = codec.decode_reply(what[2])
+        if isinstance(reply, codec.AdminReply):
+            verb = self.under_way.pop(reply.request_id, "")
+            if verb and not reply.error:
+                self.done[verb] = self.done.get(verb, 0) + 1

@@ -1,0 +1,110 @@
+"""A snapshot is installed while the executor is behind: found by the simulator (seeds 39, 160, 391 and 796 then)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actorraft import executor
+from actorraft.control import MessageEvent, RaftControl
+from actorraft.ports import SnapshotMeta
+from actorraft.raft.config import RaftConfig
+from actorraft.raft.messages import AppendEntries, Configuration, EntryId, InstallSnapshot, LogEntry
+from actorraft.storage.memory import MemoryStorage
+
+MEMBERS = Configuration(voters=frozenset({0, 1, 2}), next_node_id=3)
+
+
+class Net:
+    address = 1
+    peers = (0, 2)
+
+    def send(self, message: Any) -> None:
+        pass
+
+
+class HeldExecutor:
+    """Does nothing until it is told to; says what it is told to say."""
+
+    def __init__(self) -> None:
+        self.work: list[executor.Work] = []
+        self.done: list[executor.Done] = []
+
+    def submit(self, work: executor.Work) -> None:
+        self.work.append(work)
+
+    def poll(self) -> list[executor.Done]:
+        done, self.done = self.done, []
+        return done
+
+
+class CarefulStorage(MemoryStorage):
+    """Remembers what it was asked to forget, and what it held in snapshots then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compactions: list[tuple[int, int]] = []
+
+    def compact(self, first_index: int) -> None:
+        snapshot = self.recover().snapshot
+        self.compactions.append((first_index, snapshot.snapshot_id.index if snapshot else -1))
+        super().compact(first_index)
+
+
+def follower(**config: Any) -> tuple[RaftControl, CarefulStorage, HeldExecutor]:
+    storage, machine = CarefulStorage(), HeldExecutor()
+    control = RaftControl(
+        Net(), storage=storage, executor=machine, configuration=MEMBERS, config=RaftConfig(trailing_entries=0, **config)
+    )
+    entries = [LogEntry(1, f"command {i}".encode()) for i in range(10)]
+    control.process_event(MessageEvent(AppendEntries(0, 1, 1, -1, -1, entries, 9)))
+    return control, storage, machine
+
+
+def chunk(index: int, data: bytes, *, done: bool = True) -> MessageEvent:
+    return MessageEvent(InstallSnapshot(0, 1, 1, index, 1, MEMBERS, 0, data, done))
+
+
+def test_a_snapshot_of_its_own_that_is_reported_late_never_compacts_past_what_is_on_disk() -> None:
+    control, storage, machine = follower(snapshot_after_entries=5)
+    machine.done.append(executor.Applied(9, [], 0.0, None, []))
+    control.process_events(())  # begins a snapshot at 9
+    take = machine.work[-1]
+    assert isinstance(take, executor.TakeSnapshot)
+    take.writer.write(b"state at 9")
+    machine.done.append(executor.SnapshotTaken(take.writer.commit()))
+
+    control.process_event(chunk(30, b"state at 30"))  # is reported in the same turn of the loop
+
+    assert all(first_index <= snapshot_index + 1 for first_index, snapshot_index in storage.compactions)
+    assert control.server.snapshot_id == EntryId(1, 30)
+    assert storage.first_index == 31
+
+
+def test_entries_applied_late_begin_no_snapshot_of_a_log_that_was_replaced() -> None:
+    control, storage, machine = follower(snapshot_after_entries=5)
+    machine.done.append(executor.Applied(9, [], 0.0, None, []))
+
+    control.process_event(chunk(30, b"state at 30"))
+
+    snapshot = storage.recover().snapshot
+    assert snapshot == SnapshotMeta(EntryId(1, 30), MEMBERS, len(b"state at 30"))
+
+
+def test_a_snapshot_is_installed_though_the_first_chunk_of_the_next_one_came_in_the_same_batch() -> None:
+    control, storage, _ = follower()
+
+    control.process_events([chunk(30, b"state at 30"), chunk(60, b"begins", done=False)])
+
+    assert control.server.snapshot_id == EntryId(1, 30)
+    assert storage.open_snapshot().read() == b"state at 30"
+
+
+def test_a_restore_that_runs_late_reads_its_own_snapshot_though_a_newer_one_is_there() -> None:
+    control, _, machine = follower()
+
+    control.process_event(chunk(30, b"state at 30"))
+    control.process_event(chunk(60, b"state at 60"))
+
+    restores = [work for work in machine.work if isinstance(work, executor.Restore)]
+    assert [work.last_index for work in restores] == [30, 60]
+    assert [work.open().read() for work in restores] == [b"state at 30", b"state at 60"]

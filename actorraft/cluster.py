@@ -41,6 +41,7 @@ logger = logging.getLogger("actorraft")
 M = TypeVar("M")
 P = ParamSpec("P")
 
+RUN_DIR_BYTES_MAX = 80  # the path of a Unix socket, which is a file name longer, has at most 103 bytes on some systems
 CLOSE_S = 2.0  # what a node gets to leave by itself before SIGKILL
 
 
@@ -202,6 +203,9 @@ class Place:
         self, data_dir: str | os.PathLike[str] | None, machine: str, nodes: int | None, name: str | None
     ) -> None:
         self.run_dir = Path(tempfile.mkdtemp(prefix="actorraft-"))  # mode 0700
+        if len(os.fsencode(self.run_dir)) > RUN_DIR_BYTES_MAX:
+            self.run_dir.rmdir()
+            self.run_dir = Path(tempfile.mkdtemp(prefix="actorraft-", dir="/tmp"))
         self._directory: ClusterDirectory | None = None
         self.keeps_data = data_dir is not None
         try:

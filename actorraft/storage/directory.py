@@ -135,6 +135,7 @@ class ClusterDirectory:
     def __init__(
         self, path: str | os.PathLike[str], *, wait_s: float = LOCK_WAIT_S, files: Files | None = None
     ) -> None:
+        _refuse_strangers(Path(path).absolute())
         self.path = prepare_directory(path)
         self._files = files or Files()
         self._lock = DirectoryLock(self.path, wait_s=wait_s)
@@ -283,6 +284,17 @@ class NodeDirectory:
 def draw_storage_id() -> str:
     """Return a new random storage id."""
     return os.urandom(16).hex()
+
+
+def _refuse_strangers(directory: Path) -> None:
+    """Refuse a folder that holds other things, before its mode is changed and a lock is left in it."""
+    with cannot_be_used(directory):
+        names = sorted(os.listdir(directory)) if directory.exists() else []
+    if CLUSTER_FILE in names:
+        return
+    strangers = [name for name in names if name not in (LOCK_FILE, CLUSTER_FILE + ".tmp") and name[:5] != "node-"]
+    if strangers:
+        raise UsageError(f"{directory} holds no cluster, and is not empty ({strangers[0]}): choose another folder")
 
 
 def prepare_directory(path: str | os.PathLike[str]) -> Path:

@@ -167,10 +167,13 @@ from pathlib import Path
 from actorraft.storage.directory import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]), wait_s=0)
 wait, go = os.pipe()
+up, forked = os.pipe()
 if os.fork() == 0:
     os.close(go)
+    os.write(forked, b".")  # it runs, so what a fork lets go of is let go of
     os.read(wait, 1)
     os._exit(0)
+os.read(up, 1)
 lock.close()
 DirectoryLock(Path(sys.argv[1]), wait_s=0).close()
 """

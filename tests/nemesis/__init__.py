@@ -1,0 +1,1 @@
+"""The nemesis: real processes under real faults, and a judge of what their clients saw (docs/nemesis.md)."""

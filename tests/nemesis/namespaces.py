@@ -1,0 +1,187 @@
+"""Nodes on hosts of their own, as far as the network can tell: a network namespace each, joined by a router.
+
+The router is a namespace too, and loses packets between two nodes by a rule of its routing policy ("blackhole"), so a
+link is cut in the middle, silently, both ways, and connections stay open until their ends give up. Clients and the
+parent reach nodes over Unix sockets, which know nothing of network namespaces; so they reach every side.
+
+Process:    nodes are started by `ip netns exec`, the launch prefix of their process. Inside, peers' endpoints are not
+            on the loopback; the node accepts that for this private network alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import actorraft.cluster as cluster_module
+from actorraft.actors.process import ActorProcess
+from actorraft.cluster import Cluster, ReplicatedStateMachine
+from actorraft.node import NodeSpec, run_node
+
+HOSTS_MAX = 250
+
+
+def why_not() -> str | None:
+    """Return why namespaces cannot be used here; None if they can."""
+    if os.geteuid() != 0:
+        return "only root can make network namespaces"
+    if shutil.which("ip") is None:
+        return "iproute2 is not installed"
+    probe = f"nem{os.getpid()}p"
+    if subprocess.run(["ip", "netns", "add", probe], capture_output=True, check=False).returncode != 0:
+        return "this machine does not let namespaces be made"
+    rule = ["ip", "-n", probe, "rule", "add", "from", "10.77.1.2", "to", "10.77.2.2", "blackhole"]
+    works = subprocess.run(rule, capture_output=True, check=False).returncode == 0
+    subprocess.run(["ip", "netns", "del", probe], capture_output=True, check=False)
+    return None if works else "this kernel has no routing policy"
+
+
+class Router:
+    """The namespace in the middle, and a host beside it for each node that asks."""
+
+    def __init__(self) -> None:
+        self.prefix = f"nem{os.getpid()}"
+        self._hosts: set[int] = set()
+        self._rules: set[tuple[int, int]] = set()
+        self._ip("netns", "add", self._router)
+        try:
+            self._ip("netns", "exec", self._router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _router(self) -> str:
+        return f"{self.prefix}r"
+
+    def _ip(self, *words: str) -> None:
+        done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+
+    def host(self, node_id: int) -> str:
+        """Return the namespace of a node, made if it is not there."""
+        name, wire = f"{self.prefix}n{node_id}", f"{self.prefix}w{node_id}"
+        if node_id in self._hosts:
+            return name
+        assert node_id < HOSTS_MAX, f"no address for node {node_id}"
+        self._hosts.add(node_id)
+        self._ip("netns", "add", name)
+        self._ip("link", "add", wire, "netns", self._router, "type", "veth", "peer", "name", "eth0", "netns", name)
+        self._ip("-n", self._router, "addr", "add", f"10.77.{node_id}.1/24", "dev", wire)
+        self._ip("-n", self._router, "link", "set", wire, "up")
+        self._ip("-n", name, "addr", "add", f"{self.address(node_id)}/24", "dev", "eth0")
+        self._ip("-n", name, "link", "set", "eth0", "up")
+        self._ip("-n", name, "link", "set", "lo", "up")
+        self._ip("-n", name, "route", "add", "default", "via", f"10.77.{node_id}.1")
+        return name
+
+    def address(self, node_id: int) -> str:
+        return f"10.77.{node_id}.2"
+
+    def partition(self, *groups: set[int]) -> None:
+        """Lose every packet between groups; a node in no group is alone."""
+        side = {node_id: number for number, group in enumerate(groups) for node_id in group}
+        self._cut(
+            {
+                (one, other)
+                for one in self._hosts
+                for other in self._hosts
+                if one != other and (one not in side or side[one] != side.get(other))
+            }
+        )
+
+    def cut_link(self, one: int, other: int) -> None:
+        """Lose every packet between two nodes, both ways."""
+        self._cut(self._rules | {(one, other), (other, one)})
+
+    def heal(self) -> None:
+        """Lose nothing."""
+        self._cut(set())
+
+    def _cut(self, wanted: set[tuple[int, int]]) -> None:
+        for verb, pairs in (("add", wanted - self._rules), ("del", self._rules - wanted)):
+            for one, other in pairs:
+                between = ("from", self.address(one), "to", self.address(other), "blackhole")
+                self._ip("-n", self._router, "rule", verb, *between)
+        self._rules = set(wanted)
+
+    def close(self) -> None:
+        """Remove everything, by name."""
+        for name in (*(f"{self.prefix}n{node_id}" for node_id in self._hosts), self._router):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class NamespaceCluster(Cluster[Any]):
+    """A cluster whose nodes live in namespaces. Peers speak tcp over the router, clients use Unix sockets."""
+
+    def __init__(self, *args: Any, router: Router, **options: Any) -> None:
+        self._router = router
+        self._sockets = Path(tempfile.mkdtemp(prefix="nemesis-"))
+        try:
+            super().__init__(*args, **options)
+        except BaseException:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+            raise
+
+    def _spec(self, node_id: int) -> NodeSpec:
+        self._router.host(node_id)
+        peer, client = self._bound.get(
+            node_id, (f"tcp://{self._router.address(node_id)}:0", f"ipc://{self._sockets}/{node_id}")
+        )
+        return replace(super()._spec(node_id), peer_endpoint=peer, client_endpoint=client)
+
+    def _launch(self, node_id: int) -> ActorProcess:
+        process = ActorProcess(
+            run_node_off_loopback,
+            (self._spec(node_id),),
+            {},
+            name=f"node {node_id}",
+            run_dir=self._place.run_dir,
+            logger=logging.getLogger(f"actorraft.node.{node_id}"),
+            hash_seed=self._place.info.hash_seed,
+            launch_prefix=("ip", "netns", "exec", self._router.host(node_id)),
+        )
+        self._processes[node_id] = process
+        process.start()
+        return process
+
+    def partition(self, *groups: set[int]) -> None:
+        self._router.partition(*groups)
+
+    def heal(self) -> None:
+        self._router.heal()
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+def run_node_off_loopback(context: Any, spec: NodeSpec) -> None:
+    """`run_node`, with a mailbox that may speak in plain text: this network is the test's alone."""
+    import transports.zeromq as zeromq
+
+    zeromq.ZeroMQMailbox = partial(zeromq.ZeroMQMailbox, plaintext_off_loopback=True)  # type: ignore[misc,assignment]
+    transport_logger = logging.getLogger("actorraft.transports")
+    transport_logger.addFilter(lambda record: "plain text" not in record.getMessage())
+    run_node(context, spec)
+
+
+def spawn(machine: type[Any], nodes: int, router: Router, **options: Any) -> Cluster[Any]:
+    """`ReplicatedStateMachine(machine).spawn`, in namespaces."""
+    with mock.patch.object(cluster_module, "Cluster", partial(NamespaceCluster, router=router)):
+        return ReplicatedStateMachine(machine).spawn(nodes, transport="tcp", **options)

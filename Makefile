@@ -25,7 +25,7 @@ verify: $(VENV)/dev.stamp
 	@echo "== format";           $(BIN)/ruff format --check --quiet $(CODE) || { echo "make fix mends this"; exit 1; }
 	@echo "== lint";             $(BIN)/ruff check --quiet $(CODE)
 	@echo "== types";            $(BIN)/mypy
-	@echo "== import contracts"; $(BIN)/lint-imports --no-timing > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
+	@echo "== import contracts"; $(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 	@echo "== fast tests";       $(PYTEST) -m "not cluster and not slow and not soak"
 
 fix: $(VENV)/dev.stamp

@@ -38,7 +38,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "actorraft.actors": (
         {"actorraft.actors", "actorraft.errors", "actorraft.ports", "actorraft.futures", "transports"},
         {"cloudpickle", "msgspec"},
-        SOCKETS,
+        SOCKETS - {"select"},  # a child waits for its parent's pipe
     ),
     "actorraft.simulation": ({"actorraft", "transports.mock"}, {"msgspec", "rich", "typer"}, SOCKETS | {"time"}),
     "transports": (

@@ -289,7 +289,7 @@ def draw_storage_id() -> str:
 def _refuse_strangers(directory: Path) -> None:
     """Refuse a folder that holds other things, before its mode is changed and a lock is left in it."""
     with cannot_be_used(directory):
-        names = sorted(os.listdir(directory)) if directory.exists() else []
+        names = sorted(os.listdir(directory)) if directory.is_dir() else []
     if CLUSTER_FILE in names:
         return
     strangers = [name for name in names if name not in (LOCK_FILE, CLUSTER_FILE + ".tmp") and name[:5] != "node-"]

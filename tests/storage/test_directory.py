@@ -175,7 +175,7 @@ if os.fork() == 0:
     os._exit(0)
 os.read(up, 1)
 lock.close()
-DirectoryLock(Path(sys.argv[1]), wait_s=0).close()
+DirectoryLock(Path(sys.argv[1])).close()  # the fork lets go in its own time, and would else keep it for ever
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
 

@@ -1,7 +1,7 @@
 """How long it takes to be back: `python -m benchmarks.recovery`.
 
-A cluster is filled, all its processes end, and it is started again: from its log, then from a snapshot. Then an empty node
-joins. Beside it: bytes on disk for each byte that was committed, and memory of each node while commits go on.
+A cluster is filled, all its processes end, and it is started again: from its log, then from a snapshot. Then an empty
+node joins. Beside it: bytes on disk for each byte that was committed, and memory of each node while commits go on.
 """
 
 from __future__ import annotations
@@ -94,8 +94,10 @@ class Run:
     def snapshot(self) -> None:
         """Compact on every node."""
         with self.start() as cluster:
+            wait_until_level(cluster, CATCH_UP_S)
             start = time.perf_counter()
-            cluster.take_snapshot(timeout=CATCH_UP_S)
+            taken = cluster.take_snapshot(timeout=CATCH_UP_S)
+            assert len(taken) == self.nodes, f"only {sorted(taken)} took a snapshot"
             self.note("snapshot, on every node at once", time.perf_counter() - start, "s")
 
     def join(self) -> None:

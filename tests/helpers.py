@@ -88,6 +88,31 @@ def take(server: RaftServer) -> Ready:
     return ready
 
 
+def drain_committed(server: RaftServer) -> list[LogEntry]:
+    """Do all that is ready, durably, and return the committed entries."""
+    committed: list[LogEntry] = []
+    while server.has_ready():
+        ready = server.ready()
+        server.advance(ready)
+        committed += ready.committed
+        if ready.committed:
+            server.applied(ready.committed_from + len(ready.committed) - 1)
+    return committed
+
+
+def expect_ready(server: RaftServer, **expected: Any) -> Ready:
+    """Take the next Ready and compare it, whole: what is not named must be empty."""
+    ready = take(server)
+    blank = Ready([], None, -1, [], [], None, [], ready.committed_from, [], [], False)
+    assert blank._replace(**expected) == ready
+    return ready
+
+
+def expect_quiet(server: RaftServer) -> None:
+    """Expect that there is nothing to do."""
+    assert not server.has_ready(), f"ready: {server.ready()}"
+
+
 def drain(server: RaftServer) -> list[Message]:
     """Do all that is ready, durably, and return the messages in the order in which they leave."""
     messages: list[Message] = []
@@ -127,6 +152,48 @@ def acknowledge(
         match = server.log.last_index if match_index is None else match_index
         answered = server.reads.round if in_round is None else in_round
         server.step(AppendEntriesResponse(peer_id, server.node_id, server.current_term, True, match, answered))
+
+
+def follower_of(leader_id: int, term: int, **options: Any) -> RaftServer:
+    """A follower that has just heard its leader."""
+    server = make_server(0, term=term, **options)
+    last = server.log.last
+    server.step(AppendEntries(leader_id, 0, term, last.index, last.term, [], -1))
+    drain(server)
+    return server
+
+
+def settled_leader(size: int = 3, learners: frozenset[int] = frozenset(), **options: Any) -> RaftServer:
+    """A leader whose no-op is stored everywhere, committed, and told."""
+    members = frozenset(range(size))
+    configuration = Configuration(members, learners=learners, next_node_id=size + len(learners))
+    leader = make_leader(configuration=configuration, **options)
+    acknowledge(leader, *leader.progress)
+    drain(leader)
+    acknowledge(leader, *leader.progress)
+    drain(leader)
+    return leader
+
+
+def catch_up(leader: RaftServer, *node_ids: int) -> None:
+    """Let learners acknowledge everything until the change that waits for them is entered."""
+    drain(leader)
+    acknowledge(leader, *[peer_id for peer_id in leader.progress if peer_id in leader.voters])
+    drain(leader)
+    acknowledge(leader, *node_ids)
+
+
+def committed_follower(length: int) -> RaftServer:
+    """A follower with so many entries of term 1, all committed and applied."""
+    server = make_server(term=1)
+    server.step(AppendEntries(1, 0, 1, -1, -1, entries_of(*[1] * length), length - 1))
+    drain(server)
+    return server
+
+
+def leader_with_snapshot() -> RaftServer:
+    """A leader of term 2 whose log begins behind a snapshot at index 3."""
+    return make_leader(term=1, log=RaftLog(first_index=4, previous_term=1), snapshot_id=EntryId(1, 3))
 
 
 def appends_to(messages: Iterable[Message], dest: int) -> list[AppendEntries]:

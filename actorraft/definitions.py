@@ -215,13 +215,18 @@ class Definitions:
             UnknownType: it names a class or function that is not known here.
             UsageError: it holds code of another Python version.
         """
-        if data[0] == BY_VALUE:
+        try:
+            if data[0] != BY_VALUE:
+                return self._reader(io.BytesIO(data)).load()
             check_python(data[1], data[2], "a command")
-            try:
-                return self._reader(io.BytesIO(data[3:])).load()
-            finally:
+            return self._reader(io.BytesIO(data[3:])).load()
+        except ImportError as error:
+            raise UnknownType(f"the nodes cannot import what this needs: {error}") from error
+        except RecursionError as error:
+            raise UsageError("a command is too deeply nested to be read") from error
+        finally:
+            if self._building:
                 self._building.clear()
-        return self._reader(io.BytesIO(data)).load()
 
     def load(self, file: Any) -> Any:
         """Read the next pickle of a file."""

@@ -11,6 +11,7 @@ Threads:    one thread at a time.
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Final
@@ -32,6 +33,8 @@ from actorraft.machine import (
     restore_default,
 )
 from actorraft.pickling import CALL, DEFINITION, LOST, NOT_KNOWN, NOT_USABLE, OBJECT, RAISED, encode_error
+
+logger = logging.getLogger("actorraft")
 
 _Ext = msgspec.msgpack.Ext
 _encode = msgspec.msgpack.Encoder().encode
@@ -69,6 +72,7 @@ class MachineHost:
         self._context: CommandContext | None = None
         self._objects_only = False
         self._adopt(self._build())
+        self._check_snapshots()
 
     @classmethod
     def from_factory(cls, factory: bytes, cluster_seed: int = 0) -> MachineHost:
@@ -93,7 +97,9 @@ class MachineHost:
     def _build(self) -> Any:
         built = self._factory()
         self._objects_only = isinstance(built, CommandObjects)
-        return built.state if isinstance(built, CommandObjects) else built
+        machine = built.state if isinstance(built, CommandObjects) else built
+        self._built_type = type(machine)
+        return machine
 
     def _adopt(self, machine: Any) -> None:
         """Serve this machine from now on."""
@@ -103,6 +109,13 @@ class MachineHost:
         self._row = self._methods.row
         self._commands = {name: each.__get__(machine, kind) for name, each in self._methods.commands.items()}
         self._queries = {name: each.__get__(machine, kind) for name, each in self._methods.queries.items()}
+
+    def _check_snapshots(self) -> None:
+        kind = type(self.machine)
+        snapshot, restore = (callable(getattr(kind, name, None)) for name in ("snapshot", "restore"))
+        if snapshot != restore and self._row != "objects":
+            has, lacks = ("snapshot", "restore") if snapshot else ("restore", "snapshot")
+            raise UsageError(f"{kind.__qualname__} has {has}() and no {lacks}(): a snapshot needs both, or neither")
 
     @property
     def version(self) -> int:
@@ -235,6 +248,26 @@ class MachineHost:
             return f"{machine}.{command[0]}"
         return f"a command on {machine}"
 
+    def clock(self, ctx: CommandContext) -> None:
+        """Tell the machine that log time has come: its `on_clock()`, if it has one, inside a context like a command's.
+
+        Raises:
+            MachineStopped: this node cannot go on.
+        """
+        on_clock = self._offered("on_clock")
+        if not callable(on_clock):
+            return
+        if ctx is not self._context:
+            self._know(ctx)
+        active.context = ctx
+        try:
+            on_clock()
+        except BaseException as error:
+            self._failed(["on_clock"], error)  # equal on every node, and nobody waits for its result
+            logger.exception("%s.on_clock failed; the log goes on", type(self.machine).__qualname__)
+        finally:
+            active.context = None
+
     # --- Many at once ---
 
     @property
@@ -315,9 +348,10 @@ class MachineHost:
             Exception: whatever the machine's `snapshot` or pickling its state raised.
         """
         file = _File(write)
-        state = self._state()
+        way = self._way()
+        state = self._state(way)
         chunked = isinstance(state, Iterator)
-        head = _encode([self.version, self._row, chunked, self._definitions.state()])
+        head = _encode([self.version, way, chunked, self._definitions.state()])
         file.write(_HEAD.pack(_MAGIC, len(head)))
         file.write(head)
         for chunk in state if chunked else (state,):
@@ -335,7 +369,7 @@ class MachineHost:
         magic, size = _HEAD.unpack(file.read(_HEAD.size))
         if magic != _MAGIC:
             raise MachineStopped("this is no snapshot of a machine")
-        version, _, chunked, definitions = msgspec.msgpack.decode(file.read(size))
+        version, way, chunked, definitions = msgspec.msgpack.decode(file.read(size))
         machine = self._build()
         self._adopt(machine)
         if version > self.version:
@@ -348,7 +382,7 @@ class MachineHost:
         except UsageError as error:
             raise MachineStopped(str(error)) from error
         chunks = self._chunks(file)
-        self._take_up(chunks if chunked else next(chunks))
+        self._take_up(way, chunks if chunked else next(chunks))
         for _ in chunks:
             pass  # to the end mark, also if the machine did not read them all
 
@@ -358,34 +392,32 @@ class MachineHost:
         if mark != b"\x00":
             raise MachineStopped("the snapshot of the machine ends too early")
 
-    def _state(self) -> Any:
-        snapshot = self._own("snapshot")
-        if snapshot is not None:
-            return snapshot()
-        return default_state(self.machine) if self._by_attributes() else self.machine
+    def _way(self) -> str:
+        """Say how the state is taken: by the machine's "own" methods, its "attributes", or the "whole" object."""
+        kind = type(self.machine)
+        has_own = callable(getattr(kind, "snapshot", None)) and callable(getattr(kind, "restore", None))
+        inherited = getattr(kind, "snapshot", None) is StateMachine.snapshot
+        if has_own and not self._objects_only and not (inherited and kind.restore is StateMachine.restore):
+            return "own"
+        if self._row == "objects" or isinstance(self.machine, _BUILTIN_STATE):
+            return "whole"  # its items are state as well
+        pickles_its_own_way = any(
+            "__reduce__" in vars(each) or "__reduce_ex__" in vars(each) for each in kind.__mro__[:-1]
+        )
+        return "whole" if pickles_its_own_way or kind is not self._built_type else "attributes"
 
-    def _take_up(self, state: Any) -> None:
-        restore = self._own("restore")
-        if restore is not None:
-            restore(state)
-        elif self._by_attributes():
+    def _state(self, way: str) -> Any:
+        if way == "own":
+            return self.machine.snapshot()
+        return default_state(self.machine) if way == "attributes" else self.machine
+
+    def _take_up(self, way: str, state: Any) -> None:
+        if way == "own":
+            self.machine.restore(state)
+        elif way == "attributes":
             restore_default(self.machine, state)
         else:
             self._adopt(state)
-
-    def _own(self, name: str) -> Any:
-        """Return the machine's own `snapshot` or `restore`."""
-        kind = type(self.machine)
-        method = getattr(kind, name, None)
-        if method is None or self._objects_only or not callable(method):
-            return None
-        return None if method is getattr(StateMachine, name) and self._by_attributes() else method.__get__(self.machine)
-
-    def _by_attributes(self) -> bool:
-        """Whether the attributes are all of the machine's state (and not, say, the items of a dict)."""
-        kind = type(self.machine)
-        own_way = any("__reduce__" in vars(each) or "__reduce_ex__" in vars(each) for each in kind.__mro__[:-1])
-        return self._row != "objects" and not own_way and not isinstance(self.machine, _BUILTIN_STATE)
 
     def digest(self) -> bytes:
         """Return bytes that are equal on all nodes that have applied the same entries."""
@@ -393,10 +425,7 @@ class MachineHost:
         if callable(own):
             made = own()
             return bytes(made) if isinstance(made, bytes | bytearray | memoryview) else str(made).encode()
-        snapshot = self._own("snapshot")
-        if snapshot is None:
-            return canonical.digest(default_state(self.machine) if self._by_attributes() else self.machine)
-        state = snapshot()
+        state = self._state(self._way())
         return canonical.digest(list(state) if isinstance(state, Iterator) else state)
 
 

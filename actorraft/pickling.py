@@ -115,7 +115,7 @@ class Encoder:
 
     def _dump_anew(self, value: Any, first: Exception) -> bytes:
         """Try again without what was remembered: a class may have been redefined since, in a notebook say."""
-        if isinstance(first, UsageError):
+        if isinstance(first, ActorRaftError):
             raise first
         with self._lock:
             self._plain.clear()
@@ -143,6 +143,7 @@ class Encoder:
                 known = self._sent[id(code)]
             ref = known[1]
         if not plain:
+            byvalue.local_code[ref.fingerprint] = code  # of several equal ones, the last that was sent comes back
             return byvalue.resolve, (ref.module, ref.qualname, ref.fingerprint)
         if type(code) is type:
             self._plain.add(code)
@@ -158,10 +159,11 @@ class Encoder:
             _refuse(code, error, self)
         refs = [ref for _, ref in pickler.inlined.values()]
         payload = _encode((*sys.version_info[:2], refs, pickler.buffer.getvalue()))
-        self._on_definition(_encode(_Ext(DEFINITION, payload)))
-        self._sent.update(pickler.inlined)
         for made, ref in pickler.inlined.values():
             byvalue.local_code[ref.fingerprint] = made
+        self._on_definition(_encode(_Ext(DEFINITION, payload)))
+        self._sent.update(pickler.inlined)
+        for _, ref in pickler.inlined.values():
             if ref.plain:
                 before = self._current.get(ref.name)
                 self._current[ref.name] = ref.fingerprint

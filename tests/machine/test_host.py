@@ -1,0 +1,601 @@
+"""A machine on a node: which commands it takes, what comes back, what stops it, and its snapshots."""
+
+from __future__ import annotations
+
+import collections
+import io
+import pickle
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+
+from actorraft import (
+    CommandFailed,
+    CommandObjects,
+    RemoteTraceback,
+    Replace,
+    ResultLost,
+    StateMachine,
+    Unavailable,
+    UnknownType,
+    UsageError,
+    command,
+    context,
+    query,
+)
+from actorraft.host import MachineHost, MachineStopped
+from actorraft.machine import CommandContext
+from tests.machine.local import Local
+
+
+class NotEnough(Exception):
+    """Its constructor's arguments are not its `args`: pickle alone cannot rebuild it."""
+
+    def __init__(self, need: int, *, have: int) -> None:
+        super().__init__(f"need {need}, have {have}")
+        self.need, self.have = need, have
+
+
+class Bank(StateMachine):
+    def __init__(self, currency: str = "EUR") -> None:
+        self.currency = currency
+        self.accounts: dict[str, int] = {}
+        self.trash = "made by the constructor"
+
+    @command
+    def deposit(self, name: str, amount: int) -> int:
+        self.accounts[name] = self.accounts.get(name, 0) + amount
+        return self.accounts[name]
+
+    @command
+    def withdraw(self, name: str, amount: int) -> int:
+        have = self.accounts.get(name, 0)
+        if have < amount:
+            raise NotEnough(amount, have=have)
+        return self.deposit(name, -amount)
+
+    @command
+    def fail(self, error: Any) -> None:
+        if error == "keyboard":
+            raise KeyboardInterrupt
+        raise error
+
+    @command
+    def give(self, what: Any) -> Any:
+        return what
+
+    @command
+    def state(self) -> dict[str, int]:
+        return self.accounts
+
+    @command
+    def clean(self) -> None:
+        del self.trash
+
+    @command
+    def now(self) -> tuple[int, int, int, float, float]:
+        current = context()
+        current.publish("topic", self.accounts)
+        return current.index, current.serial, current.term, current.time, current.random.random()
+
+    @query
+    def balance(self, name: str) -> int:
+        return self.accounts[name]
+
+    @query
+    def misuse(self) -> None:
+        context()
+
+
+@dataclass
+class Transfer:
+    source: str
+    dest: str
+    amount: int
+
+    def apply(self, bank: Bank) -> tuple[int, int]:
+        return bank.withdraw(self.source, self.amount), bank.deposit(self.dest, self.amount)
+
+
+@pytest.fixture
+def bank() -> Local:
+    return Local(Bank)
+
+
+# --- The three kinds of machine --------------------------------------------------------------------------------------
+
+
+def test_a_method_is_called_with_its_arguments(bank: Local) -> None:
+    assert bank.call("deposit", "ann", 5) == 5
+    assert bank.call("deposit", "ann", amount=2) == 7
+    assert bank.call("deposit", ("a", "tuple"), 2) == 2
+    assert bank.ask("balance", "ann") == 7
+
+
+def test_a_machine_with_methods_takes_command_objects_and_callables_too(bank: Local) -> None:
+    bank.call("deposit", "ann", 5)
+    assert bank.execute(Transfer("ann", "bob", 2)) == (3, 2)
+    extra = 10
+    assert bank.execute(lambda machine: machine.deposit("cy", extra)) == 10
+    assert bank.query(lambda machine: sorted(machine.accounts)) == ["ann", "bob", "cy"]
+
+
+def test_a_machine_with_apply_takes_any_object() -> None:
+    class Adder:
+        def __init__(self) -> None:
+            self.total = 0
+
+        def apply(self, number: int) -> int:
+            self.total += number
+            return self.total
+
+        def query(self, request: str) -> Any:
+            return getattr(self, request)
+
+    adder = Local(Adder)
+    assert [adder.execute(number) for number in (1, 2, 3)] == [1, 3, 6]
+    assert adder.query("total") == 6
+    assert adder.call("apply", 4) == 10
+    assert adder.ask("query", "total") == 10
+
+
+def test_a_machine_with_apply_and_no_query_is_read_by_callables() -> None:
+    class Adder:
+        total = 0
+
+        def apply(self, number: int) -> None:
+            self.total += number
+
+    adder = Local(Adder)
+    adder.execute(4)
+    assert adder.query(lambda machine: machine.total) == 4
+
+
+def test_any_other_class_is_a_state_for_command_objects() -> None:
+    state = Local(dict)
+    assert state.execute(lambda items: items.setdefault("k", 5)) == 5
+    assert state.query(len) == 1
+    assert state.execute(dict.clear) is None
+    with pytest.raises(TypeError, match=r"apply\(self, state\)"):
+        state.execute("nothing callable")
+
+
+def test_a_class_as_a_command_is_called_not_applied(bank: Local) -> None:
+    assert bank.execute(type) is Bank
+
+
+def test_command_objects_says_so_for_a_class_that_has_an_apply() -> None:
+    class Frame:
+        def __init__(self, rows: int) -> None:
+            self.rows = rows
+
+        def apply(self, function: Any) -> str:
+            return "the frame's own"
+
+        def snapshot(self) -> str:
+            return "something else"
+
+    frame = Local(lambda: CommandObjects(Frame, 3))
+    assert frame.execute(lambda state: state.rows) == 3
+    assert frame.execute(lambda state: state.__dict__.update(rows=4)) is None
+    other = Local(lambda: CommandObjects(Frame, 3))
+    other.restore(frame.snapshot())
+    assert other.query(lambda state: state.rows) == 4
+
+
+def test_an_immutable_state_is_replaced() -> None:
+    number = Local(lambda: 5)
+    assert number.execute(lambda state: Replace(state + 1, state)) == 5
+    assert number.execute(lambda state: state) == 6
+    other = Local(lambda: 5)
+    other.restore(number.snapshot())
+    assert other.query(lambda state: state) == 6
+
+
+def test_a_method_that_there_is_not_is_named(bank: Local) -> None:
+    with pytest.raises(UsageError, match="Bank has no command 'balance'"):
+        bank.call("balance", "ann")
+    with pytest.raises(UsageError, match="Bank has no command 'x'"):
+        bank.call("x", amount=1)
+    with pytest.raises(UsageError, match="Bank has no query 'deposit'"):
+        bank.ask("deposit", "ann", 1)
+
+
+def test_a_key_error_of_the_users_own_stays_one(bank: Local) -> None:
+    with pytest.raises(KeyError, match="nobody"):
+        bank.ask("balance", "nobody")
+
+
+def test_nonsense_is_a_result_and_not_the_end(bank: Local) -> None:
+    for nonsense in ([], [5], [{}], 5, "text", msgspec.msgpack.Ext(9, b""), msgspec.msgpack.Ext(1, b"")):
+        result = bank.host.apply(nonsense, bank.context)
+        assert type(result) is msgspec.msgpack.Ext
+        assert result.code == 5
+    assert bank.host.apply(None, bank.context) is None
+    assert bank.call("deposit", "ann", 1) == 1
+
+
+# --- Results ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, 5, 1 << 62, -(1 << 63), 1 << 63, 1 << 64, -(1 << 70), 1.5, "text", "ünï", "\ud800", b"bytes",
+        (1, 2), [1, [2]], {"k": (1,)}, {1, 2}, Ellipsis, int, len, bytearray(b"x"), float("inf"),
+    ],
+)  # fmt: skip
+def test_any_value_comes_back_as_it_was(bank: Local, value: Any) -> None:
+    back = bank.call("give", value)
+    assert back == value
+    assert type(back) is type(value)
+
+
+def test_a_result_does_not_alias_the_state(bank: Local) -> None:
+    context, encoder = bank.context, bank.encoder
+    results = [
+        bank.host.apply(msgspec.msgpack.decode(encoder.encode_call(method, args, {})), context)
+        for method, args in (("state", ()), ("deposit", ("ann", 1)), ("state", ()))
+    ]
+    from actorraft.pickling import decode_result
+
+    assert [decode_result(each) for each in results] == [{}, 1, {"ann": 1}]
+
+
+def test_a_result_that_cannot_be_sent_is_lost_and_says_so(bank: Local) -> None:
+    with pytest.raises(ResultLost, match="its result, a generator, cannot be sent"):
+        bank.execute(lambda machine: (machine.deposit("ann", 1), (x for x in ()))[1])
+    assert bank.ask("balance", "ann") == 1
+
+
+def test_a_result_nested_too_deeply_is_lost_and_stops_nobody(bank: Local) -> None:
+    def nest(machine: Any) -> Any:
+        made: list[Any] = []
+        for _ in range(100_000):
+            made = [made]
+        return made
+
+    with pytest.raises(ResultLost):
+        bank.execute(nest)
+
+
+# --- Exceptions ------------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_comes_back_as_itself_with_the_remote_traceback(bank: Local) -> None:
+    with pytest.raises(NotEnough, match="need 5, have 0") as caught:
+        bank.call("withdraw", "ann", 5)
+    assert (caught.value.need, caught.value.have) == (5, 0)
+    assert isinstance(caught.value.__cause__, RemoteTraceback)
+    assert "in withdraw" in str(caught.value.__cause__)
+    assert "actorraft/host.py" not in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("text", 5), KeyError("k"), OSError(2, "text", "file"), FileNotFoundError(2, "text", "a", None, "b"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "reason"), TimeoutError(), ExceptionGroup("g", [ValueError("a")]),
+        AssertionError(), ZeroDivisionError("z"),
+    ],
+)  # fmt: skip
+def test_exceptions_of_the_language_come_back_whole(bank: Local, error: Exception) -> None:
+    error.add_note("a note")
+    with pytest.raises(type(error)) as caught:
+        bank.call("fail", error)
+    back = caught.value
+    assert (str(back), repr(back.args), back.__notes__) == (str(error), repr(error.args), ["a note"])
+    assert getattr(back, "filename2", None) == getattr(error, "filename2", None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StopIteration(3), StopAsyncIteration(), SystemExit(3), GeneratorExit(), Unavailable("no"), UsageError("u")],
+)
+def test_what_means_something_else_to_a_caller_arrives_as_command_failed(bank: Local, error: BaseException) -> None:
+    with pytest.raises(CommandFailed) as caught:
+        bank.call("fail", error)
+    assert caught.value.type_name == type(error).__name__
+    assert caught.value.message == str(error)
+    assert "in fail" in caught.value.traceback
+
+
+def test_a_keyboard_interrupt_in_a_command_is_a_result(bank: Local) -> None:
+    with pytest.raises(CommandFailed, match="KeyboardInterrupt"):
+        bank.call("fail", "keyboard")
+
+
+def test_an_exception_that_cannot_be_pickled_arrives_as_command_failed(bank: Local) -> None:
+    def fail(machine: Any) -> None:
+        error = ValueError("holds a lock")
+        error.lock = threading.Lock()  # type: ignore[attr-defined]
+        raise error
+
+    with pytest.raises(CommandFailed, match="ValueError: holds a lock"):
+        bank.execute(fail)
+
+
+def test_an_exception_whose_text_cannot_be_made_is_a_result(bank: Local) -> None:
+    class Rude(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    def fail(machine: Any) -> None:
+        raise Rude
+
+    with pytest.raises(Rude):
+        bank.execute(fail)
+
+
+def test_the_context_asked_for_in_a_query_is_the_users_mistake_and_no_refusal(bank: Local) -> None:
+    with pytest.raises(CommandFailed, match="UsageError: context"):
+        bank.ask("misuse")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), ImportError("module"), ModuleNotFoundError()])
+def test_what_may_differ_from_node_to_node_stops_this_one(bank: Local, error: Exception) -> None:
+    with pytest.raises(MachineStopped, match=f"raised {type(error).__name__}"):
+        bank.call("fail", error)
+
+
+def test_a_query_stops_nothing(bank: Local) -> None:
+    def fail(machine: Any) -> None:
+        raise RecursionError("deep")
+
+    with pytest.raises(RecursionError):
+        bank.query(fail)
+
+
+def test_a_command_that_cannot_be_unpickled_is_a_result(bank: Local) -> None:
+    unknown = pickle.dumps(Transfer("a", "b", 1)).replace(b"Transfer", b"Tramsfer")
+    with pytest.raises(UnknownType, match=r"test_host:Tramsfer"):
+        bank.apply(msgspec.msgpack.encode(msgspec.msgpack.Ext(2, unknown)))
+    missing = pickle.dumps(Transfer).replace(b"tests.machine.test_host", b"tests.machine.test_hosd")
+    with pytest.raises(UnknownType, match=r"tests\.machine\.test_hosd:Transfer"):
+        bank.apply(msgspec.msgpack.encode(msgspec.msgpack.Ext(2, missing)))
+    with pytest.raises(pickle.UnpicklingError):
+        bank.apply(msgspec.msgpack.encode(msgspec.msgpack.Ext(2, b"\x80\x05nonsense")))
+
+
+# --- Context ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_sees_its_context_and_publishes(bank: Local) -> None:
+    first, second = bank.call("now"), bank.call("now")
+    assert first[:4] == (0, 0, 1, 10.0)
+    assert second[:4] == (1, 1, 1, 10.0)
+    assert first[4] != second[4]
+    assert [(index, topic) for index, topic, _ in bank.context.events] == [(0, "topic"), (1, "topic")]
+    again = Local(Bank)
+    assert again.call("now") == first
+
+
+def test_published_events_do_not_alias_the_state(bank: Local) -> None:
+    from actorraft.pickling import decode_result
+
+    bank.call("now")
+    bank.call("deposit", "ann", 1)
+    assert decode_result(bank.context.events[0][2]) == {}
+
+
+# --- Snapshots -------------------------------------------------------------------------------------------------------
+
+
+def test_a_machines_attributes_are_its_state(bank: Local) -> None:
+    bank.call("deposit", "ann", 5)
+    bank.call("clean")
+    other = Local(lambda: Bank("USD"))
+    other.restore(bank.snapshot())
+    assert vars(other.host.machine) == {"currency": "EUR", "accounts": {"ann": 5}}
+    assert other.call("deposit", "ann", 1) == 6
+    assert bank.host.digest() != other.host.digest()
+    bank.call("deposit", "ann", 1)
+    assert bank.host.digest() == other.host.digest()
+
+
+def test_restore_runs_on_an_instance_made_by_the_constructor() -> None:
+    class Locked:
+        def __init__(self) -> None:
+            self.lock, self.items = threading.Lock(), [1]
+
+        @command
+        def add(self, item: int) -> int:
+            with self.lock:
+                self.items.append(item)
+                return len(self.items)
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {"items": self.items}
+
+    first, second = Local(Locked), Local(Locked)
+    first.call("add", 5)
+    second.restore(first.snapshot())
+    assert second.call("add", 6) == 3
+
+
+def test_slots_are_state_too() -> None:
+    class Slim:
+        __slots__ = ("total", "unset")
+
+        def __init__(self) -> None:
+            self.total = 0
+
+        @command
+        def add(self, number: int) -> int:
+            self.total += number
+            return self.total
+
+    first, second = Local(Slim), Local(Slim)
+    first.call("add", 5)
+    second.restore(first.snapshot())
+    assert second.call("add", 1) == 6
+    first.call("add", 1)
+    assert first.host.digest() == second.host.digest()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: {"a": 1}, lambda: [1, 2], lambda: {1, 2}, lambda: collections.OrderedDict(a=1),
+        lambda: collections.defaultdict(int, a=1), lambda: collections.Counter("abc"),
+        lambda: collections.deque([1], 5), lambda: bytearray(b"abc"), lambda: "text", lambda: (1, 2), lambda: frozenset((1, 2)),
+    ],
+)  # fmt: skip
+def test_builtin_states_are_kept_as_they_are(make: Any) -> None:
+    first, second = Local(make), Local(lambda: type(make())())
+    assert first.host.digest() == Local(make).host.digest()
+    second.restore(first.snapshot())
+    assert second.host.machine == make()
+    assert type(second.host.machine) is type(make())
+    assert second.host.digest() == first.host.digest()
+
+
+def test_a_dict_with_commands_keeps_items_and_attributes() -> None:
+    class Words(dict[str, int]):
+        @command
+        def count(self, word: str) -> int:
+            self[word] = self.get(word, 0) + 1
+            self.last = word
+            return self[word]
+
+    first, second = Local(Words), Local(Words)
+    first.call("count", "a")
+    second.restore(first.snapshot())
+    assert (second.call("count", "a"), second.host.machine.last) == (2, "a")
+
+
+@dataclass
+class Chunked:
+    items: dict[int, str] = field(default_factory=dict)
+
+    @command
+    def put(self, key: int, value: str) -> None:
+        self.items[key] = value
+
+    def snapshot(self) -> Iterator[Any]:
+        yield len(self.items)
+        yield from self.items.items()
+        yield b"bytes too"
+
+    def restore(self, chunks: Iterator[Any]) -> None:
+        count = next(chunks)
+        self.items = dict(next(chunks) for _ in range(count))
+
+
+def test_a_snapshot_in_chunks_is_restored_from_chunks() -> None:
+    first, second = Local(Chunked), Local(Chunked)
+    for key in range(10):
+        first.call("put", key, str(key))
+    second.restore(first.snapshot())
+    assert second.host.machine == first.host.machine
+    assert second.host.digest() == first.host.digest()
+
+
+def test_a_file_is_read_to_the_end_of_the_snapshot_and_no_further() -> None:
+    first, second = Local(Chunked), Local(Chunked)
+    first.call("put", 1, "one")
+    file = io.BytesIO(first.snapshot() + b"what comes after")
+    second.host.restore(file)
+    assert file.read() == b"what comes after"
+
+
+@pytest.mark.parametrize("keep", [10, 40, -1])
+def test_a_snapshot_cut_short_is_refused(keep: int) -> None:
+    bank = Local(Bank)
+    with pytest.raises(Exception, match=r".") as caught:
+        Local(Bank).restore(bank.snapshot()[:keep])
+    assert not isinstance(caught.value, AssertionError)
+
+
+def test_a_machine_with_half_of_snapshot_and_restore_is_refused_at_once() -> None:
+    class Half:
+        @command
+        def go(self) -> None: ...
+
+        def snapshot(self) -> int:
+            return 5
+
+    with pytest.raises(UsageError, match=r"Half has snapshot\(\) and no restore\(\)"):
+        Local(Half)
+
+
+def test_a_snapshot_of_a_newer_version_is_refused() -> None:
+    class Versioned(Bank):
+        version = 2
+
+    class Older(Bank):
+        version = 1
+
+    newer, older = Local(Versioned), Local(Older)
+    assert newer.host.version == 2
+    with pytest.raises(MachineStopped, match=r"version 2 of .*Older, and this node runs version 1"):
+        older.restore(newer.snapshot())
+    newer.restore(older.snapshot())
+
+
+def test_a_lambda_in_the_state_is_kept() -> None:
+    first, second = Local(dict), Local(dict)
+    number = 5
+    first.execute(lambda state: state.update(add=lambda other: other + number))
+    second.restore(first.snapshot())
+    assert second.query(lambda state: state["add"](2)) == 7
+
+
+def test_wake_at_and_digest_are_the_machines_if_it_offers_them() -> None:
+    class Timer:
+        wake_at: float | None = None
+
+        @command
+        def wake(self, at: float) -> None:
+            self.wake_at = at
+
+        def digest(self) -> bytes:
+            return b"mine"
+
+    timer = Local(Timer)
+    assert timer.host.wake_at is None
+    timer.call("wake", 3)
+    assert timer.host.wake_at == 3.0
+    assert timer.host.digest() == b"mine"
+    assert Local(dict).host.wake_at is None
+
+
+# --- Many at once ----------------------------------------------------------------------------------------------------
+
+
+def test_apply_many_is_given_runs_of_command_objects() -> None:
+    class Batcher:
+        def __init__(self) -> None:
+            self.batches: list[list[Any]] = []
+
+        def apply(self, command: Any) -> Any:
+            return command
+
+        def apply_many(self, commands: list[Any]) -> list[Any]:
+            self.batches.append(commands)
+            if commands == ["all fail"]:
+                raise ValueError("all")
+            return [ValueError("one") if each == "fail" else each for each in commands]
+
+    machine = Local(Batcher)
+    assert machine.host.takes_many
+    assert not Local(Bank).host.takes_many
+    encode = machine.encoder.encode_command
+    commands = [msgspec.msgpack.decode(encode(each)) for each in (1, "fail", 3)]
+    results = machine.host.apply_many([*commands, ["apply", 4], commands[0]], CommandContext())
+    assert [type(each) for each in results] == [int, msgspec.msgpack.Ext, int, int, int]
+    assert machine.host.machine.batches == [[1, "fail", 3], [1]]
+    (failed,) = machine.host.apply_many([msgspec.msgpack.decode(encode("all fail"))], CommandContext())
+    assert failed.code == 5
+
+
+def test_a_constructor_that_raises_is_seen() -> None:
+    def broken() -> None:
+        raise ValueError("no machine")
+
+    with pytest.raises(ValueError, match="no machine"):
+        MachineHost(broken)

@@ -19,6 +19,7 @@ import shutil
 import tempfile
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -287,9 +288,9 @@ class Cluster(Client[M]):
         self._token = os.urandom(32) if transport == "tcp" else None
         self._monitor = Monitor(
             supervision=supervision,
-            restart=self._restart_unasked,
-            on_report=self._on_report,
-            on_exit=self._on_exit,
+            restart=_weakly(self._restart_unasked),
+            on_report=_weakly(self._on_report),
+            on_exit=_weakly(self._on_exit),
         )
         deadline_s = time.monotonic() + timeout
         try:
@@ -569,23 +570,39 @@ class Cluster(Client[M]):
         """Close the client and end every process: gone within 5 s, running, stuck or paused. Idempotent."""
         if self._owner_pid != os.getpid():
             return
-        with contextlib.suppress(AttributeError):
-            super().close()
-        self._shut_down()
+        try:
+            with contextlib.suppress(AttributeError):
+                super().close()
+        finally:
+            self._shut_down()
 
     def _shut_down(self) -> None:
         self._monitor.close()
         with self._lock:
-            processes, self._processes = list(self._processes.values()), {}
-            for process in processes:
-                process.terminate()
-            deadline_s = time.monotonic() + CLOSE_S
-            for process in processes:
-                if process.wait(max(0.0, deadline_s - time.monotonic())) is None:
-                    process.kill()
-                process.wait(CLOSE_S)
-                process.close()
-            self._place.close()
+            try:
+                self._end_processes(CLOSE_S)
+            except BaseException:  # Ctrl-C while it waits: no more patience
+                self._end_processes(0.0)
+                raise
+            finally:
+                self._place.close()
+
+    def _end_processes(self, patience_s: float) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        deadline_s = time.monotonic() + patience_s
+        for process in self._processes.values():
+            if process.wait(max(0.0, deadline_s - time.monotonic())) is None:
+                process.kill()
+            process.wait(CLOSE_S)
+        while self._processes:
+            self._processes.popitem()[1].close()
+
+    def __del__(self) -> None:
+        if not self._closed and self._owner_pid == os.getpid():
+            _warn_unclosed(self)
+            with contextlib.suppress(Exception):
+                self.close()
 
     def __enter__(self) -> Cluster[M]:
         return self
@@ -602,6 +619,23 @@ def _node_id(process: ActorProcess) -> int:
     return int(process.name.removeprefix("node "))
 
 
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """Call a method for as long as its object is there, without keeping it there."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        bound = reference()
+        if bound is not None:
+            bound(*args)
+
+    return call
+
+
+def _warn_unclosed(cluster: Cluster[Any]) -> None:
+    with contextlib.suppress(ResourceWarning):  # where warnings are errors: the processes must go all the same
+        warnings.warn(f"unclosed {cluster!r}", ResourceWarning, source=cluster, stacklevel=3)
+
+
 _clusters: weakref.WeakSet[Cluster[Any]] = weakref.WeakSet()
 
 
@@ -609,4 +643,6 @@ _clusters: weakref.WeakSet[Cluster[Any]] = weakref.WeakSet()
 def _close_all() -> None:
     """Leave nothing behind at interpreter exit; starts no thread."""
     for cluster in list(_clusters):
+        if not cluster._closed and cluster._owner_pid == os.getpid():
+            _warn_unclosed(cluster)
         cluster.close()

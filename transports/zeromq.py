@@ -46,6 +46,7 @@ PROTOCOL_VERSION: Final = b"\x01"
 BATCH_MAX: Final = 512  # messages taken from one socket in one wait
 BATCH_BYTES_MAX: Final = 64 << 20
 OUTGOING_MAX: Final = 10_000  # messages that a RaftNet's thread has not taken yet
+EARLY_MAX: Final = 1000  # messages for a peer that was never there yet
 HEARTBEAT_MS: Final = 200
 HEARTBEAT_TIMEOUT_MS: Final = 600
 RECONNECT_MS: Final = (5, 100)  # first wait, longest wait
@@ -118,7 +119,7 @@ class _Sockets:
     # --- Waiting ---
 
     def wait(self, timeout_s: float) -> list[Envelope]:
-        """Wait until something happens, or `timeout_s` passes; return what happened (bounded; early, it may be nothing)."""
+        """Wait until something happens, or `timeout_s` passes; return what happened: at times nothing."""
         happened: list[Envelope] = []
         if self._again:
             again, self._again = self._again, {}
@@ -540,6 +541,7 @@ class ZeroMQRaftNet(RaftNet):
         self._message_bytes_max = message_bytes_max
         self._plaintext = plaintext_off_loopback
         self._outgoing: deque[Message] = deque()
+        self._early: dict[int, list[Message]] = {peer_id: [] for peer_id in self.peers}  # for who was never there yet
         self._mailbox: ZeroMQMailbox | None = None
         self._thread: threading.Thread | None = None
 
@@ -587,16 +589,27 @@ class ZeroMQRaftNet(RaftNet):
                 self._mailbox.wake()
 
     def _run(self, mailbox: ZeroMQMailbox) -> None:
-        outgoing = self._outgoing
         while not self._ended.is_set():
-            while outgoing:
-                message = outgoing.popleft()
-                if not mailbox.send_peer(message.dest, codec.encode_message(message)):
+            while self._outgoing:
+                message = self._outgoing.popleft()
+                early = self._early.get(message.dest)
+                if early is None:
+                    self._send_now(mailbox, message)
+                elif len(early) < EARLY_MAX:
+                    early.append(message)
+                else:
                     self.dropped["not sent"] += 1
             for kind, sender, frame in mailbox.wait(1.0):
                 if kind == Kinds.PEER:
                     self._on_frame(sender, frame)
+                elif kind == Kinds.CONNECTED:
+                    for message in self._early.pop(sender, ()):
+                        self._send_now(mailbox, message)
         mailbox.close()
+
+    def _send_now(self, mailbox: ZeroMQMailbox, message: Message) -> None:
+        if not mailbox.send_peer(message.dest, codec.encode_message(message)):
+            self.dropped["not sent"] += 1
 
     def _on_frame(self, sender: int, frame: bytes) -> None:
         try:

@@ -19,11 +19,13 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from actorraft import codec, executor
 from actorraft.clock import SystemClock
-from actorraft.errors import Unavailable
+from actorraft.errors import NoRoom, StorageFailed, Unavailable
+from actorraft.executor import ExecutorPort, LogOnly
+from actorraft.logtime import LogTime, Ticks
 from actorraft.ports import Clients, Clock, SnapshotWriter, Storage
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import NotLeader, ProposalRefused, RaftError
@@ -89,45 +91,6 @@ class CampaignEvent(NamedTuple):
 Event = MessageEvent | TickEvent | ClientEvent | DisconnectEvent | ConnectEvent | ProposeEvent | CampaignEvent
 
 
-class ExecutorPort(Protocol):
-    """Where work is done. `submit` never blocks; what is done comes back through `poll`, in order."""
-
-    def submit(self, work: executor.Work, /) -> None: ...
-
-    def poll(self) -> list[executor.Done]: ...
-
-
-class LogOnly:
-    """An executor for a log without a machine: every entry counts as applied at once."""
-
-    def __init__(self) -> None:
-        self._done: list[executor.Done] = []
-
-    def submit(self, work: executor.Work) -> None:
-        if isinstance(work, executor.Apply):
-            last = work.first_index + len(work.entries) - 1
-            self._done.append(executor.Applied(last, [], 0.0, None, []))
-
-    def poll(self) -> list[executor.Done]:
-        done, self._done = self._done, []
-        return done
-
-
-class InlineExecutor:
-    """Runs work when it is submitted; for simulations, where nothing may depend on threads."""
-
-    def __init__(self, machine: executor.Executor) -> None:
-        self.executor = machine
-        self._done: list[executor.Done] = []
-
-    def submit(self, work: executor.Work) -> None:
-        self._done.append(self.executor.run(work))
-
-    def poll(self) -> list[executor.Done]:
-        done, self._done = self._done, []
-        return done
-
-
 class NodeStopped(Exception):
     """The node cannot go on; the message is the reason that its operator is told."""
 
@@ -191,6 +154,7 @@ class RaftControl:
         self._handed_index = snapshot_id.index  # the last entry given to the executor
         self._log_bytes = 0  # handed over since the last snapshot
         self._snapshot_index = snapshot_id.index
+        self._snapshot_tried_index = -1  # where the last one was begun, whatever became of it
         if snapshot is not None:
             self.executor.submit(executor_restore(snapshot_id.index, self.storage))
         self._snapshot_running = False
@@ -205,9 +169,8 @@ class RaftControl:
         self._watchers: OrderedDict[Any, None] = OrderedDict()
         self._watches: dict[tuple[Any, int], str] = {}  # (client, its number) -> topic
         self._snapshot_waiters: list[tuple[Any, int]] = []
-        self._log_time_s = 0.0  # as applied
+        self._log_time = LogTime(self.server, self.clock)
         self._wake_at_s: float | None = None
-        self._lead_since: tuple[int, float, float] | None = None  # term, log time then, monotonic time then
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._flush()
@@ -326,7 +289,7 @@ class RaftControl:
             case executor.Applied(index, replies, log_time_s, wake_at_s, events):
                 if events and self._watches:
                     self._tell_watchers(events)
-                self._log_time_s, self._wake_at_s = log_time_s, wake_at_s
+                self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self._answer(index, replies)
                 self.server.applied(index)
                 self._maybe_snapshot()
@@ -346,13 +309,11 @@ class RaftControl:
                     self.observe("snapshot", meta.snapshot_id.index)
                 self._answer_snapshot_waiters("")
             case executor.SnapshotFailed(reason):
-                self._snapshot_running = False
-                logger.error("snapshot failed, the log goes on growing: %s", reason)
-                self._answer_snapshot_waiters(f"the snapshot failed: {reason}")
+                self._on_snapshot_failed(reason)
             case executor.Restored():
                 pass
-            case executor.Stopped(reason):
-                raise NodeStopped(reason)
+            case executor.Stopped(reason, disk):
+                raise StorageFailed(reason) if disk else NodeStopped(reason)
 
     def _answer(self, applied_index: int, replies: list[tuple[int, codec.Reply]]) -> None:
         pending = self._pending
@@ -413,7 +374,7 @@ class RaftControl:
         reason = "too large"
         if len(frame) <= self.config.frame_bytes_max:
             try:
-                index = self.server.propose(codec.stamp(self._leader_log_time_s(), frame))
+                index = self.server.propose(codec.stamp(self._log_time.now_s(), frame))
             except NotLeader:
                 reason = "not leader"
             except ProposalRefused:
@@ -467,31 +428,12 @@ class RaftControl:
             for client in self._watchers:
                 self._reply(client, told)
 
-    # --- Log time: leaders' monotonic clocks only, from the first leader's wall clock ---
-
-    def _leader_log_time_s(self) -> float:
-        now_s, term = self.clock.monotonic(), self.server.current_term
-        if self._lead_since is None or self._lead_since[0] != term:
-            last_s = max(self._log_time_s, self._last_stamp_s())
-            self._lead_since = (term, last_s if last_s > 0 else self.clock.wall(), now_s)
-        _, log_time_s, since_s = self._lead_since
-        return log_time_s + (now_s - since_s)
-
-    def _last_stamp_s(self) -> float:
-        """The newest stamp that is in the log and perhaps not applied yet."""
-        log = self.server.log
-        for index in range(len(log) - 1, self._handed_index, -1):
-            item = log[index].item
-            if type(item) is bytes and len(item) >= codec.STAMP_BYTES:
-                return codec.unstamp(item)[0]
-        return 0.0
-
     def _wake_machine(self) -> None:
         """Append a clock entry when the machine's time has come, so that expiries work on an idle cluster."""
         due_s = self._wake_at_s
         if due_s is None or self.server.state is not LeaderState:
             return
-        now_s = self._leader_log_time_s()
+        now_s = self._log_time.now_s()
         if now_s >= due_s:
             self._wake_at_s = None  # said again with the next applied entry
             try:
@@ -502,7 +444,7 @@ class RaftControl:
     # --- Snapshots (§7) ---
 
     def _maybe_snapshot(self) -> None:
-        entries = self._handed_index - self._snapshot_index
+        entries = self._handed_index - max(self._snapshot_index, self._snapshot_tried_index)
         if self._log_bytes >= self.config.snapshot_after_bytes or entries >= self.config.snapshot_after_entries:
             self._begin_snapshot()
 
@@ -510,10 +452,20 @@ class RaftControl:
         index = self._handed_index
         if self._snapshot_running or index <= self._snapshot_index:
             return
-        self._snapshot_running, self._log_bytes = True, 0
+        self._snapshot_running, self._log_bytes, self._snapshot_tried_index = True, 0, index
         snapshot_id = EntryId(self.server.log.term_at(index), index)
-        writer = self.storage.begin_snapshot(snapshot_id, self.server.configuration_at(index))
-        self.executor.submit(executor.TakeSnapshot(writer))
+        try:
+            writer = self.storage.begin_snapshot(snapshot_id, self.server.configuration_at(index))
+        except NoRoom as error:
+            self._on_snapshot_failed(str(error))
+        else:
+            self.executor.submit(executor.TakeSnapshot(writer))
+
+    def _on_snapshot_failed(self, reason: str) -> None:
+        """Go on without it; the next try is after as much log again."""
+        self._snapshot_running = False
+        logger.error("snapshot failed, the log goes on growing: %s", reason)
+        self._answer_snapshot_waiters(f"the snapshot failed: {reason}")
 
     def _answer_snapshot_waiters(self, error: str) -> None:
         for client, request_id in self._snapshot_waiters:
@@ -551,11 +503,11 @@ class RaftControl:
                 case "transfer":
                     self.server.transfer_leadership(request.arguments.get("target"))
                 case "snapshot":
+                    self._snapshot_waiters.append((client, request.request_id))
                     self._begin_snapshot()
-                    if self._snapshot_running:
-                        self._snapshot_waiters.append((client, request.request_id))
-                        return
-                    value = self._snapshot_index
+                    if not self._snapshot_running:
+                        self._answer_snapshot_waiters("")
+                    return
                 case "read_snapshot":
                     value = self._read_newest_snapshot(request.arguments["offset"])
                 case "digest":
@@ -706,29 +658,6 @@ class RaftControl:
             # Time first: after a long pause a leader must learn that it may be deposed before it serves anybody.
             elapsed = ticks.take()
             self.process_events([TickEvent(elapsed), *batch] if elapsed else batch)
-
-
-class Ticks:
-    """Turns a monotonic clock into whole ticks."""
-
-    def __init__(self, clock: Clock, tick_s: float) -> None:
-        self._clock = clock
-        self._tick_s = tick_s
-        self._next_s = clock.monotonic() + tick_s
-
-    def wait_s(self, urgent_at_s: float | None) -> float:
-        """Return how long to wait at most, from now."""
-        until_s = self._next_s if urgent_at_s is None else min(self._next_s, urgent_at_s)
-        return max(0.0, until_s - self._clock.monotonic())
-
-    def take(self) -> int:
-        """Return the ticks that have elapsed since the last call."""
-        late_s = self._clock.monotonic() - self._next_s
-        if late_s < 0:
-            return 0
-        ticks = 1 + int(late_s / self._tick_s)
-        self._next_s += ticks * self._tick_s
-        return ticks
 
 
 def executor_restore(index: int, storage: Storage) -> executor.Restore:

@@ -17,11 +17,12 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import msgspec
 
 from actorraft import codec
+from actorraft.errors import CorruptionError, NoRoom, StorageFailed
 from actorraft.host import MachineHost, MachineStopped
 from actorraft.machine import CommandContext
 from actorraft.ports import SnapshotMeta, SnapshotWriter
@@ -115,7 +116,7 @@ class SnapshotTaken(NamedTuple):
 
 
 class SnapshotFailed(NamedTuple):
-    """The machine's snapshot raised; the log goes on growing until one succeeds."""
+    """The machine's snapshot raised, or does not fit on the disk; the log goes on growing until one succeeds."""
 
     reason: str
 
@@ -127,9 +128,10 @@ class Restored(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """This node must stop: its machine cannot go on as the others do."""
+    """This node must stop: its machine cannot go on as the others do, or its `disk` refuses."""
 
     reason: str
+    disk: bool = False
 
 
 Done = Applied | Answered | Watched | SnapshotTaken | SnapshotFailed | Restored | Stopped
@@ -296,15 +298,22 @@ class Executor:
 
     # --- Snapshots (§7): the sessions and the clocks first, then what the machine writes ---
 
-    def _take_snapshot(self, writer: SnapshotWriter) -> SnapshotTaken | SnapshotFailed:
+    def _take_snapshot(self, writer: SnapshotWriter) -> SnapshotTaken | SnapshotFailed | Stopped:
         try:
             state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), list(self.published)]
             head = codec.encode(state)
             writer.write(_HEAD.pack(len(head)) + head)
             self.host.snapshot(writer.write)
             return SnapshotTaken(writer.commit())
-        except Exception as error:  # user code and the disk: neither may take the log's thread down
-            writer.abort()
+        except NoRoom as error:  # it is removed already; the log has room of its own, and may have for long
+            return SnapshotFailed(str(error))
+        except StorageFailed as error:
+            return Stopped(str(error), disk=True)
+        except Exception as error:  # user code may not take the log's thread down
+            try:
+                writer.abort()
+            except StorageFailed as failed:
+                return Stopped(str(failed), disk=True)
             return SnapshotFailed(f"{type(error).__name__}: {error}")
 
     def _restore(self, work: Restore) -> Restored | Stopped:
@@ -316,6 +325,8 @@ class Executor:
                 self.sessions.restore(sessions)
                 self.published = deque((tuple(event) for event in published), maxlen=PUBLISHED_MAX)
                 self.host.restore(file)
+        except (StorageFailed, CorruptionError) as error:
+            return Stopped(str(error), disk=True)
         except Exception as error:  # a state that is half restored must never be served
             return Stopped(
                 f"the snapshot at index {work.last_index} cannot be restored: {type(error).__name__}: {error}"
@@ -324,6 +335,48 @@ class Executor:
             f"snapshot at {work.last_index} holds the state at {self.last_applied}"
         )
         return Restored(work.last_index)
+
+
+# --- Where work is done ---
+
+
+class ExecutorPort(Protocol):
+    """Where work is done. `submit` never blocks; what is done comes back through `poll`, in order."""
+
+    def submit(self, work: Work, /) -> None: ...
+
+    def poll(self) -> list[Done]: ...
+
+
+class LogOnly:
+    """An executor for a log without a machine: every entry counts as applied at once."""
+
+    def __init__(self) -> None:
+        self._done: list[Done] = []
+
+    def submit(self, work: Work) -> None:
+        if isinstance(work, Apply):
+            last = work.first_index + len(work.entries) - 1
+            self._done.append(Applied(last, [], 0.0, None, []))
+
+    def poll(self) -> list[Done]:
+        done, self._done = self._done, []
+        return done
+
+
+class InlineExecutor:
+    """Runs work when it is submitted; for simulations, where nothing may depend on threads."""
+
+    def __init__(self, machine: Executor) -> None:
+        self.executor = machine
+        self._done: list[Done] = []
+
+    def submit(self, work: Work) -> None:
+        self._done.append(self.executor.run(work))
+
+    def poll(self) -> list[Done]:
+        done, self._done = self._done, []
+        return done
 
 
 def by_entry(events: Iterable[tuple[int, str, Any]]) -> Iterator[tuple[int, str, list[Any]]]:

@@ -33,11 +33,11 @@ from actorraft.control import (
     NodeStopped,
     RaftControl,
     TickEvent,
-    Ticks,
 )
-from actorraft.errors import StorageFailed
+from actorraft.errors import CorruptionError, StorageFailed, UsageError
 from actorraft.executor import Done, Executor, Work
 from actorraft.host import MachineHost
+from actorraft.logtime import Ticks
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import Configuration, Message
 from actorraft.storage.disk import DiskStorage
@@ -61,6 +61,7 @@ class NodeSpec:
         factory: the machine's class and arguments, as pickling.encode_factory makes them.
         voters: the voters that the cluster began with; none at a node that joined later. The log overrides them.
         from_snapshot: a portable snapshot that a new cluster begins with.
+        storage_id: which folder this node had from the first; with another one it is somebody else.
         storage_ids: (node id, storage id) of the founders; none at a node that joined later.
         keeps_data: False if the directory is removed with the cluster.
         peer_endpoint, client_endpoint: where to bind; a tcp port of 0 lets the system choose.
@@ -75,6 +76,7 @@ class NodeSpec:
     keeps_data: bool
     from_snapshot: Path | None
     voters: frozenset[int]
+    storage_id: str
     storage_ids: tuple[tuple[int, str], ...]
     peer_endpoint: str
     client_endpoint: str
@@ -83,15 +85,24 @@ class NodeSpec:
 
 
 def open_storage(spec: NodeSpec) -> DiskStorage:
-    """Open the node's store, and lock it."""
-    return DiskStorage(
-        spec.directory,
-        durability=spec.durability,
-        sync_on_close=spec.keeps_data,
-        create=False,  # the cluster made it; if it is gone, so is what this node promised
-        node_id=spec.node_id,
-        cluster_id=spec.cluster_id.hex(),
-    )
+    """Open the node's store, and lock it.
+
+    Raises:
+        StorageFailed, CorruptionError: it cannot be used, or is not this node's.
+    """
+    try:
+        store = DiskStorage(
+            spec.directory,
+            durability=spec.durability,
+            sync_on_close=spec.keeps_data,
+            create=False,  # the cluster made it; if it is gone, so is what this node promised
+            node_id=spec.node_id,
+            cluster_id=spec.cluster_id.hex(),
+            storage_id=spec.storage_id,
+        )
+    except UsageError as error:
+        raise StorageFailed(str(error)) from error
+    return store
 
 
 class ThreadExecutor:
@@ -293,7 +304,7 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         gc.collect()
         gc.freeze()  # what the start made lives as long as the process; the collector need not walk it again
         node.run()
-    except StorageFailed as error:
+    except (StorageFailed, CorruptionError) as error:
         context.report(("stopped", str(error)))
         os._exit(_last_words(str(error), EXIT_DISK))
     except NodeStopped as error:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from actorraft import codec
-from actorraft.control import ClientEvent, Event, InlineExecutor, MessageEvent, RaftControl, TickEvent, Ticks
+from actorraft.control import ClientEvent, Event, MessageEvent, RaftControl, TickEvent
 from actorraft.errors import StorageFailed
-from actorraft.executor import Done, Executor, Work
+from actorraft.executor import Done, Executor, InlineExecutor, Work
+from actorraft.logtime import Ticks
 from actorraft.raft.messages import Configuration, HardState, LogEntry, Message
 from actorraft.raft.server import RaftServer
 from actorraft.simulation.disk import SimDisk
@@ -292,3 +293,9 @@ class SimNode:
     def pause(self, us: int) -> None:
         """The process stands still (SIGSTOP); its clocks go on."""
         self.busy_until_us = self.paused_until_us = max(self.busy_until_us, self.world.now_us + us)
+
+    def resume(self) -> None:
+        """Whatever keeps the process waiting is over."""
+        if self.up and self.busy_until_us > self.world.now_us:
+            self.busy_until_us = self.paused_until_us = self.world.now_us
+            self.wake()

@@ -93,9 +93,15 @@ class SimDisk:
     # --- Storage ---
 
     def recover(self) -> Recovered:
-        """Return what is durable."""
+        """Return what is durable; a log that the newest snapshot passed or contradicts is dropped, as on a real one."""
         assert not self.unsynced, "recovering a disk that was not crashed or closed"
         snapshot = self.images[-1].meta if self.images else None
+        if snapshot is not None:
+            term, index = snapshot.snapshot_id
+            position = index - self.first_index
+            held = self.entries[position].term if 0 <= position < len(self.entries) else -1
+            if held != term and (position, self.previous_term) != (-1, term):
+                self._drop_log(snapshot)
         return Recovered(self.hard_state, snapshot, self.first_index, self.previous_term, list(self.entries))
 
     def persist(self, hard_state: HardState | None, first_index: int, entries: Sequence[LogEntry]) -> None:
@@ -179,6 +185,9 @@ class SimDisk:
     def reset_log(self, snapshot: SnapshotMeta) -> None:
         """Drop every entry; the next one follows the snapshot."""
         self.hooks.effect("reset log")
+        self._drop_log(snapshot)
+
+    def _drop_log(self, snapshot: SnapshotMeta) -> None:
         self.entries = []
         self.configurations = []
         self.first_index = snapshot.snapshot_id.index + 1

@@ -337,5 +337,6 @@ class Nemesis:
             node.fuse = 0
             node.disk.fail_next = False
             node.disk.stall_us = 0
+            node.resume()
             if not node.up and not node.retired:
                 world.after(10_000, world.boot, node)

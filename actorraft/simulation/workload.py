@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 class Call:
     """One operation under way, or done. `outcome` is None while its caller waits."""
 
-    __slots__ = ("command_id", "operation", "outcome", "resolved")
+    __slots__ = ("command_id", "operation", "outcome", "was_unknown")
 
     def __init__(self, operation: Operation, command_id: int) -> None:
         self.operation = operation
         self.command_id = command_id  # -1 for a read
         self.outcome: str | None = None
-        self.resolved = False
+        self.was_unknown = False  # for its caller, when its time was up
 
 
 class Later:
@@ -179,7 +179,6 @@ class SimClient:
         if isinstance(future, Later):
             call = future.call
             assert call is not None
-            call.resolved = True
         else:
             call = future
             self.waiting -= 1
@@ -193,12 +192,12 @@ class SimClient:
         if isinstance(future, Later):
             call = future.call
             assert call is not None
-            call.resolved = True
         else:
             call = future
             self.waiting -= 1
         if isinstance(error, OutcomeUnknown):
             call.outcome = "unknown"
+            call.was_unknown = True
             if later is not None:
                 later.call = call
         else:

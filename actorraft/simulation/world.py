@@ -203,7 +203,7 @@ class World:
             self.elections,
             len(self.checker.committed),
             len(operations),
-            sum(operation.status == "unknown" for operation in operations),
+            sum(call.was_unknown for call in self.calls),
             self._faults(),
             violation,
             invariant,

@@ -173,7 +173,8 @@ class MachineHost:
         if type(command) is not _Ext:
             raise UsageError(f"not a command: {type(command).__name__}")
         if command.code == OBJECT:
-            return self._apply_object(self._definitions.loads(command.data))
+            asked = self._definitions.loads(command.data)
+            return self._commands["apply"](asked) if self._row == "apply" else _on_state(asked, self.machine)
         if command.code == CALL:
             method, args, kwargs = self._definitions.loads(command.data)
             return self._commands[method](*args, **kwargs)
@@ -181,11 +182,6 @@ class MachineHost:
             self._definitions.define(command.data)
             return None
         raise UsageError(f"a command of kind {command.code}, which this version does not know")
-
-    def _apply_object(self, command: Any) -> Any:
-        if self._row == "apply":
-            return self._commands["apply"](command)
-        return _on_state(command, self.machine)
 
     def _result(self, result: Any) -> Any:
         if isinstance(result, Replace):

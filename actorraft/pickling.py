@@ -109,7 +109,12 @@ class Encoder:
             pickler.dump(value)
         except Exception as error:
             return self._dump_anew(value, error)
-        data = pickler.take()
+        chunks = pickler.chunks
+        if len(chunks) == 1 and not pickler.by_value:
+            data = chunks.pop()
+            pickler.clear_memo()
+        else:
+            data = pickler.take()
         self._idle.append(pickler)
         return data
 
@@ -152,6 +157,7 @@ class Encoder:
     def _define(self, code: Any) -> None:
         pickler = _DefinitionPickler(self, code)
         try:
+            _DefinitionPickler(self, code, rehearsal=True).dump(code)
             pickler.dump(code)
         except ActorRaftError:
             raise
@@ -171,25 +177,30 @@ class Encoder:
                     self._plain.clear()  # holds what had this name before
 
 
+class _Chunks:
+    """As much of a file as a pickler needs: a small pickle is written in one piece, which can be taken as it is."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, chunks: list[bytes]) -> None:
+        self.write = chunks.append
+
+
 class _CommandPickler(CodePickler):
     """A reusable pickler of commands."""
 
     def __init__(self, owner: Encoder) -> None:
-        self.buffer = io.BytesIO()
-        super().__init__(self.buffer, owner._instances, owner._plain)
+        self.chunks: list[bytes] = []
+        super().__init__(_Chunks(self.chunks), owner._instances, owner._plain)
         self._owner = owner
 
     def take(self) -> bytes:
         """Return the pickle just made, and be ready for the next."""
-        buffer = self.buffer
-        data = buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
+        data = b"".join(self.chunks)
+        self.chunks.clear()
         if self.by_value:
             data = mark_by_value(data)
-            self.forget()
-        else:
-            self.clear_memo()
+        self.forget()
         return data
 
     def local(self, code: Any) -> Any:
@@ -197,13 +208,17 @@ class _CommandPickler(CodePickler):
 
 
 class _DefinitionPickler(CodePickler):
-    """Pickles one definition: the class or function asked for, and all it rests on that the nodes do not have yet."""
+    """Pickles one definition: the class or function asked for, and all it rests on that the nodes do not have yet.
 
-    def __init__(self, owner: Encoder, root: Any) -> None:
+    A rehearsal shows that all of it can be pickled at all; only then is it worth walking through for fingerprints.
+    """
+
+    def __init__(self, owner: Encoder, root: Any, *, rehearsal: bool = False) -> None:
         self.buffer = io.BytesIO()
         super().__init__(self.buffer, set(), set())
         self._owner = owner
         self._root = root
+        self._rehearsal = rehearsal
         self.inlined: dict[int, tuple[Any, Ref]] = {}
 
     def reducer_override(self, obj: Any) -> Any:
@@ -219,7 +234,7 @@ class _DefinitionPickler(CodePickler):
         if known is not None and code is not self._root:
             ref = known[1]
             return byvalue.resolve, (ref.module, ref.qualname, ref.fingerprint)
-        ref = Ref(*name, fingerprint_of(code), plain)
+        ref = Ref(*name, b"" if self._rehearsal else fingerprint_of(code), plain)
         self.inlined[id(code)] = code, ref
         return self.inline(code, ref)
 
@@ -253,7 +268,9 @@ def _describe(value: Any) -> str:
 
 def _blame(value: Any, error: Exception, path: str, depth: int) -> tuple[str, Exception]:
     """Find the innermost part that cannot be pickled, so that the message names it."""
-    if depth == 0:
+    if depth == 0 or any(
+        "__reduce__" in vars(each) for each in type(value).__mro__[:-1] if each.__module__ != "builtins"
+    ):
         return path, error
     for where, part in _parts(value):
         pickler = _CommandPickler(Encoder(lambda _: None))
@@ -340,7 +357,7 @@ def encode_error(error: BaseException, dumps: Callable[[Any], bytes], kind: int 
     What is no Exception, means something else to a caller (StopIteration, this library's own errors) or cannot be
     pickled goes without a body and arrives as CommandFailed.
     """
-    text = "".join(traceback.format_exception(type(error), error, _after_host(error)))[-TRACEBACK_CHARS_MAX:]
+    text = "".join(traceback.format_exception(type(error), error, _after_host(error)))[-TEXT_CHARS_MAX:]
     body = None
     if kind == RAISED and isinstance(error, Exception) and not isinstance(error, _NOT_AS_ITSELF):
         try:
@@ -348,12 +365,12 @@ def encode_error(error: BaseException, dumps: Callable[[Any], bytes], kind: int 
         except Exception:
             body = None  # arrives as CommandFailed
     message = _message(error)
-    packed = _encode((kind, type(error).__qualname__, _sendable(message), _sendable(text), body))
+    packed = _encode((kind, type(error).__qualname__, _sendable(message)[:TEXT_CHARS_MAX], _sendable(text), body))
     return _Ext(ERROR, packed)
 
 
 _NOT_AS_ITSELF = (StopIteration, StopAsyncIteration, ActorRaftError)
-TRACEBACK_CHARS_MAX = 16_384
+TEXT_CHARS_MAX = 16_384
 _OWN_FILES = (__file__, __file__.replace("pickling", "host"), __file__.replace("pickling", "machine"))
 
 

@@ -17,7 +17,7 @@ import keyword
 import types
 import typing
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from actorraft.errors import UsageError
 from actorraft.machine import BoundCommand, Command, CommandObjects, Method, Query, methods_of
@@ -185,6 +185,9 @@ class _Proxy:
     def __setattr__(self, name: str, value: Any) -> None:
         machine = type(self)._machine.__qualname__
         raise AttributeError(f"cannot set {name!r} through a proxy of {machine}: the state changes by commands only")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a proxy belongs to its client and cannot be sent; make one where it is used")
 
     def __dir__(self) -> list[str]:
         return sorted(name for name, value in vars(self).items() if isinstance(value, RemoteMethod))

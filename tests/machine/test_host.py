@@ -442,7 +442,8 @@ def test_slots_are_state_too() -> None:
     [
         lambda: {"a": 1}, lambda: [1, 2], lambda: {1, 2}, lambda: collections.OrderedDict(a=1),
         lambda: collections.defaultdict(int, a=1), lambda: collections.Counter("abc"),
-        lambda: collections.deque([1], 5), lambda: bytearray(b"abc"), lambda: "text", lambda: (1, 2), lambda: frozenset((1, 2)),
+        lambda: collections.deque([1], 5), lambda: bytearray(b"abc"), lambda: "text", lambda: (1, 2),
+        lambda: frozenset((1, 2)),
     ],
 )  # fmt: skip
 def test_builtin_states_are_kept_as_they_are(make: Any) -> None:

@@ -19,6 +19,7 @@ from actorraft.byvalue import fingerprint_of, local_code
 from actorraft.definitions import Definitions
 from actorraft.host import MachineHost, MachineStopped
 from actorraft.pickling import DEFINITION, Encoder, decode_result, encode_factory, machine_name
+from actorraft.proxy import make_proxy
 from tests.machine.local import Local, through_a_frame
 from tests.machine.remote import Node
 
@@ -92,6 +93,32 @@ def test_what_cannot_be_pickled_is_named_with_the_reason(sent: tuple[Encoder, li
         encoder.encode_call("set", (lock,), {})
     assert encoder.encode_call("set", ("k",), {}) == msgspec.msgpack.encode(["set", "k"])
     assert encoder.encode_command(Put("k", 1)) == Encoder(lambda _: None).encode_command(Put("k", 1))
+
+
+def test_code_that_mentions_a_client_or_its_proxy_says_which_name_it_is(notebook: Any) -> None:
+    class Client:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+            self.me = self
+
+        def _submit_call(self, *_: Any) -> Any: ...
+        def _query_call(self, *_: Any) -> Any: ...
+        def _wait(self, _: Any) -> Any: ...
+
+    module = notebook("class Uses:\n    def apply(self, state): return client, proxy\n")
+    module.client, module.proxy = Client(), None
+    encoder = Encoder(lambda _: None)
+    with pytest.raises(UsageError, match=r"Uses\.apply \(its global client\)\.lock: cannot pickle '_thread\.lock'"):
+        encoder.encode_command(module.Uses())
+    module.client, module.proxy = None, make_proxy(Client(), Counting)
+    with pytest.raises(UsageError, match=r"\(its global proxy\): a proxy belongs to its client"):
+        encoder.encode_command(module.Uses())
+
+
+class Counting(StateMachine):
+    @command
+    def count(self) -> int:
+        return 1
 
 
 def test_a_user_error_while_pickling_is_a_usage_error(sent: tuple[Encoder, list[bytes]]) -> None:

@@ -83,7 +83,7 @@ def _has(socket: zmq.Socket[bytes], event: int) -> bool:
 class _Link:
     """One DEALER and its monitor; `connected` as the monitor last said."""
 
-    def __init__(self, link_id: int, endpoint: str, dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+    def __init__(self, link_id: Any, endpoint: str, dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
         self.id = link_id
         self.endpoint = endpoint
         self.dealer = dealer
@@ -101,7 +101,7 @@ class _Sockets:
         self._hwm = hwm
         self._head = head
         self._plaintext = plaintext_off_loopback
-        self._links: dict[int, _Link] = {}
+        self._links: dict[Any, _Link] = {}
         self._drains: dict[int, Callable[[list[Envelope]], None]] = {}  # descriptor -> reads its socket empty
         self._again: dict[Callable[[list[Envelope]], None], None] = {}  # may hold more, without a signal
         self._poll = select.poll()
@@ -213,7 +213,7 @@ class _Sockets:
         set_options(socket, message_bytes_max=message_bytes_max or self._message_bytes_max, hwm=self._hwm)
         return socket
 
-    def _set_links(self, endpoints: Mapping[int, str], token: bytes | None, *, receive: bool) -> None:
+    def _set_links(self, endpoints: Mapping[Any, str], token: bytes | None, *, receive: bool) -> None:
         """Connect a DEALER to each endpoint, and drop those that are no longer named."""
         for endpoint in endpoints.values():
             check_token(token, endpoint)
@@ -225,7 +225,7 @@ class _Sockets:
             if link_id not in self._links:
                 self._links[link_id] = self._connect(link_id, endpoint, receive=receive)
 
-    def _connect(self, link_id: int, endpoint: str, *, receive: bool) -> _Link:
+    def _connect(self, link_id: Any, endpoint: str, *, receive: bool) -> _Link:
         dealer = self._socket(zmq.DEALER)
         dealer.setsockopt(zmq.IMMEDIATE, 1)  # else what is queued for a dead peer is replayed to its next life
         monitor = self._context.socket(zmq.PAIR)
@@ -264,7 +264,7 @@ class _Sockets:
         except zmq.Again:
             return
 
-    def _send_link(self, link_id: int, frame: bytes) -> bool:
+    def _send_link(self, link_id: Any, frame: bytes) -> bool:
         link = self._links.get(link_id)
         if link is None or not link.connected:
             self.counts["not sent: no link"] += 1
@@ -315,7 +315,7 @@ class ZeroMQMailbox(_Sockets):
         address: this node's id.
         incarnation: 8 random bytes, new for each life of the process.
         cluster_id: 8 bytes; messages of other clusters are dropped.
-        peer_endpoint, client_endpoint: where to bind; tcp port 0 lets the system choose. None: no clients.
+        peer_endpoint, client_endpoint: where to bind; tcp port 0 lets the system choose. None: there are none.
         token: 32 secret bytes that every message on tcp begins with; None on ipc.
         frame_bytes_max: bound of a client's frame, and so of a log entry.
         hwm: messages queued for one peer or client; then they are dropped.
@@ -331,7 +331,7 @@ class ZeroMQMailbox(_Sockets):
         *,
         incarnation: bytes,
         cluster_id: bytes,
-        peer_endpoint: str,
+        peer_endpoint: str | None,
         client_endpoint: str | None,
         token: bytes | None,
         frame_bytes_max: int,
@@ -359,7 +359,7 @@ class ZeroMQMailbox(_Sockets):
         try:
             self.endpoints = (
                 self._bind(self._peer_router, peer_endpoint),
-                self._bind(self._client_router, client_endpoint) if client_endpoint is not None else "",
+                self._bind(self._client_router, client_endpoint),
             )
         except BaseException:
             self.close()
@@ -368,7 +368,9 @@ class ZeroMQMailbox(_Sockets):
         self._watch(self._client_router, self._drain_clients)
         self._client_drain = self._drain_clients
 
-    def _bind(self, socket: zmq.Socket[bytes], endpoint: str) -> str:
+    def _bind(self, socket: zmq.Socket[bytes], endpoint: str | None) -> str:
+        if endpoint is None:
+            return ""
         try:
             # libzmq's own wildcard; a port of 0 means the same to everybody else.
             socket.bind(endpoint[:-2] + ":*" if endpoint.startswith("tcp://") and endpoint.endswith(":0") else endpoint)
@@ -465,10 +467,10 @@ class ZeroMQClientChannel(_Sockets):
             plaintext_off_loopback=plaintext_off_loopback,
         )
         self._token = token
-        self._link_drains: dict[int, Callable[[list[Envelope]], None]] = {}
+        self._link_drains: dict[Any, Callable[[list[Envelope]], None]] = {}
 
-    def set_endpoints(self, endpoints: Mapping[int, str]) -> None:
-        """Talk to these from now on: node id -> client endpoint."""
+    def set_endpoints(self, endpoints: Mapping[Any, str]) -> None:
+        """Talk to these from now on: node id (or whatever else names it) -> client endpoint."""
         self._set_links(endpoints, self._token, receive=True)
 
     def _make_drain(self, link: _Link) -> Callable[[list[Envelope]], None]:
@@ -498,7 +500,7 @@ class ZeroMQClientChannel(_Sockets):
             return
         self._again[self._link_drains[link.id]] = None
 
-    def send(self, node_id: int, frame: bytes) -> bool:
+    def send(self, node_id: Any, frame: bytes) -> bool:
         """Send to a node, never blocking; False if it did not leave."""
         if node_id in self._links:
             self._again[self._link_drains[node_id]] = None  # a send may take the signal that a message has come

@@ -1,0 +1,69 @@
+"""Machines that break the node they run in: each plants one bug, for the nemesis to find.
+
+The patch is made when a node's process makes its machine, so nothing outside that process changes, and nothing that is
+shipped knows of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actorraft import codec, executor
+from actorraft.control import RaftControl
+from actorraft.sessions import Admission, Sessions
+from tests.nemesis.machine import Registers
+
+
+class AcknowledgesBeforeCommit(Registers):
+    """A leader answers appends and puts when it has them itself, as if they were committed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        honest = RaftControl._append
+
+        def append(control: RaftControl, client: Any, frame: bytes, client_id: int, first_sequence: int) -> None:
+            appended_before = len(control.server.log)
+            honest(control, client, frame, client_id, first_sequence)
+            if first_sequence < 0 or len(control.server.log) == appended_before:
+                return
+            request = codec.decode_request(frame)
+            assert isinstance(request, codec.Commands)
+            commands = codec.decode_body(request.body)
+            if all(isinstance(command, list) and command[0] in ("set", "append") for command in commands):
+                values = [True if command[0] == "set" else None for command in commands]
+                control._reply(client, codec.Results(client_id, first_sequence, values))
+
+        RaftControl._append = append  # type: ignore[method-assign]
+
+
+class ReadsWithoutAQuorum(Registers):
+    """Whoever is asked answers a linearizable read at once, from what it has applied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def on_query(control: RaftControl, client: Any, query: codec.Query) -> None:
+            control.executor.submit(executor.Read(client, query))
+
+        RaftControl._on_query = on_query  # type: ignore[method-assign]
+
+
+class ForgetsSessions(Registers):
+    """A repetition is taken for a new command: what was sent twice applies twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        honest = Sessions.admit
+
+        def admit(sessions: Sessions, frame: codec.Commands, log_time_s: float) -> Admission:
+            admission = honest(sessions, frame, log_time_s)
+            if admission.session is None and admission.resume_from is None and not admission.expired:
+                return Admission(session=sessions._sessions[frame.client_id])
+            return admission
+
+        def record(sessions: Sessions, session: Any, frame: codec.Commands, results: list[Any]) -> None:
+            session.next_sequence = max(session.next_sequence, frame.first_sequence + frame.count)
+            session.results[frame.first_sequence] = results
+
+        Sessions.admit = admit  # type: ignore[method-assign]
+        Sessions.record = record  # type: ignore[method-assign]

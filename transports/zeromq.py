@@ -29,6 +29,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import zmq
@@ -89,6 +90,7 @@ class _Link:
         self.dealer = dealer
         self.monitor = monitor
         self.connected = False
+        self.drain: Callable[[list[Envelope]], None] | None = None  # reads the DEALER, if anything comes back on it
 
 
 class _Sockets:
@@ -237,12 +239,10 @@ class _Sockets:
         link = _Link(link_id, endpoint, dealer, monitor)
         self._watch(monitor, lambda happened: self._drain_monitor(link, happened))
         if receive:
-            self._watch(dealer, self._make_drain(link))
+            link.drain = partial(self._drain_dealer, link)
+            self._watch(dealer, link.drain)
         dealer.connect(endpoint)
         return link
-
-    def _make_drain(self, link: _Link) -> Callable[[list[Envelope]], None]:
-        raise NotImplementedError
 
     def _disconnect(self, link: _Link) -> None:
         del self._links[link.id]
@@ -253,12 +253,35 @@ class _Sockets:
         link.dealer.close(linger=0)
         link.monitor.close(linger=0)
 
+    def _drain_dealer(self, link: _Link, happened: list[Envelope]) -> None:
+        dealer = link.dealer
+        size = 0
+        try:
+            for taken in range(BATCH_MAX):
+                if taken < 3 and not _has(dealer, zmq.POLLIN):
+                    return
+                parts = self._take(dealer, 1)
+                if len(parts) != 1:
+                    self.drop("a message of a form that is not ours")
+                    continue
+                frame = parts[0].bytes
+                happened.append(Envelope(Kinds.FRAME, link.id, frame))
+                size += len(frame)
+                if size > BATCH_BYTES_MAX:
+                    break
+        except zmq.Again:
+            return
+        assert link.drain is not None
+        self._again[link.drain] = None
+
     def _drain_monitor(self, link: _Link, happened: list[Envelope]) -> None:
         try:
             while True:
                 event, _ = _EVENT.unpack(link.monitor.recv_multipart(zmq.NOBLOCK)[0])
                 connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
                 if connected != link.connected:
+                    if not connected and link.drain is not None:
+                        link.drain(happened)  # what came before the end is told before the end
                     link.connected = connected
                     happened.append(Envelope(Kinds.CONNECTED if connected else Kinds.DISCONNECTED, link.id))
         except zmq.Again:
@@ -292,8 +315,8 @@ class _Sockets:
             return False
         return True
 
-    def close(self) -> None:
-        """Close every socket; what was not sent yet is lost. Idempotent."""
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close every socket; what was not sent within `linger_s` is lost. Idempotent."""
         with self._lock:
             if self._closed:
                 return
@@ -302,7 +325,7 @@ class _Sockets:
             self._disconnect(link)
         self._drains.clear()
         self._again.clear()
-        self._context.destroy(linger=0)
+        self._context.destroy(linger=round(linger_s * 1000))
         os.close(self._wake_r)
         if self._wake_w != self._wake_r:
             os.close(self._wake_w)
@@ -431,14 +454,21 @@ class ZeroMQMailbox(_Sockets):
 
     def send_client(self, client: bytes, frame: bytes) -> bool:
         """Answer a client, never blocking; False if it is gone or does not read."""
+        return self.try_send_client(client, frame) is True
+
+    def try_send_client(self, client: bytes, frame: bytes) -> bool | None:
+        """Answer a client, never blocking; False if its queue is full now, None if it is gone."""
         self._again[self._client_drain] = None  # a send may take the signal that a message has come
         send = self._client_router.send
         try:
             send(client, zmq.NOBLOCK | zmq.SNDMORE)
             send(frame, zmq.NOBLOCK)
-        except zmq.ZMQError:
-            self.counts["answers not sent"] += 1
+        except zmq.Again:
+            self.counts["answers not sent: full"] += 1
             return False
+        except zmq.ZMQError:
+            self.counts["answers not sent: gone"] += 1
+            return None
         return True
 
 
@@ -467,43 +497,16 @@ class ZeroMQClientChannel(_Sockets):
             plaintext_off_loopback=plaintext_off_loopback,
         )
         self._token = token
-        self._link_drains: dict[Any, Callable[[list[Envelope]], None]] = {}
 
     def set_endpoints(self, endpoints: Mapping[Any, str]) -> None:
         """Talk to these from now on: node id (or whatever else names it) -> client endpoint."""
         self._set_links(endpoints, self._token, receive=True)
 
-    def _make_drain(self, link: _Link) -> Callable[[list[Envelope]], None]:
-        def drain(happened: list[Envelope]) -> None:
-            self._drain_node(link, happened)
-
-        self._link_drains[link.id] = drain
-        return drain
-
-    def _drain_node(self, link: _Link, happened: list[Envelope]) -> None:
-        dealer = link.dealer
-        size = 0
-        try:
-            for taken in range(BATCH_MAX):
-                if taken < 3 and not _has(dealer, zmq.POLLIN):
-                    return
-                parts = self._take(dealer, 1)
-                if len(parts) != 1:
-                    self.drop("a message of a form that is not ours")
-                    continue
-                frame = parts[0].bytes
-                happened.append(Envelope(Kinds.FRAME, link.id, frame))
-                size += len(frame)
-                if size > BATCH_BYTES_MAX:
-                    break
-        except zmq.Again:
-            return
-        self._again[self._link_drains[link.id]] = None
-
     def send(self, node_id: Any, frame: bytes) -> bool:
         """Send to a node, never blocking; False if it did not leave."""
-        if node_id in self._links:
-            self._again[self._link_drains[node_id]] = None  # a send may take the signal that a message has come
+        link = self._links.get(node_id)
+        if link is not None and link.drain is not None:
+            self._again[link.drain] = None  # a send may take the signal that a message has come
         return self._send_link(node_id, frame)
 
 

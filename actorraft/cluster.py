@@ -75,6 +75,7 @@ class Node:
 
     def restart(self, *, timeout: float = 30.0) -> None:
         """Start it again, on the data it left; return when it serves. One that still runs is stopped first."""
+        self._cluster._monitor.pardon(f"node {self.id}")
         self._cluster._restart(self.id, timeout)
 
     def pause(self) -> None:
@@ -340,6 +341,7 @@ class Cluster(Client[M]):
             keeps_data=self._place.keeps_data,
             from_snapshot=self._from_snapshot if founders else None,
             voters=frozenset(founders),
+            storage_id=known[node_id],
             storage_ids=tuple((one, storage_id) for one, storage_id in known.items() if one in founders),
             peer_endpoint=peer_endpoint,
             client_endpoint=client_endpoint,
@@ -377,6 +379,9 @@ class Cluster(Client[M]):
     def _expect(self, node_id: int, verb: str, deadline_s: float) -> Any:
         """Wait for what a starting node has to say next."""
         said, value = self._processes[node_id].receive(max(0.1, deadline_s - time.monotonic()))
+        if said == "stopped":
+            self._reasons[node_id] = value
+            raise StartError(f"node {node_id} did not start: {value}")
         if said != verb:
             raise StartError(f"node {node_id} did not start: it said {said} {value}")
         return value

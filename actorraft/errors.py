@@ -101,3 +101,7 @@ class CorruptionError(ActorRaftError):
 
 class StorageFailed(ActorRaftError):
     """The disk refused a write or a sync. The node stops: after this nothing it holds in memory may be acknowledged."""
+
+
+class NoRoom(StorageFailed):
+    """There was no room for a snapshot. What was written of it is removed; log and older snapshots are as they were."""

@@ -39,6 +39,7 @@ OUTPUT_BYTES_MAX: Final = 4 << 20
 OUTPUT_KEPT_BYTES: Final = 1 << 20
 SEND_S: Final = 5.0  # how long an order waits for a child that does not read
 LAST_LINES: Final = 20
+EXPLAINED: Final = (os.EX_SOFTWARE, os.EX_IOERR)  # exit codes with which a process says that something must be mended
 LOOK_S: Final = 1.0  # how often the monitor looks at what gives no signal
 
 _parent_fds: set[int] = set()  # of pipes to children; a fork of this process must not keep children alive
@@ -437,6 +438,11 @@ class Monitor:
             self._due = [(at_s, one) for at_s, one in self._due if one.name != process.name]
         self._wake()
 
+    def pardon(self, name: str) -> None:
+        """Forget how often a process of this name died: somebody has looked after it."""
+        with self._lock:
+            self._histories.pop(name, None)
+
     def close(self) -> None:
         """Stop watching anything; start nothing any more. Idempotent."""
         with self._lock:
@@ -526,7 +532,7 @@ class Monitor:
             return
         history = self._histories.setdefault(process.name, RestartLog(self._supervision))
         now_s = time.monotonic()
-        delay_s = history.next_delay_s(now_s, crashed=crashed)
+        delay_s = history.next_delay_s(now_s, crashed=crashed, explained=process.returncode in EXPLAINED)
         if delay_s is None:
             if crashed and self._supervision.restart != "temporary":
                 process.logger.error("%s died too often and stays down until it is restarted by hand", process.name)

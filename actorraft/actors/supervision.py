@@ -34,10 +34,19 @@ class RestartLog:
     def __init__(self, supervision: Supervision) -> None:
         self._supervision = supervision
         self._times: deque[float] = deque()
+        self._explained = 0
 
-    def next_delay_s(self, now_s: float, *, crashed: bool) -> float | None:
-        """Return how long to wait before starting it again; None: it stays down."""
+    def next_delay_s(self, now_s: float, *, crashed: bool, explained: bool = False) -> float | None:
+        """Return how long to wait before starting it again; None: it stays down.
+
+        Args:
+            explained: it ended itself, saying what must be mended. Such ends are counted without regard to the period,
+                or a fault that shows only after a while would restart it for ever.
+        """
         rule = self._supervision
+        self._explained += explained
+        if self._explained > rule.max_restarts:
+            return None
         if rule.restart == "temporary" or (rule.restart == "transient" and not crashed):
             return None
         while self._times and self._times[0] < now_s - rule.period_s:

@@ -25,7 +25,7 @@ import stat
 import sys
 import time
 import weakref
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -53,6 +53,7 @@ class ClusterInfo:
     machine: str  # the machine class, as module:qualified name
     node_ids: tuple[int, ...]  # the members now
     founder_ids: tuple[int, ...] = ()  # the voters it began with, which stand in no log entry
+    storage_ids: tuple[tuple[int, str], ...] = ()  # (node id, storage id): which folder each node had from the first
     hash_seed: int  # PYTHONHASHSEED of every node, so that sets iterate alike
     name: str = ""
     python: str = this_python()
@@ -164,28 +165,32 @@ class ClusterDirectory:
         for node_id in info.node_ids:
             node = self.node_path(node_id)
             if not (node / NODE_FILE).exists():
+                others = ",".join(str(one) for one in info.node_ids if one != node_id)
                 raise UsageError(
-                    f"{self.path} lacks {node.name}/{NODE_FILE}: what node {node_id} had acknowledged is gone"
+                    f"{self.path} lacks {node.name}/{NODE_FILE}: what node {node_id} had acknowledged is gone. "
+                    f"Put the folder back; or go on without it: python -m actorraft.storage recover {self.path} "
+                    f"--keep {others}, then spawn, then add_node()"
                 )
         return info
 
     def update(self, info: ClusterInfo) -> None:
         """Replace the description, as after a change of membership. Folders of nodes that are new are made."""
-        known = self.info.node_ids if self.info else ()
+        known = dict(self.info.storage_ids) if self.info else {}
         with cannot_be_used(self.path):
             for node_id in info.node_ids:
                 if node_id not in known:
-                    self._make_node(node_id, info.cluster_id)
+                    known[node_id] = self._make_node(node_id, info.cluster_id)
+            storage_ids = tuple((node_id, known[node_id]) for node_id in info.node_ids)
+            info = replace(info, storage_ids=storage_ids)
             self._files.sync_directory(self.path)
             self._files.replace(self.path / CLUSTER_FILE, seal(asdict(info)))
             self._files.sync_directory(self.path.parent)
         self.info = info
 
     def storage_ids(self) -> dict[int, str]:
-        """Return the storage id of each node's folder. Raises CorruptionError."""
+        """Return the storage id that each node's folder was made with."""
         assert self.info is not None, f"{self.path} holds no cluster"
-        contents = {node_id: unseal(self.node_path(node_id) / NODE_FILE) for node_id in self.info.node_ids}
-        return {node_id: content["storage_id"] for node_id, content in contents.items() if content}
+        return dict(self.info.storage_ids)
 
     def node_path(self, node_id: int) -> Path:
         """Return where that node's data is."""
@@ -195,11 +200,12 @@ class ClusterDirectory:
         """Let go of the lock. Idempotent."""
         self._lock.close()
 
-    def _make_node(self, node_id: int, cluster_id: str) -> None:
+    def _make_node(self, node_id: int, cluster_id: str) -> str:
         folder = self.node_path(node_id)
         self._files.make_directory(folder)
         info = NodeInfo(storage_id=draw_storage_id(), node_id=node_id, cluster_id=cluster_id)
         self._files.replace(folder / NODE_FILE, seal(asdict(info)))
+        return info.storage_id
 
     def _load(self) -> ClusterInfo | None:
         content = unseal(self.path / CLUSTER_FILE)
@@ -215,7 +221,8 @@ class ClusterDirectory:
                 )
             return None
         ids = {name: tuple(content[name]) for name in ("node_ids", "founder_ids")}
-        return ClusterInfo(**{**content, **ids})
+        storage_ids = tuple((node_id, storage_id) for node_id, storage_id in content["storage_ids"])
+        return ClusterInfo(**{**content, **ids, "storage_ids": storage_ids})
 
     def _ours(self, path: Path) -> bool:
         """Whether an unfinished `create` may have left this."""
@@ -230,7 +237,7 @@ class NodeDirectory:
     """The folder of one node, locked. `info.storage_id` is drawn when it is made.
 
     Args:
-        node_id, cluster_id: refused if the folder says otherwise; None: not checked.
+        node_id, cluster_id, storage_id: refused if the folder says otherwise; None: not checked.
 
     Raises:
         UsageError: it is in use, cannot be written, belongs to another node; or `create` is False and it is not there.
@@ -243,17 +250,23 @@ class NodeDirectory:
         *,
         node_id: int | None = None,
         cluster_id: str | None = None,
+        storage_id: str | None = None,
         create: bool = True,
         wait_s: float = LOCK_WAIT_S,
         files: Files | None = None,
     ) -> None:
         if not create and not Path(path).is_dir():
-            raise UsageError(f"{path} is missing: what that node had acknowledged is gone")
+            raise UsageError(f"{path} is missing: {_gone(node_id)}")
         self.path = prepare_directory(path)
         self._files = files or Files()
         self._lock = DirectoryLock(self.path, wait_s=wait_s)
         try:
             self.info = self._load(node_id, cluster_id, create)
+            if storage_id not in (None, self.info.storage_id):
+                raise UsageError(
+                    f"{self.path} is not the folder that node {node_id} had: its storage id is "
+                    f"{self.info.storage_id}, and was {storage_id}; {_gone(node_id)}"
+                )
         except BaseException:
             self._lock.close()
             raise
@@ -271,7 +284,7 @@ class NodeDirectory:
         content = unseal(self.path / NODE_FILE)
         if content is None:
             if not create:
-                raise UsageError(f"{self.path} holds no node's data: what that node had acknowledged is gone")
+                raise UsageError(f"{self.path} holds no node's data: {_gone(node_id)}")
             return NodeInfo(storage_id=draw_storage_id(), node_id=node_id, cluster_id=cluster_id)
         info = NodeInfo(**content)
         if None not in (node_id, info.node_id) and node_id != info.node_id:
@@ -284,6 +297,15 @@ class NodeDirectory:
 def draw_storage_id() -> str:
     """Return a new random storage id."""
     return os.urandom(16).hex()
+
+
+def _gone(node_id: int | None) -> str:
+    """Say what an empty folder means, and how its node comes back."""
+    node = "" if node_id is None else str(node_id)
+    return (
+        "what that node had acknowledged is gone, so it must not come back under its old id. "
+        f"Put the folder back; or remove_node({node}), then add_node()"
+    )
 
 
 def _refuse_strangers(directory: Path) -> None:

@@ -45,6 +45,7 @@ class DiskStorage:
             promises that it made (votes, acknowledged entries), which can cost the whole cluster what it acknowledged.
         sync_on_close: with "os", whether `close` syncs; False suits a folder that is removed next.
         node_id, cluster_id: what the folder must say of itself; written into a new one.
+        storage_id: the id that the folder must have; None: any.
         wait_s: how long to wait for a lock that another process holds.
 
     Raises:
@@ -64,6 +65,7 @@ class DiskStorage:
         create: bool = True,
         node_id: int | None = None,
         cluster_id: str | None = None,
+        storage_id: str | None = None,
         wait_s: float = LOCK_WAIT_S,
         files: Files | None = None,
     ) -> None:
@@ -77,16 +79,22 @@ class DiskStorage:
         self._refusal: str | None = None
         self._files = files = files or Files()
         self._directory = NodeDirectory(
-            path, node_id=node_id, cluster_id=cluster_id, create=create, wait_s=wait_s, files=files
+            path,
+            node_id=node_id,
+            cluster_id=cluster_id,
+            storage_id=storage_id,
+            create=create,
+            wait_s=wait_s,
+            files=files,
         )
         self.path = self._directory.path
         try:
             self._check_boot()
-            storage_id = bytes.fromhex(self._directory.info.storage_id)
+            own_id = bytes.fromhex(self._directory.info.storage_id)
             if durability == "os":
                 files = files.unsynced()
-            self._wal = Wal(self.path / LOG_FOLDER, storage_id, files, segment_bytes=segment_bytes)
-            self._snapshots = SnapshotStore(self.path / SNAPSHOT_FOLDER, storage_id, files, self._guarded)
+            self._wal = Wal(self.path / LOG_FOLDER, own_id, files, segment_bytes=segment_bytes)
+            self._snapshots = SnapshotStore(self.path / SNAPSHOT_FOLDER, own_id, files, self._guarded)
             if not self._directory.info.started:
                 self._create()
         except BaseException:

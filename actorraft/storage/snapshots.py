@@ -9,20 +9,22 @@ Threads:   a writer is used by one thread at a time, not necessarily the loop's;
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import logging
 import os
 import struct
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from zlib import crc32
 
 import msgspec
 
-from actorraft.errors import CorruptionError, UsageError
+from actorraft.errors import CorruptionError, NoRoom, UsageError
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId
 from actorraft.storage.files import Files
@@ -35,6 +37,7 @@ BLOCK_BYTES = 1 << 16
 SYNC_EVERY_BYTES = 8 << 20  # so that the sync at the end does not hold up the log's for long
 KEEP = 2
 SUFFIX = ".snapshot"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _TRAILER = struct.Struct("<II")  # CRC of the footer, its length: the last bytes of the file
 _WAY_OUT = (
@@ -185,7 +188,12 @@ class BlockReader(io.RawIOBase):
 
 
 class DiskSnapshotWriter:
-    """A snapshot being written aside. See ports.SnapshotWriter; raises StorageFailed."""
+    """A snapshot being written aside. See ports.SnapshotWriter.
+
+    Raises:
+        NoRoom: it does not fit. It lies aside, so nothing depends on it: it is removed, and the store serves on.
+        StorageFailed: the disk refused anything else; then the store refuses everything.
+    """
 
     def __init__(self, store: SnapshotStore, snapshot_id: EntryId, configuration: Configuration, path: Path) -> None:
         self._store = store
@@ -196,14 +204,16 @@ class DiskSnapshotWriter:
         self._checksums = array("I")
         self._size_bytes = 0  # written to the file, whole blocks but for the last
         self._synced_bytes = 0
-        self._fd = store.files.create(path)
-        store.files.write(self._fd, [MAGIC], 0)
+        self._fd = -1
+        with self._may_not_fit():
+            self._fd = store.files.create(path)
+            store.files.write(self._fd, [MAGIC], 0)
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:
         """Append; may block."""
         if self._fd < 0:
             raise UsageError("this snapshot is committed or aborted already")
-        with self._store.guarded():
+        with self._store.guarded(), self._may_not_fit():
             length = memoryview(data).nbytes
             if self._pending:
                 self._pending += data
@@ -220,25 +230,41 @@ class DiskSnapshotWriter:
         if self._fd < 0:
             raise UsageError("this snapshot is committed or aborted already")
         with self._store.guarded():
-            self._write_out(memoryview(bytes(self._pending)))
-            self._pending.clear()
-            footer = msgspec.msgpack.encode(
-                _Footer(
-                    self._store.storage_id,
-                    self._snapshot_id.term,
-                    self._snapshot_id.index,
-                    encode_configuration(self._configuration),
-                    self._size_bytes,
-                    _to_little_endian(self._checksums),
-                )
-            )
-            files = self._store.files
-            files.write(self._fd, [footer, _TRAILER.pack(crc32(footer), len(footer))], len(MAGIC) + self._size_bytes)
-            files.sync(self._fd)
+            with self._may_not_fit():
+                self._finish()
             self._close()
             meta = SnapshotMeta(self._snapshot_id, self._configuration, self._size_bytes)
             self._store.take(self._path, meta, self._checksums)
             return meta
+
+    def _finish(self) -> None:
+        """Write what is left and the footer, and sync."""
+        self._write_out(memoryview(bytes(self._pending)))
+        self._pending.clear()
+        footer = msgspec.msgpack.encode(
+            _Footer(
+                self._store.storage_id,
+                self._snapshot_id.term,
+                self._snapshot_id.index,
+                encode_configuration(self._configuration),
+                self._size_bytes,
+                _to_little_endian(self._checksums),
+            )
+        )
+        files = self._store.files
+        files.write(self._fd, [footer, _TRAILER.pack(crc32(footer), len(footer))], len(MAGIC) + self._size_bytes)
+        files.sync(self._fd)
+
+    @contextlib.contextmanager
+    def _may_not_fit(self) -> Iterator[None]:
+        """Throw the file away, and say so, if there is no room for it."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.abort()
+            raise NoRoom(f"{self._path.parent} has no room for a snapshot: {error.strerror or error}") from error
 
     def abort(self) -> None:
         """Throw it away. Idempotent; nothing after a commit."""

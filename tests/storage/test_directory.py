@@ -62,7 +62,9 @@ def test_a_new_folder_has_no_description_and_an_old_one_has_what_was_written(tmp
     directory.close()
 
     again = ClusterDirectory(tmp_path / "new", wait_s=0)
-    assert again.check("bank:Bank") == info()
+    held = again.check("bank:Bank")
+    assert held == info(storage_ids=held.storage_ids)
+    assert [node_id for node_id, _ in held.storage_ids] == [0, 1, 2]
     assert [again.node_path(node_id).is_dir() for node_id in (0, 1, 2, 3)] == [True, True, True, False]
     again.update(info(node_ids=(0, 1, 2, 3)))
     again.close()

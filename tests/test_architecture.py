@@ -36,7 +36,10 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
         SOCKETS | {"pickle", "random"},
     ),
     "actorraft.actors": (
-        {"actorraft.actors", "actorraft.errors", "actorraft.ports", "actorraft.futures", "transports"},
+        {
+            "actorraft.actors", "actorraft.errors", "actorraft.ports", "actorraft.futures", "actorraft.names",
+            "transports",
+        },
         {"cloudpickle", "msgspec"},
         SOCKETS - {"select"},  # a child waits for its parent's pipe
     ),

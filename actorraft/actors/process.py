@@ -96,6 +96,7 @@ class ActorProcess:
         if hash_seed is not None:
             self._environment["PYTHONHASHSEED"] = str(hash_seed)
         self._popen: subprocess.Popen[bytes] | None = None
+        self.wanted = True  # whether it is to be started again should it die
         self._owner_pid = os.getpid()
         self._buffer = bytearray()
         self._reports: deque[Any] = deque()
@@ -392,9 +393,10 @@ class Monitor:
     """Watches processes from one thread: passes on what they say, tells of exits, and starts again what may be.
 
     Args:
-        supervision: None: nothing is started again.
+        supervision: for processes that are watched without one of their own; None: they are not started again.
         restart: starts a process again, given the dead one, and watches the new one.
         on_report, on_exit: told of reports, and of exits with the reason.
+        on_planned: told, after an exit, whether the process will be started again.
     """
 
     def __init__(
@@ -404,11 +406,14 @@ class Monitor:
         restart: Callable[[ActorProcess], None],
         on_report: Callable[[ActorProcess, Any], None],
         on_exit: Callable[[ActorProcess, str], None],
+        on_planned: Callable[[ActorProcess, bool], None] = lambda process, again: None,
     ) -> None:
         self._supervision = supervision
         self._restart = restart
         self._on_report = on_report
         self._on_exit = on_exit
+        self._on_planned = on_planned
+        self._rules: dict[str, Supervision] = {}  # name -> supervision of its own
         self._watched: dict[ActorProcess, None] = {}
         self._order: dict[str, int] = {}  # name -> its place in the order of first starts
         self._histories: dict[str, RestartLog] = {}
@@ -421,10 +426,12 @@ class Monitor:
         self._thread: threading.Thread | None = None
         self._looked_at_s = 0.0
 
-    def watch(self, process: ActorProcess) -> None:
-        """Watch a process that is up."""
+    def watch(self, process: ActorProcess, supervision: Supervision | None = None) -> None:
+        """Watch a process that is up. Those given one and the same supervision are a group for its strategy."""
         with self._lock:
             self._watched[process] = None
+            if supervision is not None:
+                self._rules[process.name] = supervision
             self._order.setdefault(process.name, len(self._order))
             if self._thread is None and not self._ended.is_set():
                 self._thread = threading.Thread(target=self._run, name="actorraft-monitor", daemon=True)
@@ -510,7 +517,8 @@ class Monitor:
             if self._watched.pop(process, False) is False:
                 return
         reason = process.last_words()
-        process.logger.error("%s is gone: %s", process.name, reason)
+        level = logging.ERROR if process.wanted else logging.INFO
+        process.logger.log(level, "%s is gone: %s", process.name, reason)
         self._tell(self._on_exit, process, reason)
         self._plan(process, crashed=process.returncode != 0)
 
@@ -528,29 +536,36 @@ class Monitor:
 
     def _plan(self, process: ActorProcess, *, crashed: bool) -> None:
         """Decide whether a process that died is started again, when, and who else with it."""
-        if self._supervision is None or self._ended.is_set():
+        rule = self._rules.get(process.name, self._supervision)
+        if self._ended.is_set():
             return
-        history = self._histories.setdefault(process.name, RestartLog(self._supervision))
+        if rule is None or not process.wanted:
+            self._tell(self._on_planned, process, False)
+            return
+        history = self._histories.setdefault(process.name, RestartLog(rule))
         now_s = time.monotonic()
         delay_s = history.next_delay_s(now_s, crashed=crashed, explained=process.returncode in EXPLAINED)
         if delay_s is None:
-            if crashed and self._supervision.restart != "temporary":
+            if crashed and rule.restart != "temporary":
                 process.logger.error("%s died too often and stays down until it is restarted by hand", process.name)
+            self._tell(self._on_planned, process, False)
             return
         process.logger.warning("%s is started again in %.1f s", process.name, delay_s)
-        others = self._end_others(process, self._supervision.strategy)
+        self._tell(self._on_planned, process, True)
+        others = self._end_others(process, rule)
         with self._lock:
             self._due += [(now_s + delay_s, one) for one in (process, *others)]
 
-    def _end_others(self, process: ActorProcess, strategy: str) -> list[ActorProcess]:
+    def _end_others(self, process: ActorProcess, rule: Supervision) -> list[ActorProcess]:
         """End those whom this death concerns too; they are started again with it, in the order of their first start."""
-        if strategy == "one_for_one":
+        if rule.strategy == "one_for_one":
             return []
         with self._lock:
             others = [
                 one
                 for one in self._watched
-                if strategy == "one_for_all" or self._order[one.name] > self._order[process.name]
+                if self._rules.get(one.name, self._supervision) is rule
+                and (rule.strategy == "one_for_all" or self._order[one.name] > self._order[process.name])
             ]
             for one in others:
                 del self._watched[one]
@@ -558,7 +573,8 @@ class Monitor:
             one.kill()
         for one in others:
             one.wait(SEND_S)
-            self._tell(self._on_exit, one, f"ended because {process.name} died ({strategy})")
+            self._tell(self._on_exit, one, f"ended because {process.name} died ({rule.strategy})")
+            self._tell(self._on_planned, one, True)
         return others
 
     def _start_due(self) -> None:

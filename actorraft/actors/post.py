@@ -1,0 +1,349 @@
+"""The sending side of actors: one thread for each process, a DEALER to each actor, and the answers that come back.
+
+`tell` and `ask` make bytes in the caller's thread, take a number and return; the thread packs what waits for one actor
+into one frame, and resolves the futures of a whole frame of answers at once. An actor says how many messages it has
+taken; what it has not taken is the sender's debt, which is bounded exactly.
+
+Invariant:  a message leaves at most once, in order per thread that sends. What was sent to an actor that died then is
+            lost: its asks end with ActorDead. What was not sent yet waits for the actor's restart, for a while.
+Threads:    `send` and `watch` from any; all else in the post's own thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from actorraft.actors import pickles
+from actorraft.actors.actor import FRAME_BYTES_MAX, STOP, load_error
+from actorraft.actors.mailbox import Kinds
+from actorraft.actors.records import UP, Exit, Record, read_record, record_file
+from actorraft.errors import ActorDead, ActorRaftError, MailboxFull, OutcomeUnknown, UsageError
+from actorraft.futures import ResultFuture, resolve_many
+
+logger = logging.getLogger("actorraft")
+
+BATCH_MAX: Final = 500  # messages in one frame
+BATCH_BYTES_MAX: Final = 256 << 10
+UNREACHABLE_S: Final = 10.0  # an actor that nobody reaches for so long is dead: longer than a restart takes
+EXIT_KNOWN_S: Final = 2.0  # so long after a link broke, its actor's exit may still become known
+LOOK_S: Final = 0.02  # how often to look after actors that cannot be reached, or were seen to go
+
+_decode = msgspec.msgpack.Decoder(tuple[int, list[tuple[int, bool, bytes]]]).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+Message = tuple[int, int, bytes]  # kind, number, pickle
+Watcher = Callable[[Exit], Any]
+
+
+class Box:
+    """What waits for one actor, and what is known of it."""
+
+    def __init__(self, endpoint: str, name: str, mailbox_max: int) -> None:
+        self.endpoint = endpoint
+        self.name = name
+        self.mailbox_max = mailbox_max
+        self.numbers = 0  # given to messages so far
+        self.waiting: deque[Message] = deque()
+        self.sent = 0  # have left
+        self.taken = 0  # of these, off this process's hands: the actor has taken them, or they are lost
+        self.taken_before = 0  # of these, by what was there before the link that is there now
+        self.asks: dict[int, ResultFuture[Any]] = {}
+        self.linked = False  # whether the channel knows of it
+        self.connected = False
+        self.lost_at_s = time.monotonic()  # since when there is no link, where there is none
+        self.dead: str | None = None  # why nothing will ever be taken
+        self.watchers: list[Watcher] = []
+        self.exits_told = -1  # how many exits the watchers know of; -1: nobody asked yet
+        self.look_until_s = 0.0  # an exit was seen, and what is known of it is about to be written
+
+    @property
+    def debt(self) -> int:
+        """Messages that the actor has not taken."""
+        return len(self.waiting) + self.sent - self.taken
+
+    def record(self) -> Record | None:
+        """Read what its owner says of it."""
+        return read_record(record_file(self.endpoint), self.endpoint)
+
+
+class Post:
+    """The sending side of this process; made at the first use, closed at its exit."""
+
+    def __init__(self) -> None:
+        from transports.zeromq import ZeroMQClientChannel
+
+        self.pid = os.getpid()
+        self._channel = ZeroMQClientChannel(token=None, message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
+        self._boxes: dict[str, Box] = {}
+        self._lock = threading.Lock()  # of `_boxes`, and of numbers and their order
+        self._touched: deque[Box] = deque()  # boxes with something new
+        self._deadlines: list[tuple[float, int, int, Box]] = []  # at, number of the message, unique, box
+        self._new_deadlines: deque[tuple[float, int, int, Box]] = deque()
+        self._unquiet: set[str] = set()  # endpoints of boxes to look after
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="actorraft-post", daemon=True)
+        self._thread.start()
+
+    # --- From any thread ---
+
+    def box(self, endpoint: str, name: str, mailbox_max: int) -> Box:
+        """Return the box of an actor, and open a link to it if there is none."""
+        box = self._boxes.get(endpoint)
+        if box is not None:
+            return box
+        fresh = Box(endpoint, name, mailbox_max)
+        record = fresh.record()
+        if record is None or record.dead:
+            fresh.dead = "is gone"
+            return fresh
+        with self._lock:
+            box = self._boxes.setdefault(endpoint, fresh)
+            self._touched.append(box)
+        self._channel.wake()
+        return box
+
+    def send(self, box: Box, kind: int, data: bytes, timeout_s: float | None, future: ResultFuture[Any] | None) -> None:
+        """Accept a message for an actor.
+
+        Raises:
+            MailboxFull: the actor has not taken what was sent before.
+            ActorDead: nobody will take it; for an ask, the future says so instead.
+        """
+        if self._closed:
+            raise UsageError("this process is ending: its actors can no longer be reached")
+        if len(data) > FRAME_BYTES_MAX - 1024:
+            raise UsageError(f"a message of {len(data)} bytes is over the limit of {FRAME_BYTES_MAX}")
+        with self._lock:
+            if box.dead is None:
+                if box.debt >= box.mailbox_max and kind != STOP:
+                    raise MailboxFull(f"{box.name} has not taken the last {box.mailbox_max} messages")
+                number = box.numbers
+                box.numbers += 1
+                if future is not None:
+                    box.asks[number] = future
+                    if timeout_s is not None:
+                        self._new_deadlines.append((time.monotonic() + timeout_s, number, id(box), box))
+                box.waiting.append((kind, number, data))
+                self._touched.append(box)
+        if box.dead is None:
+            self._channel.wake()
+        elif future is None:
+            raise ActorDead(f"{box.name} {box.dead}")
+        else:
+            future.set_exception(ActorDead(f"{box.name} {box.dead}"))
+
+    def watch(self, box: Box, watcher: Watcher) -> None:
+        """Tell of the actor's exits from now on; at once, if it is gone."""
+        with self._lock:
+            record = box.record()
+            if record is not None and not record.dead and box.dead is None:
+                if box.exits_told < 0:
+                    box.exits_told = record.exits
+                box.watchers.append(watcher)
+                return
+        watcher(record.last_exit if record is not None and record.last_exit is not None else _unknown_exit(box))
+
+    def close(self) -> None:
+        """End the thread and close the sockets; asks that are open end with ActorDead. Idempotent."""
+        if self.pid != os.getpid() or self._closed:
+            return
+        self._closed = True
+        self._channel.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5.0)
+
+    # --- The post's own thread ---
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                self._round()
+        except Exception:
+            logger.exception("the thread that sends to actors met an error of ours, and ends")
+        self._closed = True
+        for box in list(self._boxes.values()):
+            self._forget(box, "can no longer be reached: this process is ending")
+        self._channel.close()
+
+    def _round(self) -> None:
+        for kind, endpoint, frame in self._channel.wait(self._wait_s()):
+            box = self._boxes.get(endpoint)
+            if box is None:
+                continue
+            if kind == Kinds.FRAME:
+                self._on_frame(box, frame)
+            elif kind == Kinds.CONNECTED:
+                box.connected, box.taken_before = True, box.sent
+                self._touched.append(box)
+            elif kind == Kinds.DISCONNECTED:
+                self._on_lost(box)
+        touched = self._touched
+        fresh = {box.endpoint: box for box in [touched.popleft() for _ in range(len(touched))] if box.dead is None}
+        if not all(box.linked for box in fresh.values()):
+            self._link()
+        for box in fresh.values():
+            self._flush(box)
+        self._end_overdue()
+        for endpoint in list(self._unquiet):
+            self._look_after(self._boxes[endpoint])
+
+    def _wait_s(self) -> float:
+        if self._touched:
+            return 0.0
+        wait_s = LOOK_S if self._unquiet else 1.0
+        while self._new_deadlines:
+            heapq.heappush(self._deadlines, self._new_deadlines.popleft())
+        if self._deadlines:
+            wait_s = min(wait_s, self._deadlines[0][0] - time.monotonic())
+        return max(0.0, wait_s)
+
+    def _link(self) -> None:
+        """Have a link to each actor that there is a box for, and to no other."""
+        from transports.endpoints import check_connect
+
+        with self._lock:
+            boxes = list(self._boxes.values())
+        for box in boxes:
+            try:
+                check_connect(box.endpoint)
+            except UsageError:  # its directory is gone, and so is the actor
+                self._forget(box, "is gone")
+        boxes = [box for box in boxes if box.dead is None]
+        self._channel.set_endpoints({box.endpoint: box.endpoint for box in boxes})
+        for box in boxes:
+            box.linked = True
+            if not box.connected:
+                self._unquiet.add(box.endpoint)
+
+    def _flush(self, box: Box) -> None:
+        """Send what waits, as much in a frame as is sensible."""
+        waiting = box.waiting
+        while waiting and box.connected:
+            batch: list[Message] = []
+            size = 0
+            with self._lock:
+                while waiting and len(batch) < BATCH_MAX and size < BATCH_BYTES_MAX:
+                    batch.append(waiting.popleft())
+                    size += len(batch[-1][2])
+                box.sent += len(batch)
+            if not self._channel.send(box.endpoint, _encode(batch)):
+                with self._lock:
+                    waiting.extendleft(reversed(batch))
+                    box.sent -= len(batch)
+                self._unquiet.add(box.endpoint)  # its queue is full: look again soon
+                return
+
+    def _on_frame(self, box: Box, frame: bytes) -> None:
+        try:
+            taken, answers = _decode(frame)
+        except msgspec.DecodeError:
+            self._channel.drop(f"an answer from {box.name} that does not decode")
+            return
+        box.taken = max(box.taken, min(box.sent, box.taken_before + taken))
+        results: list[tuple[ResultFuture[Any], Any]] = []
+        failures: list[tuple[ResultFuture[Any], BaseException]] = []
+        for number, ok, data in answers:
+            future = box.asks.pop(number, None)
+            if future is None:
+                continue
+            try:
+                if ok:
+                    results.append((future, pickles.loads(data)))
+                else:
+                    failures.append((future, load_error(data)))
+            except Exception as error:
+                lost = ActorRaftError(f"the answer of {box.name} cannot be read here: {type(error).__name__}: {error}")
+                lost.__cause__ = error
+                failures.append((future, lost))
+        resolve_many(results, failures)
+
+    def _on_lost(self, box: Box) -> None:
+        box.connected, box.lost_at_s = False, time.monotonic()
+        with self._lock:
+            box.taken = box.sent
+            unsent = {number for _, number, _ in box.waiting}
+            futures = [box.asks.pop(number) for number in list(box.asks) if number not in unsent]
+        error = f"{box.name} died with this ask on its hands: it may have been done or not"
+        resolve_many((), [(future, ActorDead(error)) for future in futures])
+        box.look_until_s = time.monotonic() + EXIT_KNOWN_S
+        self._unquiet.add(box.endpoint)
+
+    def _end_overdue(self) -> None:
+        now_s = time.monotonic()
+        overdue: dict[Box, set[int]] = {}
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            _, number, _, box = heapq.heappop(self._deadlines)
+            if number in box.asks:
+                overdue.setdefault(box, set()).add(number)
+        for box, numbers in overdue.items():
+            with self._lock:
+                unsent = {number for _, number, _ in box.waiting} & numbers
+                kept = [message for message in box.waiting if message[1] not in unsent]
+                if unsent:
+                    box.waiting.clear()
+                    box.waiting.extend(kept)
+                futures = [(number in unsent, box.asks.pop(number)) for number in numbers]
+            never = f"{box.name} could not be reached in time; it was not asked"
+            unknown = f"{box.name} has not answered in time; what it answers later is dropped"
+            resolve_many(
+                (), [(future, ActorDead(never) if early else OutcomeUnknown(unknown)) for early, future in futures]
+            )
+
+    def _look_after(self, box: Box) -> None:
+        """See whether an actor that cannot be reached is gone for good, and tell the watchers of exits."""
+        record = box.record()
+        self._tell_watchers(box, record)
+        now_s = time.monotonic()
+        if box.connected:
+            self._flush(box)
+            if not box.waiting and now_s >= box.look_until_s:
+                self._unquiet.discard(box.endpoint)
+        elif record is None or record.dead:
+            self._bury(box, "is gone")
+        elif now_s - box.lost_at_s > UNREACHABLE_S and record.state == UP:
+            self._bury(box, f"could not be reached for {UNREACHABLE_S:.0f} s")
+
+    def _tell_watchers(self, box: Box, record: Record | None) -> None:
+        if not box.watchers:
+            return
+        exits = record.exits if record is not None else box.exits_told + 1
+        if exits <= box.exits_told:
+            return
+        box.exits_told = exits
+        told = record.last_exit if record is not None and record.last_exit is not None else _unknown_exit(box)
+        for watcher in list(box.watchers):
+            try:
+                watcher(told)
+            except Exception:
+                logger.exception("a watcher of %s raised", box.name)
+        if not told.restarting:
+            box.watchers.clear()
+
+    def _bury(self, box: Box, why: str) -> None:
+        """Nothing will be taken any more."""
+        self._forget(box, why)
+        if not self._closed:
+            self._link()
+
+    def _forget(self, box: Box, why: str) -> None:
+        with self._lock:
+            box.dead = why
+            futures = list(box.asks.values())
+            box.asks.clear()
+            box.waiting.clear()
+            self._boxes.pop(box.endpoint, None)
+        self._unquiet.discard(box.endpoint)
+        resolve_many((), [(future, ActorDead(f"{box.name} {why}")) for future in futures])
+
+
+def _unknown_exit(box: Box) -> Exit:
+    return Exit(box.name, None, None, "nothing is known of how it ended", False)

@@ -1,0 +1,131 @@
+"""What is known of each actor, as a file beside its socket: written by its owner, read by anybody who has its address.
+
+Refs travel; a process that holds one may be neither the actor's parent nor its child. From the record it learns whether
+the actor lives, is being started again, or is gone, how it ended, and which process a kill must hit.
+
+Shape:      `<run dir>/<name>.json`; written whole and renamed into place, so that a reader sees one state or another.
+            A process is (pid, start time): the system gives a pid again, but not with the same start time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+STARTING: Final = "starting"
+UP: Final = "up"
+RESTARTING: Final = "restarting"
+DEAD: Final = "dead"
+
+
+class Exit(NamedTuple):
+    """How a process of an actor ended.
+
+    Attributes:
+        name: the actor's.
+        code: its exit code; None if a signal ended it.
+        signal: the signal's name; None if it ended by itself.
+        reason: in words, with the last lines of its standard error.
+        restarting: whether it is started again.
+    """
+
+    name: str
+    code: int | None
+    signal: str | None
+    reason: str
+    restarting: bool
+
+
+class Process(NamedTuple):
+    """A process that cannot be taken for another."""
+
+    pid: int
+    started: str
+
+
+class Record(NamedTuple):
+    """What is known of an actor; `exits` counts how often its process has ended."""
+
+    endpoint: str
+    mailbox_max: int
+    owner: Process
+    process: Process | None
+    state: str
+    exits: int = 0
+    last_exit: Exit | None = None
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is gone and nobody will start it again."""
+        return self.state == DEAD or not is_running(self.owner)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process is there."""
+        return self.state == UP and self.process is not None and is_running(self.process)
+
+
+def identify(pid: int) -> Process:
+    """Return a process's identity; an empty start time where the system does not tell it."""
+    with contextlib.suppress(OSError, IndexError):
+        return Process(pid, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return Process(pid, "")
+
+
+def is_running(process: Process) -> bool:
+    """Whether a process is there."""
+    if process.started:
+        return identify(process.pid) == process
+    try:
+        os.kill(process.pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def kill(process: Process) -> None:
+    """SIGKILL for a process, if it is still that one."""
+    if not hasattr(os, "pidfd_open"):
+        if is_running(process):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        return
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(process.pid)  # whatever happens to the number now, this stays that process
+        try:
+            if is_running(process):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+
+def record_file(endpoint: str) -> Path:
+    """Return where the record of the actor with this endpoint is: ipc://DIR/NAME.ID -> DIR/NAME.json."""
+    return Path(endpoint.removeprefix("ipc://").rpartition(".")[0] + ".json")
+
+
+def down_file(endpoint: str) -> Path:
+    """Return the file whose presence says that the actor's end is wanted: DIR/NAME.ID.down."""
+    return Path(endpoint.removeprefix("ipc://") + ".down")
+
+
+def read_record(file: Path, endpoint: str | None = None) -> Record | None:
+    """Read a record; None if there is none, or it is another actor's of the same name."""
+    try:
+        record = msgspec.json.decode(file.read_bytes(), type=Record)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return record if endpoint in (None, record.endpoint) else None
+
+
+def write_record(record: Record) -> None:
+    """Write a record in the place of what was there."""
+    file = record_file(record.endpoint)
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(record))
+    fresh.replace(file)

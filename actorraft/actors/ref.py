@@ -1,0 +1,223 @@
+"""The address of an actor, and how to start one.
+
+    ref = spawn(Counter)
+    ref.tell(1)
+    ref.ask(2).result()
+
+A ref can be pickled and sent in a message, to any process of the same user on this machine; it survives a restart of
+its actor, since the restarted one listens at the same place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from actorraft.actors import pickles
+from actorraft.actors.actor import ASK, STOP, TELL, Actor, Call
+from actorraft.actors.post import Box, Post
+from actorraft.actors.records import Exit, read_record, record_file
+from actorraft.actors.supervision import Supervision
+from actorraft.actors.system import system
+from actorraft.errors import ActorDead, UsageError
+from actorraft.futures import ResultFuture
+
+MAILBOX_MAX = 10_000
+
+
+class ActorRef:
+    """The address of an actor; made by `spawn` and `actor_ref`.
+
+    Attributes:
+        name: the actor's; unique in its tree of processes.
+        endpoint: where its mailbox is.
+        mailbox_max: how many messages a sender may have with it that it has not taken.
+    """
+
+    __slots__ = ("_box", "endpoint", "mailbox_max", "name")
+
+    def __init__(self, name: str, endpoint: str, mailbox_max: int = MAILBOX_MAX) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self.mailbox_max = mailbox_max
+        self._box: tuple[Post, Box] | None = None
+
+    def tell(self, message: Any) -> None:
+        """Send a message and expect no answer. At most once; in order per sender.
+
+        Raises:
+            MailboxFull: the actor has not taken the last `mailbox_max` messages from this process.
+            ActorDead: it is gone for good. (One that dies later may still not get the message.)
+            UsageError: the message cannot be sent at all.
+        """
+        self._send(TELL, pickles.dumps(message))
+
+    def ask(self, message: Any, timeout: float | None = 5.0) -> ResultFuture[Any]:
+        """Send a message; return a future of the answer.
+
+        The future ends with what `receive` returned or raised; with ActorDead if the actor is gone, dies first or
+        cannot be reached in time; with OutcomeUnknown if it was asked and did not answer in time.
+
+        Args:
+            timeout: seconds; None waits as long as the actor lives.
+
+        Raises:
+            MailboxFull, UsageError: as `tell`.
+        """
+        future: ResultFuture[Any] = ResultFuture()
+        self._send(ASK, pickles.dumps(message), timeout, future)
+        return future
+
+    def stop(self) -> None:
+        """Have the actor end after the messages that were sent before. Returns at once; it stays down."""
+        try:
+            self._send(STOP, b"")
+        except ActorDead:
+            return
+
+    def kill(self) -> None:
+        """End the actor's process at once (SIGKILL). It stays down."""
+        system().kill(self)
+
+    def watch(self, callback: Callable[[Exit], Any]) -> None:
+        """Have `callback` called with an Exit each time the actor's process ends; at once if it is gone.
+
+        It runs in another thread, and must not wait for answers there.
+        """
+        post, box = self._post_and_box()
+        post.watch(box, callback)
+
+    def is_alive(self) -> bool:
+        """Whether the actor's process is there and takes messages; False while it is being started again."""
+        record = read_record(record_file(self.endpoint), self.endpoint)
+        return record is not None and record.alive
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the actor's process; None while there is none."""
+        record = read_record(record_file(self.endpoint), self.endpoint)
+        return record.process.pid if record is not None and record.alive and record.process is not None else None
+
+    def proxy(self, *, timeout: float | None = 5.0) -> Any:
+        """Return an object with the actor's public methods.
+
+        `m(...)` blocks, `m.submit(...)` gives a future, `m.tell(...)` expects no answer, `await m.aio(...)` is for
+        asyncio.
+        """
+        return ActorProxy(self, timeout)
+
+    def _send(
+        self, kind: int, data: bytes, timeout: float | None = None, future: ResultFuture[Any] | None = None
+    ) -> None:
+        cached = self._box
+        if cached is None or cached[0]._closed or cached[1].dead is not None or cached[0].pid != os.getpid():
+            cached = self._post_and_box()
+        cached[0].send(cached[1], kind, data, timeout, future)
+
+    def _post_and_box(self) -> tuple[Post, Box]:
+        post = system().post
+        box = post.box(self.endpoint, self.name, self.mailbox_max)
+        self._box = (post, box)
+        return self._box
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.endpoint, self.mailbox_max)
+
+    def __eq__(self, other: object) -> bool:
+        return self.endpoint == other.endpoint if isinstance(other, ActorRef) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.endpoint)
+
+    def __repr__(self) -> str:
+        return f"<ActorRef {self.name!r}>"
+
+
+class ActorProxy:
+    """An actor's methods, called by message."""
+
+    def __init__(self, ref: ActorRef, timeout: float | None) -> None:
+        self._ref = ref
+        self._timeout = timeout
+
+    def __getattr__(self, name: str) -> ProxyMethod:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return ProxyMethod(self._ref, name, self._timeout)
+
+    def __repr__(self) -> str:
+        return f"<proxy of {self._ref!r}>"
+
+
+class ProxyMethod:
+    """One method of an actor: call it, or choose how by `submit`, `tell` or `aio`."""
+
+    def __init__(self, ref: ActorRef, name: str, timeout: float | None) -> None:
+        self._ref = ref
+        self._name = name
+        self._timeout = timeout
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call, and wait for the result."""
+        return self.submit(*args, **kwargs).result()
+
+    def submit(self, *args: Any, **kwargs: Any) -> ResultFuture[Any]:
+        """Call, and return a future of the result."""
+        return self._ref.ask(Call(self._name, args, kwargs), self._timeout)
+
+    def tell(self, *args: Any, **kwargs: Any) -> None:
+        """Call, and expect no result."""
+        self._ref.tell(Call(self._name, args, kwargs))
+
+    async def aio(self, *args: Any, **kwargs: Any) -> Any:
+        """Call, and await the result."""
+        return await self.submit(*args, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorOptions:
+    """How an actor is started.
+
+    Attributes:
+        name: to find it by, with `actor_ref`; letters, digits, - and _. None: one is made.
+        mailbox_max: how many messages one sender may have with it that it has not taken.
+        supervision: what happens when it dies unasked; None: it stays down. Actors that are given one and the same
+            Supervision object are a group for its strategy.
+    """
+
+    name: str | None = None
+    mailbox_max: int = MAILBOX_MAX
+    supervision: Supervision | None = field(default_factory=Supervision)
+
+    def __post_init__(self) -> None:
+        if self.mailbox_max < 1:
+            raise UsageError(f"mailbox_max is at least 1, not {self.mailbox_max!r}")
+
+    def spawn(self, cls: Callable[..., Actor], /, *args: Any, **kwargs: Any) -> ActorRef:
+        """Start an actor in a process of its own; return its address once it takes messages.
+
+        Raises:
+            UsageError: it cannot be started so: no Actor class, cannot be pickled, the name is taken.
+            StartError: its constructor or `on_start` raised, or the process did not come up; with its last words.
+        """
+        if not (isinstance(cls, type) and issubclass(cls, Actor)):
+            raise UsageError(f"spawn takes a class that derives from Actor, not {cls!r}")
+        return system().spawn(
+            cls, args, kwargs, name=self.name, mailbox_max=self.mailbox_max, supervision=self.supervision
+        )
+
+
+def spawn(cls: Callable[..., Actor], /, *args: Any, **kwargs: Any) -> ActorRef:
+    """Start an actor in a process of its own; return its address once it takes messages. See ActorOptions.spawn."""
+    return ActorOptions().spawn(cls, *args, **kwargs)
+
+
+def actor_ref(name: str) -> ActorRef:
+    """Return the address of a named actor, started by this process, an actor of it, or whoever started this one.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    return system().ref(name)

@@ -1,0 +1,318 @@
+"""The actors of one process: starts them, watches them, and knows where all others of the same tree are.
+
+Made at the first use. The first process of a tree makes a directory for sockets and records (mode 0700) and removes it
+at its exit; the actors' processes, and theirs in turn, share it, so that a name means the same to all.
+
+Threads:    every function from any thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from actorraft.actors import pickles
+from actorraft.actors.actor import Actor, ActorSpec, run_actor
+from actorraft.actors.post import Post
+from actorraft.actors.process import ActorProcess, Monitor, refuse_nested_spawn
+from actorraft.actors.records import (
+    DEAD,
+    RESTARTING,
+    STARTING,
+    UP,
+    Exit,
+    Record,
+    down_file,
+    identify,
+    kill,
+    read_record,
+    record_file,
+    write_record,
+)
+from actorraft.errors import UsageError
+
+if TYPE_CHECKING:
+    from actorraft.actors.ref import ActorRef
+    from actorraft.actors.supervision import Supervision
+
+logger = logging.getLogger("actorraft")
+
+START_S: Final = 30.0
+KILL_S: Final = 5.0
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+
+class _Child:
+    """An actor that this process started."""
+
+    def __init__(self, ref: ActorRef, code: bytes, supervision: Supervision | None) -> None:
+        self.ref = ref
+        self.code = code
+        self.supervision = supervision
+        self.record = Record(ref.endpoint, ref.mailbox_max, identify(os.getpid()), None, STARTING)
+        self.process: ActorProcess | None = None
+        self.exit: tuple[int | None, str] = (None, "")  # code and reason of the last exit
+
+
+class System:
+    """Of one process; `run_dir` is given in the process of an actor."""
+
+    def __init__(self, run_dir: Path | None = None) -> None:
+        self.pid = os.getpid()
+        self.owns_run_dir = run_dir is None
+        self.run_dir = run_dir if run_dir is not None else Path(tempfile.mkdtemp(prefix="actorraft-actors-"))
+        self._children: dict[str, _Child] = {}  # by the name of the process
+        self._numbers: dict[str, int] = {}
+        self._lock = threading.RLock()
+        self._post: Post | None = None
+        self._monitor: Monitor | None = None
+        self._closed = False
+
+    @property
+    def post(self) -> Post:
+        """The sending side, made at the first use."""
+        with self._lock:
+            if self._post is None:
+                self._post = Post()
+            return self._post
+
+    # --- Starting ---
+
+    def spawn(
+        self,
+        cls: type[Actor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        name: str | None,
+        mailbox_max: int,
+        supervision: Supervision | None,
+    ) -> ActorRef:
+        """Start an actor; return when it takes messages."""
+        from actorraft.actors.ref import ActorRef
+
+        refuse_nested_spawn()
+        pickles.send_by_value_if_needed(cls)
+        code = pickles.dumps((cls, args, kwargs))
+        with self._lock:
+            if self._closed:
+                raise UsageError("this process is ending: no actor can be started")
+            name = self._check_name(name) if name is not None else self._fresh_name(cls)
+            ref = ActorRef(name, f"ipc://{self.run_dir}/{name}.{os.urandom(4).hex()}", mailbox_max)
+            child = _Child(ref, code, supervision)
+            self._children[f"actor {name}"] = child
+            self._write(child, child.record)
+        try:
+            process = self._launch(child)
+        except BaseException:
+            self._bury(child)
+            raise
+        self._watch(process, child)
+        return ref
+
+    def _check_name(self, name: str) -> str:
+        if not _NAME.fullmatch(str(name)):
+            raise UsageError(f"an actor's name has 1 to 40 letters, digits, - and _, not {name!r}")
+        record = read_record(self.run_dir / f"{name}.json")
+        if record is not None and not record.dead:
+            raise UsageError(f"there is an actor named {name!r} already: actor_ref({name!r}) finds it")
+        return name
+
+    def _fresh_name(self, cls: type) -> str:
+        kind = re.sub(r"[^a-z0-9_-]", "", cls.__name__.lower())[:20] or "actor"
+        number = self._numbers[kind] = self._numbers.get(kind, 0) + 1
+        return f"{kind}-{self.pid}-{number}"
+
+    def _launch(self, child: _Child) -> ActorProcess:
+        name = child.ref.name
+        process = ActorProcess(
+            run_actor,
+            (ActorSpec(child.code, child.ref, str(self.run_dir)),),
+            name=f"actor {name}",
+            run_dir=self.run_dir,
+            logger=logging.getLogger(f"actorraft.actor.{name}"),
+        )
+        child.process = process
+        try:
+            process.start()
+            process.receive(START_S)
+        except BaseException:
+            process.close()
+            raise
+        self._write(child, child.record._replace(process=identify(process.pid), state=UP))
+        return process
+
+    def _watch(self, process: ActorProcess, child: _Child) -> None:
+        with self._lock:
+            if self._monitor is None:
+                self._monitor = Monitor(
+                    supervision=None,
+                    restart=self._restart,
+                    on_report=self._on_report,
+                    on_exit=self._on_exit,
+                    on_planned=self._on_planned,
+                )
+            self._monitor.watch(process, child.supervision)
+
+    def ref(self, name: str) -> ActorRef:
+        """Return the address of a named actor anywhere in this tree of processes."""
+        from actorraft.actors.ref import ActorRef
+
+        record = read_record(self.run_dir / f"{name}.json")
+        if record is None or record.dead:
+            raise UsageError(f"there is no actor named {name!r}")
+        return ActorRef(name, record.endpoint, record.mailbox_max)
+
+    # --- Ending ---
+
+    def kill(self, ref: ActorRef) -> None:
+        """SIGKILL for an actor, wherever it was started; it stays down. Nothing happens if it is gone."""
+        record = read_record(record_file(ref.endpoint), ref.endpoint)
+        if record is None or record.dead:
+            return
+        with contextlib.suppress(FileNotFoundError):  # the whole directory may be on its way out
+            down_file(ref.endpoint).touch()  # says that the end is wanted
+        child = self._children.get(f"actor {ref.name}")
+        if child is None or child.ref != ref:
+            if record.process is not None and record.state == UP:
+                kill(record.process)
+            return
+        with self._lock:
+            process = child.process
+            if process is not None:
+                if self._monitor is not None:
+                    self._monitor.forget(process)
+                process.kill()
+                process.wait(KILL_S)
+                child.exit = (process.returncode, process.last_words())
+            self._down(child)
+
+    def _on_report(self, process: ActorProcess, report: Any) -> None:
+        if report[0] == "stopping":
+            process.wanted = False
+
+    def _on_exit(self, process: ActorProcess, reason: str) -> None:
+        child = self._children.get(process.name)
+        if child is not None and child.process is process:
+            child.exit = (process.returncode, reason)
+            if down_file(child.ref.endpoint).exists():
+                process.wanted = False
+
+    def _on_planned(self, process: ActorProcess, again: bool) -> None:
+        child = self._children.get(process.name)
+        if child is None or child.process is not process:
+            return
+        if again:
+            self._write(child, _after_exit(child, RESTARTING))
+        else:
+            self._down(child)
+
+    def _restart(self, process: ActorProcess) -> None:
+        child = self._children.get(process.name)
+        if child is None or child.process is not process:
+            return  # spawned anew under the same name, or killed meanwhile
+        if down_file(child.ref.endpoint).exists():
+            self._down(child)
+            return
+        process.close()
+        fresh = self._launch(child)
+        with self._lock:
+            if self._closed or self._children.get(process.name) is not child:
+                fresh.close()  # killed while it started
+                return
+        self._watch(fresh, child)
+
+    def _down(self, child: _Child) -> None:
+        """It is gone for good."""
+        self._write(child, _after_exit(child, DEAD))
+        self._bury(child)
+
+    def _bury(self, child: _Child) -> None:
+        with self._lock:
+            if self._children.get(f"actor {child.ref.name}") is child:
+                del self._children[f"actor {child.ref.name}"]
+            if child.record.state != DEAD:
+                self._write(child, child.record._replace(state=DEAD, process=None))
+            for file in (Path(child.ref.endpoint.removeprefix("ipc://")), down_file(child.ref.endpoint)):
+                file.unlink(missing_ok=True)
+            if child.process is not None:
+                child.process.close()
+
+    def _write(self, child: _Child, record: Record) -> None:
+        child.record = record
+        with contextlib.suppress(FileNotFoundError):  # the directory is gone: so is everybody who could read this
+            write_record(record)
+
+    def close(self) -> None:
+        """End every actor that this process started. Idempotent; does nothing in a fork; starts no thread."""
+        if self.pid != os.getpid() or self._closed:
+            return
+        self._closed = True
+        if self._monitor is not None:
+            self._monitor.close()
+        with self._lock:
+            children = list(self._children.values())
+            for child in children:
+                if child.process is not None:
+                    child.process.kill()
+            for child in children:
+                self._bury(child)
+        if self._post is not None:
+            self._post.close()
+        if self.owns_run_dir:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
+
+def _after_exit(child: _Child, state: str) -> Record:
+    code, reason = child.exit
+    killed_by = None
+    if code is not None and code < 0:
+        try:
+            killed_by = signal.Signals(-code).name
+        except ValueError:
+            killed_by = f"signal {-code}"
+    last = Exit(child.ref.name, code if killed_by is None else None, killed_by, reason, state == RESTARTING)
+    return child.record._replace(process=None, state=state, exits=child.record.exits + 1, last_exit=last)
+
+
+_system: System | None = None
+_making = threading.Lock()
+os.register_at_fork(after_in_child=lambda: globals().__setitem__("_making", threading.Lock()))
+
+
+def system() -> System:
+    """Return this process's system, made at the first use; a fork gets one of its own, in the same directory."""
+    global _system
+    with _making:
+        if _system is None or _system.pid != os.getpid():
+            _system = System(_system.run_dir if _system is not None else None)
+            atexit.register(_system.close)
+        if _system._closed:
+            raise UsageError("this process is ending: its actors can no longer be reached")
+        return _system
+
+
+def join_system(run_dir: str) -> None:
+    """In the process of an actor: be part of the tree it was started from."""
+    global _system
+    with _making:
+        _system = System(Path(run_dir))
+
+
+def close_system() -> None:
+    """End every actor that this process started, and forget them all; the next use starts anew."""
+    global _system
+    with _making:
+        ending, _system = _system, None
+    if ending is not None:
+        atexit.unregister(ending.close)
+        ending.close()

@@ -1,7 +1,7 @@
 """Time in a cluster: ticks for the core, and log time for machines.
 
 Log time starts at the first leader's wall clock and advances by leaders' monotonic clocks only, so no wall clock that
-jumps can move it; it is clamped when it is applied (executor.py), so it never falls. While nobody leads, it stands still.
+jumps can move it; it is clamped when it is applied (executor.py), so it never falls. While nobody leads, it stands.
 
 Not here:   clocks; they are handed in.
 """

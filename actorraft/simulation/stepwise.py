@@ -163,7 +163,7 @@ class RaftSimulation:
         self._isolated.clear()
 
     def crash(self, i: int) -> None:
-        """Stop node `i` at once: its disk keeps what was stored, its messages under way are lost; it stays to look at."""
+        """Stop node `i` at once: its disk keeps what was stored, its messages under way are lost. It stays visible."""
         self.crashed.add(i)
         self.nodes[i].outgoing.clear()
 

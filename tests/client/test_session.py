@@ -243,7 +243,8 @@ def test_closing_ends_everything_truthfully() -> None:
 
     session.close()
 
-    assert {"sent": OutcomeUnknown, "queued": Unavailable} == {future: type(error) for future, error in session.failures}
+    outcomes = {future: type(error) for future, error in session.failures}
+    assert outcomes == {"sent": OutcomeUnknown, "queued": Unavailable}
 
 
 def test_reads_that_have_nobody_to_go_to_do_not_keep_the_client_awake() -> None:

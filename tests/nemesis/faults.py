@@ -28,6 +28,7 @@ logger = logging.getLogger("nemesis")
 PROCESS_FAULTS = ("kill", "pause")
 OTHER_FAULTS = ("partition", "disk", "membership", "transfer", "snapshot")
 ALL = PROCESS_FAULTS + OTHER_FAULTS
+BALLAST_BYTES = 200_000
 UNASKED_EVERY_S = 12.0  # supervision starts a node again at most 5 times in 30 s
 
 
@@ -51,12 +52,14 @@ class Done(NamedTuple):
 def kill_together(cluster: Cluster[Any]) -> None:
     """SIGKILL every node at once: none lives to see another die."""
     with cluster._lock:  # nobody is being started now
+        for process in cluster._processes.values():
+            cluster._monitor.forget(process)  # what happens now is asked for, so supervision leaves it alone
         pids = [node.pid for node in cluster.nodes.values() if node.pid is not None]
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
                 os.kill(pid, number)
         for node in cluster.nodes.values():
-            node.kill()  # so that supervision leaves it alone
+            node.kill()  # and waits until it is gone
 
 
 class Faults:
@@ -287,12 +290,17 @@ class Faults:
                 self._note("disk", f"node {node_id}: full", leader=leads)
                 deadline_s = time.monotonic() + 4.0
                 while node.pid == pid and time.monotonic() < deadline_s and not self._stop.is_set():
-                    self._hold(0.05)
+                    self._write_ballast()
             finally:
                 image.free()
             if node.pid != pid:
                 self._note("disk", f"node {node_id}: stopped because it was full, as it should", leader=False)
                 node.restart()  # by now supervision may have tried, in vain
+
+    def _write_ballast(self) -> None:
+        """Have every log grow, into what was allocated ahead and beyond; on a key that no client knows."""
+        with contextlib.suppress(ActorRaftError):
+            self.cluster.proxy(timeout=0.5).set("ballast", "x" * BALLAST_BYTES)
 
     # --- Members ---
 

@@ -93,7 +93,8 @@ class RaftServer:
         self.voted_for = hard_state.voted_for  # in current_term, or None
         self.log = RaftLog() if log is None else log
         self.snapshot_id = snapshot_id  # last entry inside the newest snapshot
-        if not self.log.match(snapshot_id.index, snapshot_id.term) and snapshot_id.index >= self.log.first_index - 1:
+        assert snapshot_id.index >= self.log.first_index - 1, f"entries are missing after {snapshot_id}: {self.log!r}"
+        if not self.log.match(snapshot_id.index, snapshot_id.term):
             # It crashed between committing an installed snapshot and cutting the log that contradicts it (§7).
             self.log.reset(snapshot_id)
 

@@ -5,6 +5,7 @@ would hear of it, so the actor ends with it, and its supervision decides whether
 
 Wire:       to an actor, a msgpack array of [kind, number, pickle]; from it, [messages taken from this sender so far,
             array of [number, ok, pickle]]. The count is the sender's credit: nobody holds more than `mailbox_max`.
+            A message is taken when the actor is done with it.
 Process:    one loop, one thread; a ROUTER that all senders' DEALERs are connected to.
 """
 

@@ -224,7 +224,12 @@ class System:
             self._down(child)
             return
         process.close()
-        fresh = self._launch(child)
+        try:
+            fresh = self._launch(child)
+        except BaseException as error:
+            child.process = process  # the one that the monitor asks about again
+            child.exit = (child.exit[0], str(error))
+            raise
         with self._lock:
             if self._closed or self._children.get(process.name) is not child:
                 fresh.close()  # killed while it started

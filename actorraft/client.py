@@ -104,6 +104,7 @@ class Client(Generic[M]):
     ) -> None:
         self._endpoints = dict(endpoints)
         self._machine = machine
+        self._machine_name = machine_name(machine) if machine is not None else ""  # of portable snapshots
         self._channel = channel
         self._frame_bytes_max = frame_bytes_max
         self._inbox: deque[Call] = deque()
@@ -217,7 +218,14 @@ class Client(Generic[M]):
 
     def _on_definition(self, encoded: bytes) -> None:
         """A class that the nodes cannot import goes ahead of the first command that names it."""
-        self._definitions.append(self._enqueue(encoded, None))
+        future = self._enqueue(encoded, None)
+        future.add_done_callback(self._on_defined)
+        self._definitions.append(future)
+
+    def _on_defined(self, future: Future[Any]) -> None:
+        """A definition that was lost, as with an expired session, goes again with the next command that needs one."""
+        if future.exception() is not None:
+            self._encoder.forget_definitions()
 
     def _settle_definitions(self, timeout: float | None) -> None:
         """A read is not in the log's order, so the definitions it may need must be applied first."""
@@ -374,7 +382,7 @@ class Client(Generic[M]):
         """
         from actorraft.storage.portable import PortableInfo, write_portable
 
-        machine = machine_name(self._machine) if self._machine is not None else ""
+        machine = self._machine_name
         for _ in range(3):
             self._ask_leader("snapshot", {}, timeout)
             term, index, data, done = self._ask_leader("read_snapshot", {"offset": 0}, timeout)

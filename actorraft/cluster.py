@@ -126,6 +126,7 @@ class ReplicatedStateMachine(Generic[M]):
 
     def __init__(self, machine: Callable[P, M], /, *args: P.args, **kwargs: P.kwargs) -> None:
         self._machine = machine
+        self._args = args
         self._factory = encode_factory(machine, args, kwargs)
 
     def spawn(
@@ -170,7 +171,7 @@ class ReplicatedStateMachine(Generic[M]):
         if durability not in (None, "os", "fsync"):
             raise UsageError(f'durability is "os" or "fsync", not {durability!r}')
         refuse_nested_spawn()
-        machine = machine_name(self._machine)
+        machine = machine_name(self._machine, self._args)
         if from_snapshot is not None:
             check_portable(from_snapshot, machine)
         place = Place(data_dir, machine, nodes, name)
@@ -308,6 +309,7 @@ class Cluster(Client[M]):
                 channel=ZeroMQClientChannel(token=self._token),
                 frame_bytes_max=config.frame_bytes_max,
             )
+            self._machine_name = place.info.machine
             _clusters.add(self)
             self.wait_for_leader(max(0.1, deadline_s - time.monotonic()))
         except BaseException as error:

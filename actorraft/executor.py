@@ -259,6 +259,12 @@ class Executor:
             return [codec.MALFORMED] * frame.count
         context = self._context
         context.begin_entry(index, term, self.log_time_s)
+        if self.host.takes_many:
+            # The machine asked for its commands together; context() is that of the first of them.
+            context.position, context.serial = 0, self.serial
+            self.serial += len(commands)
+            many = self.host.apply_many(commands, context)
+            return [codec.GIVEN_UP if one is None else result for one, result in zip(commands, many, strict=True)]
         apply, serial = self.host.apply, self.serial
         results: list[Any] = []
         for position, command in enumerate(commands):

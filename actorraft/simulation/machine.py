@@ -20,6 +20,8 @@ from actorraft.machine import CommandContext
 class SimHost:
     """Registers and ledger; deterministic, plain data."""
 
+    takes_many = False
+
     def __init__(self) -> None:
         self.registers: dict[str, str] = {}
         self.applied: dict[int, int] = {}  # command id -> how often it was applied

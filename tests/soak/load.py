@@ -33,9 +33,11 @@ class Writer:
         self.outcomes: Counter[str] = Counter()
         self.problems: list[str] = []
         self._client: Client[Any] = cluster.client()
+        self._window = window
         self._slots = threading.Semaphore(window)
         self._timeout_s = timeout_s
         self._stop = threading.Event()
+        self._stopped = False
         self._next = 0
         self._thread = threading.Thread(target=self._run, name=f"writer {name}", daemon=True)
         self._thread.start()
@@ -51,6 +53,9 @@ class Writer:
         proxy = self._client.proxy(timeout=self._timeout_s)
         while not self._stop.is_set():
             self._slots.acquire()
+            if self._stop.is_set():
+                self._slots.release()
+                return
             number, self._next = self._next, self._next + 1
             sent_s = time.monotonic()
             if number % 3 == 2:
@@ -82,10 +87,20 @@ class Writer:
                 f"increment {self.increments} of writer {self.name} gave {result}: one was lost or applied twice"
             )
 
+    def no_more(self) -> None:
+        """Send no more."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Send no more, and wait for what is under way. Idempotent."""
-        self._stop.set()
+        if self._stopped:
+            return
+        self._stopped = True
+        self.no_more()
         self._thread.join()
+        deadline_s = time.monotonic() + self._timeout_s
+        for _ in range(self._window):
+            self._slots.acquire(timeout=max(0.0, deadline_s - time.monotonic()))
         self._client.close()
 
 
@@ -126,6 +141,8 @@ class Load:
 
     def stop(self) -> None:
         """Stop all writers. Idempotent."""
+        for writer in self.writers:
+            writer.no_more()
         for writer in self.writers:
             writer.stop()
 

@@ -8,6 +8,7 @@ Source:     D§9.6 (pre-vote); trap 8.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ def main(
     nodes: Annotated[int, typer.Option(help="Nodes of the cluster.", min=3)] = 5,
 ) -> None:
     """Cut the leader off from one follower under load; exit with 1 if the term runs away or operations fail."""
+    logging.getLogger("actorraft").setLevel(logging.CRITICAL)  # nodes that die are meant to
     report = run(seconds=seconds, nodes=nodes)
     print(
         f"leader cut from one follower for {seconds:.0f} s, {nodes} nodes: the term grew by {report.terms}; "

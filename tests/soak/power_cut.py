@@ -8,6 +8,7 @@ nothing here, something must be lost or refused, or this tests nothing.
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import sys
 import tempfile
@@ -85,7 +86,7 @@ def run(*, cuts: int, nodes: int, durability: str, seed: int, say: Callable[[str
                 time.sleep(ANSWER_S)
                 kill_together(cluster)
                 load.stop()
-                report.cuts += 1
+                report.cuts, report.acknowledged = report.cuts + 1, report.acknowledged + load.acknowledged
             disk.power_on()
     return report
 
@@ -97,6 +98,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the moments of the cuts.")] = 0,
 ) -> None:
     """Cut the power under load. Exit with 1 if "fsync" lost anything or "os" nothing, with 2 if it cannot be done."""
+    logging.getLogger("actorraft").setLevel(logging.CRITICAL)  # nodes that die are meant to
     if reason := disks.why_not():
         print(f"not possible here: {reason}")
         sys.exit(2)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actorraft.raft.errors import NotLeader, ProposalRefused
+from actorraft.raft.log import RaftLog
 from actorraft.raft.membership import (
     AddLearner,
     AddVoter,
@@ -59,6 +60,15 @@ class PendingChange:
 
 
 # -- at every server
+
+
+def configurations_in(
+    log: RaftLog, snapshot_index: int, configuration: Configuration
+) -> list[tuple[int, Configuration]]:
+    """Return the snapshot's configuration and those in the log after it, each with its index."""
+    entries = log.between(snapshot_index + 1, len(log))
+    found = [(index, entry.item) for index, entry in enumerate(entries, snapshot_index + 1)]
+    return [(snapshot_index, configuration), *(one for one in found if isinstance(one[1], Configuration))]
 
 
 def configuration_at(self: RaftServer, index: int) -> Configuration:

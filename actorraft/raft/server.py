@@ -105,11 +105,7 @@ class RaftServer:
         self.leader_id: int | None = None
 
         # Membership (§6): (index, configuration) at and since the snapshot; the last one is in effect
-        self.configurations: list[tuple[int, Configuration]] = [(snapshot_id.index, configuration)]
-        first = snapshot_id.index + 1
-        for index, entry in enumerate(self.log[first:], first):
-            if isinstance(entry.item, Configuration):
-                self.configurations.append((index, entry.item))
+        self.configurations = changes.configurations_in(self.log, snapshot_id.index, configuration)
         self.configuration = self.configurations[-1][1]
 
         # Elections

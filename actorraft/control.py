@@ -310,8 +310,8 @@ class RaftControl:
                 self._answer_snapshot_waiters("")
             case executor.SnapshotFailed(reason):
                 self._on_snapshot_failed(reason)
-            case executor.Restored():
-                pass
+            case executor.Restored(_, log_time_s, wake_at_s):
+                self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
             case executor.Stopped(reason, disk):
                 raise StorageFailed(reason) if disk else NodeStopped(reason)
 

@@ -125,6 +125,8 @@ class Restored(NamedTuple):
     """The state is that of the snapshot whose last entry is at `last_index`."""
 
     last_index: int
+    log_time_s: float
+    wake_at_s: float | None
 
 
 class Stopped(NamedTuple):
@@ -340,7 +342,7 @@ class Executor:
         assert self.last_applied == work.last_index, (
             f"snapshot at {work.last_index} holds the state at {self.last_applied}"
         )
-        return Restored(work.last_index)
+        return Restored(work.last_index, self.log_time_s, self._wake_at())
 
 
 # --- Where work is done ---

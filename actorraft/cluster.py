@@ -424,9 +424,13 @@ class Cluster(Client[M]):
             if old is not None:
                 old.close()
             process = self._launch(node_id)
-            self._expect(node_id, "bound", deadline_s)
-            self._tell_peers((node_id,))
-            self._expect(node_id, "ready", deadline_s)
+            try:
+                self._expect(node_id, "bound", deadline_s)
+                self._tell_peers((node_id,))
+                self._expect(node_id, "ready", deadline_s)
+            except BaseException:
+                process.kill()  # nobody watches it
+                raise
             self._reasons.pop(node_id, None)
             self._monitor.watch(process)
             self._emit("restart", node_id, f"serves again as process {process.pid}")

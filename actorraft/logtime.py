@@ -38,7 +38,7 @@ class LogTime:
     def _last_stamp_s(self) -> float:
         """Return the newest stamp that is in the log and perhaps not applied yet."""
         log = self._server.log
-        # Below first_index there is a snapshot, perhaps installed and not restored yet; its time comes with `applied_s`.
+        # Below first_index is a snapshot, perhaps installed and not restored yet; its time comes as `applied_s`.
         for index in range(len(log) - 1, max(self._server.last_applied, log.first_index - 1), -1):
             item = log[index].item
             if type(item) is bytes and len(item) >= codec.STAMP_BYTES:

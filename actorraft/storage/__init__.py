@@ -6,6 +6,7 @@ wal.py        the log's files: append, recovery, compaction
 snapshots.py  snapshot files
 directory.py  the folders of a cluster and of a node: locks, ids, who made them
 disk.py       all of it as one Storage
+recover.py    the way back from a lost majority: python -m actorraft.storage recover PATH --keep 0,3
 verify.py     checks a folder without starting a node: python -m actorraft.storage verify PATH
 """
 

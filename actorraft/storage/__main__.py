@@ -1,10 +1,11 @@
-"""Looks at a data directory: `python -m actorraft.storage verify PATH`."""
+"""Looks at a data directory, and brings one back: `python -m actorraft.storage verify PATH`, `... recover PATH --keep 0,3`."""
 
 from __future__ import annotations
 
 import sys
 
-from actorraft.errors import UsageError
+from actorraft.errors import ActorRaftError, UsageError
+from actorraft.storage.recover import Plan, recover
 from actorraft.storage.verify import Report, verify
 
 try:
@@ -40,6 +41,54 @@ def verify_command(path: str = typer.Argument(help="The folder of a cluster, or 
         )
     console.print("[green]good[/]" if report.ok else "[red]not good[/]")
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command(name="recover")
+def recover_command(
+    path: str = typer.Argument(help="The folder of a cluster that lost a majority of its nodes."),
+    keep: str = typer.Option(help="Ids of the nodes to go on with, as in 0,3; their folders must be there and whole."),
+    force: bool = typer.Option(False, "--force", help="Also if that gives up nodes that are still whole."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be done."),
+) -> None:
+    """Make a cluster of the nodes that are left. Exits with 2 if that is refused.
+
+    What the lost nodes alone had acknowledged is gone for good; if the kept ones are a majority, nothing is.
+    """
+    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    try:
+        kept = [int(part) for part in keep.split(",")]
+    except ValueError:
+        errors.print(f"--keep takes ids of nodes with commas between, as in 0,3; not {keep}", style="red", markup=False)
+        raise typer.Exit(2) from None
+    try:
+        plan = recover(path, kept, dry_run=True)
+        _explain(plan, console)
+        if dry_run:
+            console.print("nothing was changed")
+            if plan.danger:
+                errors.print(f"would be refused: {plan.danger}", style="red", markup=False)
+            raise typer.Exit(2 if plan.danger and not force else 0)
+        recover(path, kept, force=force)
+    except ActorRaftError as error:
+        errors.print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from None
+    console.print(f"[green]done[/]: spawn(data_dir=...) starts {len(plan.keep)} nodes; add_node() adds to them")
+
+
+def _explain(plan: Plan, console: Console) -> None:
+    was = plan.configuration
+    console.print(f"voters were {sorted(was.voters)}; readable are {list(plan.readable)}", markup=False)
+    for node_id, reason in plan.unreadable.items():
+        console.print(f"node {node_id} cannot be read: {reason}", markup=False)
+    console.print(
+        f"kept are {list(plan.keep)}, with the log of node {plan.best.node_id}, which ends at index "
+        f"{plan.best.last.index} of term {plan.best.last.term}",
+        markup=False,
+    )
+    if plan.may_lose:
+        console.print("[yellow]acknowledged commands may be lost[/]: the kept nodes are no majority of the voters")
+    else:
+        console.print("nothing acknowledged is lost: the kept nodes are a majority of the voters")
 
 
 def _table(report: Report) -> Table:

@@ -149,7 +149,7 @@ def test_a_data_dir_serves_only_the_machine_and_the_number_of_nodes_it_was_made_
         ReplicatedStateMachine(Ledger).spawn(5, data_dir=data)
     folder = next(path for path in sorted(data.iterdir()) if path.is_dir())
     shutil.move(folder, tmp_path / "moved")
-    with pytest.raises(UsageError, match="node-0.*what node 0 had acknowledged is gone"):
+    with pytest.raises(UsageError, match=r"node-0.*what node 0 had acknowledged is gone"):
         ReplicatedStateMachine(Ledger).spawn(data_dir=data)
     shutil.move(tmp_path / "moved", folder)
     assert len(raft_cluster(Ledger, data_dir=data).nodes) == 3

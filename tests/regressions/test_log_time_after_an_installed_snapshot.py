@@ -1,4 +1,4 @@
-"""A leader whose log begins behind a snapshot that is not restored yet stamps entries all the same (simulator, seed 690)."""
+"""A leader whose log begins behind a snapshot not restored yet stamps entries all the same (simulator, seed 690)."""
 
 from __future__ import annotations
 

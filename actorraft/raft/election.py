@@ -138,6 +138,9 @@ def hear_leader(self: RaftServer, leader_id: int) -> None:
     assert self.state is not LeaderState, f"nodes {self.node_id} and {leader_id} both lead term {self.current_term}"
     assert self.leader_id in (None, leader_id), f"{self.leader_id} and {leader_id} both lead term {self.current_term}"
     self.election_elapsed = 0
+    if self.disconnected.get(leader_id, self.now_ticks) <= self.now_ticks - self.config.heartbeat_ticks:
+        # Not a last message from before the break: it does get through, whatever the transport knows.
+        self.peer_connected(leader_id)
     if self.leader_id is None:
         self.become_follower(self.current_term, leader_id)
         if leader_id not in self.disconnected:
@@ -158,7 +161,7 @@ def hears_leader(self: RaftServer) -> bool:
 def tick_election(self: RaftServer, ticks: int) -> None:
     """Count down to an election; learners and strangers only forget their leader (§5.2)."""
     self.election_elapsed += ticks
-    if self.election_elapsed < self.election_timeout or self.promise_ticks:
+    if self.election_elapsed < self.election_timeout:
         return
     if self.promotable:
         self.campaign()
@@ -252,7 +255,7 @@ def count_votes(self: RaftServer) -> None:
         else:
             self.become_leader()
     elif self.state is CandidateState and self.urgent_leader is not None and self.urgent_delay_ms is None:
-        everybody_answered = self.voters <= self.votes.keys() | self.disconnected
+        everybody_answered = self.voters <= self.votes.keys() | self.disconnected.keys()
         if everybody_answered:
             self.arm_urgent(self.draw(*URGENT_SPLIT_MS))
 
@@ -262,7 +265,7 @@ def count_votes(self: RaftServer) -> None:
 
 def peer_disconnected(self: RaftServer, peer_id: int) -> None:
     """Note that the transport lost its connection to a peer. A lost leader is succeeded at once, without a timeout."""
-    self.disconnected.add(peer_id)
+    self.disconnected[peer_id] = self.now_ticks
     progress = self.progress.get(peer_id)
     if progress is not None:
         progress.recent_active = False
@@ -279,7 +282,7 @@ def peer_disconnected(self: RaftServer, peer_id: int) -> None:
 
 def peer_connected(self: RaftServer, peer_id: int) -> None:
     """Note that the transport reaches a peer (again)."""
-    self.disconnected.discard(peer_id)
+    self.disconnected.pop(peer_id, None)
     if peer_id == self.urgent_leader:
         self.disarm_urgent()
     progress = self.progress.get(peer_id)

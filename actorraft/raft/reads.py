@@ -147,7 +147,7 @@ def leads_alone(self: RaftServer) -> bool:
 
 def lease_holds(self: RaftServer) -> bool:
     """Return whether no other leader can exist at this tick (D§6.4.1)."""
-    return self.leases and self.transfer_target is None and self.now_ticks < self.reads.lease_until_ticks
+    return self.leases and self.now_ticks < self.reads.lease_until_ticks
 
 
 def release_held_reads(self: RaftServer) -> None:

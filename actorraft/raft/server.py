@@ -112,7 +112,7 @@ class RaftServer:
         self.election_elapsed = 0  # ticks since the leader was heard, or a vote given; at a leader, since CheckQuorum
         self.pre_candidate = False  # asks for pre-votes for the next term
         self.votes: dict[int, bool] = {}  # answers to this candidate or pre-candidate
-        self.disconnected: set[int] = set()  # peers whose connection is down, as far as the transport says
+        self.disconnected: dict[int, int] = {}  # peer whose connection is down, the transport says -> since which tick
         self.urgent_delay_ms: int | None = None  # the driver calls urgent() so long after this was set or changed
         self.urgent_leader: int | None = None  # the lost leader that is to be succeeded at once
         self.urgent_tries = 0

@@ -42,7 +42,6 @@ def transfer_leadership(self: RaftServer, target: int | None = None) -> None:
         raise ProposalRefused(f"leadership can only go to another voter ({sorted(voters - {self.node_id})})")
     self.transfer_target = target
     self.transfer_ticks = 0
-    self.reads.drop_lease()
     self.check_transfer()
 
 

@@ -126,6 +126,14 @@ def test_late_pre_votes_do_not_elect() -> None:
     assert server.state is CandidateState
 
 
+def test_pre_votes_for_the_term_that_it_is_in_by_now_do_not_count() -> None:
+    server = pre_candidate(size=3, term=4)  # asks for term 5; an answer to its question for term 4 is late
+
+    server.step(RequestVoteResponse(1, 0, 4, True, pre_vote=True))
+
+    assert (server.pre_candidate, server.current_term) == (True, 4)
+
+
 def test_late_votes_do_not_count_as_pre_votes() -> None:
     server = pre_candidate(size=5, term=3)
 
@@ -238,6 +246,15 @@ def test_a_deposed_leader_forgets_all_that_only_a_leader_has() -> None:
     expect_quiet(leader)
 
 
+def test_a_deposed_leader_waits_a_whole_election_timeout() -> None:
+    leader = settled_leader(size=3)
+    leader.tick(15)
+
+    leader.step(AppendEntriesResponse(1, 0, 5, False, -1))
+
+    assert leader.election_elapsed == 0
+
+
 def test_a_leader_elected_again_starts_its_followers_afresh() -> None:
     leader = settled_leader(size=3)
     leader.step(AppendEntriesResponse(1, 0, 5, False, -1))
@@ -342,6 +359,28 @@ def test_a_connection_that_comes_back_calls_it_off() -> None:
     assert server.urgent_delay_ms is None
     server.urgent()  # the driver's timer may still go off
     expect_quiet(server)
+
+
+def test_what_the_lost_leader_sent_before_it_died_changes_nothing() -> None:
+    server = follower_of(1, 1)
+    server.peer_disconnected(1)
+
+    server.step(AppendEntries(1, 0, 1, -1, -1, [], -1))
+
+    assert not server.hears_leader()
+    server.urgent()
+    assert server.pre_candidate
+
+
+def test_a_lost_leader_that_is_heard_a_heartbeat_later_is_heard() -> None:
+    """The transport may have lost only the way there, or may never say that the way is back."""
+    server = follower_of(1, 1)
+    server.peer_disconnected(1)
+    server.tick(server.config.heartbeat_ticks)
+
+    server.step(AppendEntries(1, 0, 1, -1, -1, [], -1))
+
+    assert (server.hears_leader(), server.urgent_delay_ms) == (True, None)
 
 
 def test_a_new_leader_calls_it_off() -> None:

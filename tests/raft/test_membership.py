@@ -204,6 +204,20 @@ def test_a_newcomer_catches_up_in_rounds_before_it_votes() -> None:
     assert leader.pending_change is None
 
 
+def test_a_newcomer_that_is_quicker_than_the_commit_waits_for_it() -> None:
+    """One configuration entry at a time: the learner's must be committed before the voter's is appended."""
+    leader = settled_leader(size=3)
+    index = leader.change_membership([AddVoter(3)])
+    drain(leader)
+
+    acknowledge(leader, 3)
+    assert leader.log.last_index == index
+    acknowledge(leader, 1)
+
+    assert (leader.commit_index, leader.log.last_index) == (index, index + 1)
+    assert leader.configuration.voters == {0, 1, 2, 3}
+
+
 def test_a_newcomer_that_is_never_quick_enough_stays_a_learner() -> None:
     leader = settled_leader(size=1)
     leader.change_membership([AddVoter(1)])

@@ -330,14 +330,31 @@ def test_a_gap_in_the_leaders_own_clock_voids_the_lease() -> None:
     assert not lease_read(leader)
 
 
-def test_a_transfer_under_way_voids_the_lease() -> None:
+def test_the_lease_ends_before_a_timeout_now_leaves() -> None:
     leader = leased_leader()
     leader.propose(b"x")
     drain(leader)
-
     leader.transfer_leadership(1)
+    assert lease_read(leader)  # the target is not up to date yet, so nobody was told to campaign
+
+    acknowledge(leader, 1)
 
     assert not lease_read(leader)
+    assert leader.reads.lease_until_ticks == -1
+
+
+def test_the_promises_of_a_quorum_are_counted_not_its_answers() -> None:
+    """One follower answers a snapshot chunk and one an append: only the second has promised anything."""
+    leader = make_leader(size=5, config=RaftConfig(lease_reads=True))
+    acknowledge(leader, 1, 2, in_round=0)
+    drain(leader)
+
+    leader.step(InstallSnapshotResponse(1, 0, 1, 0, 0, round=leader.reads.round))
+    acknowledge(leader, 2)
+    assert not lease_read(leader)
+    acknowledge(leader, 1)
+
+    assert lease_read(leader)
 
 
 def test_a_lease_does_not_outlive_leadership() -> None:

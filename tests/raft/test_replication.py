@@ -228,6 +228,19 @@ def test_replaced_entries_are_not_counted_as_durable() -> None:
     assert server.persisted_index == 2
 
 
+def test_what_was_durable_and_is_replaced_is_not_durable_any_more() -> None:
+    """Else, once it leads, it would count itself for entries that its disk does not have yet."""
+    server = follower_of(1, 1, log=log_of(1, 1, 1, 1))
+
+    server.step(AppendEntries(2, 0, 2, 0, 1, entries_of(2, first=1), -1))
+    assert server.persisted_index == 0
+    take(server)
+    assert server.persisted_index == 1
+    server.become_leader_now(3)
+
+    assert (server.log.last_index, server.persisted_index) == (2, 1)
+
+
 def test_a_ready_must_be_advanced_before_the_next() -> None:
     server = follower_of(1, 1)
     server.step(AppendEntries(1, 0, 1, -1, -1, entries_of(1), -1))

@@ -298,8 +298,19 @@ def test_uncommitted_configurations_go_with_the_log_that_a_snapshot_replaces() -
 
     server.step(chunk(0, b"abc", done=True))
 
+    assert server.configurations == [(9, voters(0, 1, 2))]
     assert server.configuration == voters(0, 1, 2)
-    assert server.configuration_at(9) == voters(0, 1, 2)
+
+
+def test_uncommitted_configurations_beyond_the_snapshot_go_too() -> None:
+    server = make_server(term=2)
+    entries = [*entries_of(*[1] * 12), entries_of(1)[0]._replace(item=voters(0, 7))]
+    server.step(AppendEntries(1, 0, 2, -1, -1, entries, -1))
+
+    server.step(chunk(0, b"abc", done=True))
+
+    assert server.configurations == [(9, voters(0, 1, 2))]
+    assert server.configuration == voters(0, 1, 2)
 
 
 def test_a_node_that_joins_is_brought_up_by_a_snapshot_and_appends() -> None:

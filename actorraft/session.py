@@ -355,8 +355,9 @@ class ClientSession:
         self.client_id, self._registering_s, self._next_sequence = None, None, 0
         again: list[Call] = []
         for frame in frames:
-            # This attempt changed nothing, and neither will those of later frames that are still on their way.
-            if frame.in_flight or frame.first_sequence == reply.first_sequence:
+            # Only this attempt is known to have changed nothing. An earlier frame may have applied before the session
+            # expired, its answer lost, and then a later one behind it.
+            if frame.first_sequence == reply.first_sequence:
                 frame.attempts_open -= 1
             calls = [call for call in frame.calls if call[1] is not None]
             if frame.attempts_open <= 0:

@@ -1,0 +1,177 @@
+"""Under load, processes are killed, paused and cut off: nothing acknowledged is lost, nothing is applied twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from actorraft import ReplicatedStateMachine
+from tests.cluster.helpers import SCRIPTS, Spawn, agree, eventually, follower_of, running
+from tests.cluster.load import Load
+from tests.cluster.machines import Ledger
+
+pytestmark = pytest.mark.cluster
+
+
+def kill_leaders(raft_cluster: Spawn, *, nodes: int, kills: int) -> None:
+    cluster = raft_cluster(Ledger, nodes=nodes)
+    with Load(cluster) as load:
+        for _ in range(kills):
+            before = load.done()
+            eventually(lambda before=before: load.done() > before, what="writes go on")  # type: ignore[misc]
+            leader = cluster.wait_for_leader()
+            cluster.nodes[leader].kill()
+            before = load.done()
+            eventually(lambda before=before: load.done() > before, what="writes go on without it")  # type: ignore[misc]
+            cluster.nodes[leader].restart()
+    assert load.audit() > 0
+    agree(cluster)
+
+
+def test_the_leader_is_killed_under_load_and_nothing_is_lost(raft_cluster: Spawn) -> None:
+    kill_leaders(raft_cluster, nodes=3, kills=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_leader_is_killed_twenty_times_under_load_and_nothing_is_lost(raft_cluster: Spawn) -> None:
+    kill_leaders(raft_cluster, nodes=5, kills=20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_any_minority_is_killed_at_any_time(raft_cluster: Spawn, rng: random.Random) -> None:
+    cluster = raft_cluster(Ledger, nodes=5)
+    with Load(cluster) as load:
+        for _ in range(6):
+            victims = rng.sample(list(cluster.nodes), rng.choice([1, 2]))
+            for node_id in victims:
+                cluster.nodes[node_id].kill()
+            before = load.done()
+            eventually(lambda before=before: load.done() > before, what=f"writes without {victims}")  # type: ignore[misc]
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda node_id: cluster.nodes[node_id].restart(), victims))
+    assert load.audit() > 0
+    agree(cluster)
+
+
+@pytest.mark.parametrize("how", ["one after another", "side by side"])
+def test_all_nodes_are_killed_at_once_and_started_again(raft_cluster: Spawn, how: str) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    with Load(cluster, processes=0) as load:
+        eventually(lambda: load.done() > 100)
+        for node in cluster.nodes.values():
+            os.kill(node.pid or 0, signal.SIGSTOP)
+        for node in cluster.nodes.values():
+            node.kill()
+        if how == "side by side":
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda node: node.restart(), cluster.nodes.values()))
+        else:
+            for node in cluster.nodes.values():
+                node.restart()
+        before = load.done()
+        eventually(lambda: load.done() > before, what="writes go on")
+    assert load.audit() > 100
+    agree(cluster)
+
+
+def test_a_leader_that_was_paused_for_five_seconds_changes_nothing(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    with Load(cluster, processes=0) as load:
+        eventually(lambda: load.done() > 0)
+        leader = cluster.wait_for_leader()
+        cluster.nodes[leader].pause()
+        resumed = threading.Timer(5.0, cluster.nodes[leader].resume)
+        resumed.start()
+        before = load.done()
+        eventually(lambda: load.done() > before, what="another leads")
+        resumed.join()
+        eventually(lambda: {row.id: row.state for row in cluster.status()}[leader] == "follower")
+    assert load.audit() > 0
+    agree(cluster)
+
+
+def test_a_partition_of_the_leader_loses_nothing_and_is_caught_up_after_the_heal(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=5)
+    with Load(cluster, processes=0) as load:
+        for _ in range(2):
+            minority = {cluster.wait_for_leader(), follower_of(cluster)}
+            cluster.partition(minority, set(cluster.nodes) - minority)
+            before = load.done()
+            eventually(lambda before=before: load.done() > before, what="the majority")  # type: ignore[misc]
+            cluster.heal()
+    assert load.audit() > 0
+    agree(cluster)
+
+
+# --- Data directories ---
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_a_cluster_comes_back_after_close_and_after_the_death_of_everything(tmp_path: Path, durability: str) -> None:
+    data = tmp_path / "data"
+    with ReplicatedStateMachine(Ledger).spawn(3, data_dir=data, durability=durability) as cluster:
+        for number in range(100):
+            cluster.proxy().append("before", number)
+        first = agree(cluster)
+    with ReplicatedStateMachine(Ledger).spawn(data_dir=data, durability=durability) as cluster:
+        assert cluster.proxy().get("before") == list(range(100))
+        assert agree(cluster) == first
+    with running(str(SCRIPTS / "parent.py"), "load", str(data)) as script:
+        assert script.line() == "acknowledged 200"
+        script.process.kill()
+        with ReplicatedStateMachine(Ledger).spawn(data_dir=data, durability=durability) as cluster:
+            kept = cluster.proxy().get("k")
+            assert kept == list(range(len(kept)))
+            assert len(kept) >= 200
+            assert cluster.proxy().count("before") == 100
+            agree(cluster)
+
+
+def test_a_client_goes_on_after_every_node_was_replaced_under_it(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    ledger = cluster.proxy(timeout=60.0)
+    for turn in range(2):
+        for node_id in cluster.nodes:
+            cluster.nodes[node_id].restart()
+            assert ledger.append("k", (turn, node_id)) == turn * 3 + node_id + 1
+    agree(cluster)
+
+
+def test_a_snapshot_is_what_a_node_restarts_from_and_what_one_far_behind_is_given(raft_cluster: Spawn) -> None:
+    from actorraft import RaftConfig
+
+    config = RaftConfig(snapshot_after_entries=50, trailing_entries=5)
+    cluster = raft_cluster(Ledger, nodes=3, config=config)
+    ledger = cluster.proxy()
+    behind = follower_of(cluster)
+    cluster.nodes[behind].kill()
+    for number in range(300):
+        ledger.append("k", number)
+    assert min(cluster.take_snapshot().values()) > 250
+    cluster.nodes[behind].restart()
+    agree(cluster)
+    for node_id in cluster.nodes:
+        cluster.nodes[node_id].restart()
+    assert ledger.get("k") == list(range(300))
+    agree(cluster)
+
+
+# --- Slow commands ---
+
+
+@pytest.mark.parametrize("how", ["append_slowly", "append_after_counting"])
+def test_a_slow_command_causes_no_election(raft_cluster: Spawn, how: str) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    ledger = cluster.proxy(timeout=60.0)
+    ledger.append("k", 0)
+    before = {(row.id, row.state, row.term) for row in cluster.status(timeout=10)}
+    assert getattr(ledger, how)("k", 1, 2.0) == 2
+    assert {(row.id, row.state, row.term) for row in cluster.status(timeout=10)} == before

@@ -1,4 +1,8 @@
-"""Looks at a data directory, and brings one back: `python -m actorraft.storage verify PATH`, `... recover PATH --keep 0,3`."""
+"""Looks at data directories, and brings them back.
+
+python -m actorraft.storage verify PATH
+python -m actorraft.storage recover PATH --keep 0,3
+"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ Not here:   what a command does (executor.py); the rules of the protocol (raft/)
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
@@ -22,6 +23,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from actorraft import codec, executor
+from actorraft.checks import Checked, Schedule
 from actorraft.clock import SystemClock
 from actorraft.errors import NoRoom, StorageFailed, Unavailable
 from actorraft.executor import ExecutorPort, LogOnly
@@ -171,6 +173,8 @@ class RaftControl:
         self._snapshot_waiters: list[tuple[Any, int]] = []
         self._log_time = LogTime(self.server, self.clock)
         self._wake_at_s: float | None = None
+        self._checks = Schedule(0.0 if isinstance(self.executor, LogOnly) else self.config.digest_every_s)
+        self.difference = ""  # what a check found, in words; stays, for it does not mend itself
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._flush()
@@ -201,6 +205,7 @@ class RaftControl:
                 case TickEvent(ticks):
                     server.tick(ticks)
                     self._wake_machine()
+                    self._maybe_check()
                 case DisconnectEvent(peer_id):
                     server.peer_disconnected(peer_id)
                 case ConnectEvent(peer_id):
@@ -286,13 +291,15 @@ class RaftControl:
 
     def _on_done(self, done: executor.Done) -> None:
         match done:
-            case executor.Applied(index, replies, log_time_s, wake_at_s, events):
+            case executor.Applied(index, replies, log_time_s, wake_at_s, events, checked):
                 if events and self._watches:
                     self._tell_watchers(events)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self._answer(index, replies)
                 self.server.applied(index)
                 self._maybe_snapshot()
+                for check in checked:
+                    self._on_checked(check)
             case executor.Answered(client, reply):
                 self._reply(client, reply)
             case executor.Watched(client, watch, published):
@@ -310,8 +317,9 @@ class RaftControl:
                 self._answer_snapshot_waiters("")
             case executor.SnapshotFailed(reason):
                 self._on_snapshot_failed(reason)
-            case executor.Restored(_, log_time_s, wake_at_s):
+            case executor.Restored(index, log_time_s, wake_at_s):
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
+                self.server.applied(index)
             case executor.Stopped(reason, disk):
                 raise StorageFailed(reason) if disk else NodeStopped(reason)
 
@@ -441,6 +449,23 @@ class RaftControl:
             except RaftError:
                 self._wake_at_s = due_s
 
+    # --- Checks (checks.py) ---
+
+    def _maybe_check(self) -> None:
+        if self.server.state is not LeaderState or not self._checks.due(self.clock.monotonic(), self._handed_index):
+            return
+        entry = codec.encode(self._checks.entry(self.node_id))
+        with contextlib.suppress(RaftError):  # later, then
+            self.server.propose(codec.stamp(self._log_time.now_s(), entry))
+            self._checks.appended(self.clock.monotonic())
+
+    def _on_checked(self, checked: Checked) -> None:
+        self._checks.checked(checked.sample)
+        if checked.difference and not self.difference:
+            self.difference = checked.difference
+            logger.error("%s", checked.difference)
+            self.observe("difference", checked.difference)
+
     # --- Snapshots (§7) ---
 
     def _maybe_snapshot(self) -> None:
@@ -550,6 +575,7 @@ class RaftControl:
             "configuration_index": server.configurations[-1][0],
             "next_node_id": configuration.next_node_id,
             "dropped": dict(self.counts),
+            "error": self.difference or None,
         }
 
     # --- The mission's names: entries of any kind, futures, threads ---

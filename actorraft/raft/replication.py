@@ -242,6 +242,13 @@ def store_entries(self: RaftServer, first: int, entries: list[LogEntry]) -> None
     assert changed > self.commit_index, (
         f"entry {changed} is committed (up to {self.commit_index}) and would be replaced"
     )
+    if self.out.messages_after_persist:
+        # An answer to the leader before, waiting for this same write, would speak of entries that are not there by then.
+        self.out.messages_after_persist[:] = [
+            message
+            for message in self.out.messages_after_persist
+            if not (isinstance(message, AppendEntriesResponse) and message.match_index >= changed)
+        ]
     self.unstable_from = min(self.unstable_from, changed)
     self.persisted_index = min(self.persisted_index, changed - 1)
     self.persisting_to = min(self.persisting_to, changed - 1)

@@ -350,3 +350,14 @@ def test_every_log_ends_equal_over_a_link_that_loses_every_third_message() -> No
     assert cluster[0].log == cluster[1].log == cluster[2].log
     assert cluster.machines[0] == cluster.machines[1] == cluster.machines[2]
     assert {progress.state for progress in cluster.expect_leader().progress.values()} == {ProgressState.REPLICATE}
+
+
+def test_an_answer_that_waits_for_the_write_does_not_outlive_the_entries_it_speaks_of() -> None:
+    """Two leaders' messages in one batch: the disk never holds what the older one would be told (simulator, seed 2708)."""
+    follower = make_server(0, 3)
+    follower.step(AppendEntries(1, 0, 1, -1, -1, [LogEntry(1, "a"), LogEntry(1, "b")], -1))
+    follower.step(AppendEntries(2, 0, 2, -1, -1, [LogEntry(2, "c")], -1))
+
+    answers = [message for message in follower.ready().messages_after_persist if message.dest == 1]
+
+    assert answers == []

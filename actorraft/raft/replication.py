@@ -243,7 +243,7 @@ def store_entries(self: RaftServer, first: int, entries: list[LogEntry]) -> None
         f"entry {changed} is committed (up to {self.commit_index}) and would be replaced"
     )
     if self.out.messages_after_persist:
-        # An answer to the leader before, waiting for this same write, would speak of entries that are not there by then.
+        # An answer to the leader before that waits for this same write would speak of what is not there by then.
         self.out.messages_after_persist[:] = [
             message
             for message in self.out.messages_after_persist

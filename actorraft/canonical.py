@@ -13,7 +13,7 @@ from __future__ import annotations
 import copyreg
 import enum
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -25,9 +25,12 @@ from actorraft.names import name_of
 SCALARS = frozenset((str, bytes, bool, int, float, type(None)))
 CHUNK = 1000
 DIGEST_BYTES = 16
+COMPOSITE_BYTES = 256
+MEMBER_BYTES = 64
 
 _NEW = getattr(copyreg, "__newobj__")  # noqa: B009 (unknown to type checkers)
 _encode = msgspec.msgpack.Encoder().encode
+_SIZED = frozenset((str, bytes))
 
 
 def digest(value: Any) -> bytes:
@@ -160,3 +163,91 @@ class Walk:
             self._any_state(state[1])
         else:
             self.value(state)
+
+
+class _Enough(Exception):
+    """As much was taken in as was asked for."""
+
+
+class Sample(Walk):
+    """A walk over the first part of a value, bounded in time and memory however large the value is.
+
+    Equal values give equal samples: what counts is how long the encoded form of a value is, and a set counts as a whole
+    or not at all, for its order means nothing.
+
+    Args:
+        bytes_max: of the encoded form; an object counts COMPOSITE_BYTES more, a member of a set MEMBER_BYTES, which is
+            about what they cost.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__()
+        self._left = bytes_max
+
+    def take(self, values: Iterable[Any]) -> None:
+        """Take in values, as far as it goes."""
+        try:
+            for value in values:
+                self.value(value)
+        except _Enough:
+            pass
+
+    def _spend(self, size_bytes: int) -> None:
+        self._left -= size_bytes
+        if self._left < 0:
+            raise _Enough
+
+    def _composite(self, kind: type, value: Any) -> None:
+        self._spend(COMPOSITE_BYTES)
+        if kind is dict:
+            self._mark("dict", len(value))
+            self._both_ends(len(value), value.items(), self._items)
+        elif kind is list:
+            self._mark("list", len(value))
+            self._both_ends(len(value), value, self._sequence)
+        else:
+            super()._composite(kind, value)
+
+    def _both_ends(self, count: int, values: Any, take: Callable[[Iterable[Any]], None]) -> None:
+        """Take the newest values first: in what has grown large, that is where something happens."""
+        if count > 2 * CHUNK:
+            take(islice(reversed(values), CHUNK))
+            count -= CHUNK
+        take(islice(values, count))
+
+    def _items(self, items: Iterable[tuple[Any, Any]]) -> None:
+        source = iter(items)
+        while chunk := list(islice(source, CHUNK)):
+            self._sequence([key for key, _ in chunk])
+            self._sequence([value for _, value in chunk])
+
+    def _scalar(self, value: Any) -> None:
+        kind = type(value)
+        if (kind is str or kind is bytes) and len(value) > self._left:
+            self._mark("cut", len(value))
+            super()._scalar(value[: self._left])
+            raise _Enough
+        super()._scalar(value)
+        self._spend(8 + (len(value) if kind is str or kind is bytes else 0))
+
+    def _sequence(self, values: Iterable[Any]) -> None:
+        source = iter(values)
+        while chunk := list(islice(source, CHUNK)):
+            size_bytes = 8 * len(chunk) + sum([len(value) for value in chunk if type(value) in _SIZED])
+            if size_bytes <= self._left and SCALARS.issuperset(map(type, chunk)):
+                super()._sequence(chunk)
+                self._spend(size_bytes)
+                continue
+            for value in chunk:
+                self.value(value)
+
+    def unordered(self, values: Iterable[Any]) -> None:
+        """Take in all of these values, or none."""
+        values = values if isinstance(values, Collection) else list(values)
+        self._spend(MEMBER_BYTES * len(values))
+        outer = self._hash
+        try:
+            super().unordered(values)
+        except _Enough:
+            self._hash = outer
+            raise

@@ -293,7 +293,8 @@ class Client(Generic[M]):
         """Make a row of what a node said; Cluster adds what it knows of the process."""
         names = ("state", "term", "commit_index", "last_applied")
         known = {name: said[name] for name in names if name in said}
-        return MemberStatus(id=node_id, endpoint=self._endpoints[node_id], alive=error is None, error=error, **known)
+        wrong = error if error is not None else said.get("error")
+        return MemberStatus(id=node_id, endpoint=self._endpoints[node_id], alive=error is None, error=wrong, **known)
 
     def transfer_leadership(self, to: int | None = None, *, timeout: float = 10.0) -> int:
         """Hand leadership over on purpose: to node `to`, or to whoever is most up to date.

@@ -445,6 +445,8 @@ class Cluster(Client[M]):
             self._reasons[_node_id(process)] = value
         elif verb == "snapshot":
             self._emit("snapshot", _node_id(process), f"took a snapshot up to index {value}")
+        elif verb == "difference":
+            self._emit("difference", _node_id(process), value)
 
     def _on_exit(self, process: ActorProcess, reason: str) -> None:
         self._reasons.setdefault(_node_id(process), reason)
@@ -572,7 +574,7 @@ class Cluster(Client[M]):
     def _member(self, node_id: int, said: dict[str, Any], error: str | None = None) -> MemberStatus:
         row = super()._member(node_id, said, error)
         node = Node(self, node_id)
-        reason = None if said else self._reasons.get(node_id, error)
+        reason = row.error if said else self._reasons.get(node_id, error)
         return replace(row, pid=node.pid, alive=node.alive, error=reason)
 
     # --- The end ---

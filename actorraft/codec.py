@@ -140,7 +140,16 @@ class Unwatch(msgspec.Struct, array_like=True, frozen=True, tag=9):
     watch_id: int
 
 
-Request = Hello | Register | Commands | CloseSession | Query | Admin | Clock | Watch | Unwatch
+class Check(msgspec.Struct, array_like=True, frozen=True, tag=10):
+    """Made by a leader, never by a client: where all take a sample of their state, and what its own last one was."""
+
+    leader_id: int
+    index: int  # of the check entry at which that was; -1: none
+    state: bytes
+    results: bytes
+
+
+Request = Hello | Register | Commands | CloseSession | Query | Admin | Clock | Watch | Unwatch | Check
 
 # --- Nodes to clients ---
 

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import msgspec
 
 from actorraft import codec
+from actorraft.checks import EVERY_ENTRIES_MASK, Checked, Checks
 from actorraft.errors import CorruptionError, NoRoom, StorageFailed
 from actorraft.host import MachineHost, MachineStopped
 from actorraft.machine import CommandContext
@@ -92,6 +93,7 @@ class Applied(NamedTuple):
     log_time_s: float
     wake_at_s: float | None
     events: list[tuple[int, str, Any]]
+    checked: Sequence[Checked] = ()
 
 
 class Answered(NamedTuple):
@@ -146,10 +148,15 @@ class Executor:
         host: the machine; nobody else calls it.
         session_expiry_s: seconds of log time after which a silent session is forgotten.
         seed: of `context().random`, the same on every node.
+        timer: seconds, for noticing that digests of the state are not cheap.
     """
 
-    def __init__(self, host: MachineHost, *, session_expiry_s: float, seed: int = 0) -> None:
+    def __init__(
+        self, host: MachineHost, *, session_expiry_s: float, seed: int = 0, timer: Callable[[], float] | None = None
+    ) -> None:
         self.host = host
+        self.checks = Checks(host.sample, timer)
+        self._checked: list[Checked] = []
         self.sessions = Sessions(session_expiry_s)
         self.last_applied = -1
         self.log_time_s = 0.0  # never falls, whatever leaders' clocks do
@@ -192,7 +199,8 @@ class Executor:
                     replies.append((index, reply))
             self.last_applied = index
             index += 1
-        return Applied(self.last_applied, replies, self.log_time_s, self._wake_at(), self._take_events())
+        checked, self._checked = self._checked, []
+        return Applied(self.last_applied, replies, self.log_time_s, self._wake_at(), self._take_events(), checked)
 
     def _wake_at(self) -> float | None:
         """Return when the machine wants a clock entry; one that it let pass is not asked for again."""
@@ -225,6 +233,8 @@ class Executor:
             self.sessions.close(request.client_id)
         if type(request) is codec.Clock:
             self._apply_clock(index, term)
+        if type(request) is codec.Check:
+            self._checked.append(self.checks.check(index, self.serial, request))
         return None
 
     def _apply_clock(self, index: int, term: int) -> None:
@@ -242,6 +252,8 @@ class Executor:
         admission = self.sessions.admit(frame, self.log_time_s)
         if admission.session is not None:
             results = self._run_commands(index, term, frame)
+            if not index & EVERY_ENTRIES_MASK:
+                self.checks.note(results)
             self.sessions.record(admission.session, frame, results)
             return codec.Results(client_id, first, results)
         if admission.repeated is not None:
@@ -333,6 +345,7 @@ class Executor:
                 self.sessions.restore(sessions)
                 self.published = deque((tuple(event) for event in published), maxlen=PUBLISHED_MAX)
                 self.host.restore(file)
+            self.checks.forget()
         except (StorageFailed, CorruptionError) as error:
             return Stopped(str(error), disk=True)
         except Exception as error:  # a state that is half restored must never be served

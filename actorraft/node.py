@@ -16,6 +16,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,7 @@ class RaftNode:
             storage.close()
         storage = open_storage(spec)
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
-        executor = Executor(host, session_expiry_s=spec.config.session_expiry_s)
+        executor = Executor(host, session_expiry_s=spec.config.session_expiry_s, timer=time.perf_counter)
         self.control = RaftControl(
             self._net,
             storage=storage,

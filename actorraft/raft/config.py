@@ -28,6 +28,7 @@ class RaftConfig:
     trailing_entries: int = 1_000  # kept behind a snapshot for followers that are a little late
     snapshot_chunk_bytes: int = 1 << 20
     session_expiry_s: float = 3600.0
+    digest_every_s: float = 30.0  # how often replicas compare their states; 0: never
 
     def __post_init__(self) -> None:
         positive = (

@@ -1,0 +1,178 @@
+"""State digests: replicas compare what they hold, now and then, so that a machine that is not deterministic is named.
+
+A leader appends a check entry every `RaftConfig.digest_every_s` seconds, if anything was applied since the last one.
+Where it stands in the log, each node takes a sample: a digest of its state, and a running hash of what its commands
+returned since the check before. A sample is taken at the same index everywhere, without a message; and the next
+check entry carries the sample of the leader that made it. A node whose own sample is another one says so: at which
+index, differing from whom, and until where they were equal.
+
+So each node judges itself against the leader. If the leader is the one that went astray, all the others say so.
+Nothing stops: a wrong leader would stop everybody else. What differs is for a person to mend (docs/operations.md).
+
+What it costs: a sample covers the first SAMPLE_BYTES of a state, about 6 ms of the executor's time; a
+machine's own `digest()` is taken as it is. If one takes over STATE_S all the same (one huge array), the node compares
+results only from then on. Of results, those of every 16th entry count, and of those the plain values and whether a
+command raised: pickles of equal values may differ.
+
+Invariant:  a sample depends on the log alone, never on a clock, a restart or an installed snapshot: what is not known
+            for certain after those is empty, and not compared.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from actorraft import codec
+from actorraft.canonical import SCALARS
+
+logger = logging.getLogger("actorraft")
+
+STATE_S: Final = 0.05
+EVERY_ENTRIES_MASK: Final = 15  # results of entries whose index has none of these bits are counted
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Sample(NamedTuple):
+    """What a node found at a check entry. Empty bytes: not known here."""
+
+    index: int  # type: ignore[assignment]  # the field hides tuple.index, and is the better name
+    state: bytes
+    results: bytes
+    changed: bool  # whether any command was applied since the check before
+
+
+class Checked(NamedTuple):
+    """What became of a check entry: the sample taken there, and what differs from the leader's earlier one, if so."""
+
+    sample: Sample
+    difference: str = ""
+
+
+class Checks:
+    """The executor's side: takes samples, and compares them with a leader's.
+
+    Args:
+        digest: of the machine's state, cheap.
+        timer: seconds, for noticing that it is not; None: it is taken to be.
+    """
+
+    def __init__(self, digest: Callable[[], bytes], timer: Callable[[], float] | None = None) -> None:
+        self._digest = digest
+        self._timer = timer
+        self._cheap = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as after a restored snapshot: what was sampled before says nothing about now."""
+        self._latest = Sample(-1, b"", b"", False)
+        self._equal_index = -1
+        self._results = 0
+        self._since_check = False  # whether results were counted from a check entry on
+        self._serial = -1
+
+    def note(self, results: list[Any]) -> None:
+        """Count the results of one entry."""
+        plain = [result if type(result) in SCALARS else result.code for result in results]
+        self._results = crc32(_encode(plain), self._results)
+
+    def check(self, index: int, serial: int, entry: codec.Check) -> Checked:
+        """Take a sample at `index`; compare the one before with what the leader said of it.
+
+        Args:
+            serial: of the next command; equal serials, equal state.
+        """
+        difference = self._compare(entry)
+        mine = self._latest
+        if serial == self._serial:
+            sample = Sample(index, mine.state, mine.results, False)
+        else:
+            results = self._results.to_bytes(4, "little") if self._since_check else b""
+            sample = Sample(index, self._take_state(), results, True)
+        self._latest, self._serial = sample, serial
+        self._results, self._since_check = 0, True
+        return Checked(sample, difference)
+
+    def _compare(self, entry: codec.Check) -> str:
+        mine = self._latest
+        if entry.index < 0 or entry.index != mine.index:
+            return ""
+        if entry.state and mine.state and entry.state != mine.state:
+            what = "the state of this node is not that of"
+        elif entry.results and mine.results and entry.results != mine.results:
+            what = "what commands returned on this node is not what they returned on"
+        else:
+            self._equal_index = entry.index
+            return ""
+        since = f"after index {self._equal_index}" if self._equal_index >= 0 else "at an unknown index"
+        return (
+            f"{what} node {entry.leader_id}, which leads, at index {entry.index}; they parted {since}. The machine is "
+            "not deterministic (it reads a clock, random numbers, a file, the order of a set...), or code or memory "
+            "differ. Once it is mended, replace the node that is wrong: remove_node(), add_node()"
+        )
+
+    def _take_state(self) -> bytes:
+        if not self._cheap:
+            return b""
+        begin_s = self._timer() if self._timer is not None else 0.0
+        try:
+            state = self._digest()
+        except Exception as error:  # user code; nothing that a digest says may stop a node
+            logger.warning("no digest of the state: %s: %s", type(error).__name__, error)
+            return b""
+        if self._timer is not None and self._timer() - begin_s > STATE_S:
+            self._cheap = False
+            logger.info(
+                "a digest of the state takes %.0f ms, so from now on only results are compared; a machine can offer "
+                "a cheap digest()",
+                (self._timer() - begin_s) * 1000,
+            )
+        return state
+
+
+class Schedule:
+    """The leader's side: when to append a check entry, and what it carries.
+
+    Args:
+        every_s: seconds between two; 0: none.
+    """
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._latest: Sample | None = None
+        self._due_s: float | None = None
+        self._carried_index = -1
+
+    def checked(self, sample: Sample) -> None:
+        """Take the newest sample of this node."""
+        self._latest = sample
+
+    def due(self, now_s: float, applied_index: int) -> bool:
+        """Whether to append a check entry now: there is something that no check has seen, or not told yet."""
+        if self._every_s <= 0:
+            return False
+        if self._due_s is None:
+            self._due_s = now_s + self._every_s
+        if now_s < self._due_s:
+            return False
+        latest = self._latest
+        if latest is None:
+            return applied_index >= 0
+        return applied_index > latest.index or (latest.changed and latest.index > self._carried_index)
+
+    def entry(self, leader_id: int) -> codec.Check:
+        """Make the entry, at the leader."""
+        if self._latest is None:
+            return codec.Check(leader_id, -1, b"", b"")
+        return codec.Check(leader_id, self._latest.index, self._latest.state, self._latest.results)
+
+    def appended(self, now_s: float) -> None:
+        """The entry is in the log."""
+        self._due_s = now_s + self._every_s
+        if self._latest is not None:
+            self._carried_index = self._latest.index

@@ -34,7 +34,7 @@ from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageE
 from actorraft.events import EventHub, EventStream, Published, WatchStream
 from actorraft.futures import ResultFuture, resolve_many
 from actorraft.pickling import Encoder, decode_result, machine_name
-from actorraft.session import Call, ClientSession, QueryCall
+from actorraft.session import Call, ClientSession, NodeSilent, QueryCall
 
 if TYPE_CHECKING:
     from actorraft.actors.mailbox import Channel
@@ -419,7 +419,8 @@ class Client(Generic[M]):
             try:
                 return self._admin(leader, verb, arguments, max(0.1, deadline_s - time.monotonic())).result()
             except Unavailable as error:
-                if time.monotonic() >= deadline_s or "not leader" not in str(error):
+                elsewhere = isinstance(error, NodeSilent) or "not leader" in str(error)
+                if time.monotonic() >= deadline_s or not elsewhere:
                     raise
                 time.sleep(0.01)
 

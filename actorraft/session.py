@@ -32,6 +32,10 @@ HELLO: Final = codec.encode(codec.Hello())
 Call = tuple[bytes, Any, float]
 
 
+class NodeSilent(Unavailable):
+    """One node that was asked for something did not answer; another one, or the same a little later, may."""
+
+
 class QueryCall(NamedTuple):
     """One read. `to`: "leader", "any" or a node's id."""
 
@@ -185,7 +189,7 @@ class ClientSession:
         if node_id in self.nodes and self._send(node_id, frame):
             self._admin[request_id] = (future, node_id, deadline_s)
         else:
-            self.failures.append((future, Unavailable(f"node {node_id} is not reachable")))
+            self.failures.append((future, NodeSilent(f"node {node_id} is not reachable")))
 
     def _request_id(self) -> int:
         self._next_request += 1
@@ -205,7 +209,7 @@ class ClientSession:
         for request_id, (future, node, _) in list(self._admin.items()):
             if node == node_id:
                 del self._admin[request_id]
-                self.failures.append((future, Unavailable(f"node {node_id} is gone")))
+                self.failures.append((future, NodeSilent(f"node {node_id} is gone")))
         for request_id, frame in list(self._query_frames.items()):
             if frame.node_id == node_id:
                 self._requeue_query(request_id)
@@ -382,7 +386,7 @@ class ClientSession:
         for request_id, (future, node_id, deadline_s) in list(self._admin.items()):
             if now_s >= deadline_s:
                 del self._admin[request_id]
-                self.failures.append((future, Unavailable(f"node {node_id} did not answer in time")))
+                self.failures.append((future, NodeSilent(f"node {node_id} did not answer in time")))
         if now_s >= self._retry_s:
             self._retry_s = math.inf
         oldest = next(iter(self._frames.values()), None)

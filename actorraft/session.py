@@ -278,7 +278,10 @@ class ClientSession:
         if leader_id is None or term < self.term:
             return
         self.term = term
-        if leader_id != self.leader:
+        if leader_id not in self.nodes:  # who says so may not have noticed its death yet
+            if self.leader is not None:
+                self._lose_leader(now_s + self.HELLO_S)
+        elif leader_id != self.leader:
             self.leader = leader_id
             self._send_watches(leader_id)
             self._send_all_again(now_s)
@@ -303,7 +306,7 @@ class ClientSession:
         self._refusals += 1
         if node_id != self.leader:
             return
-        if hint is not None and hint != node_id and self._refusals < 3:
+        if hint in self.nodes and hint != node_id and self._refusals < 3:
             self.leader = hint
         else:
             self.leader = None
@@ -312,7 +315,7 @@ class ClientSession:
     def _on_refused(self, node_id: int, reply: codec.Refused, now_s: float) -> None:
         if reply.first_sequence < 0:  # the registration
             if reply.client_id == self._nonce:
-                self._registering_s = None
+                self._registering_s, self._last_refusal = None, reply.reason
         elif reply.client_id == self.client_id:
             frame = self._frames.get(reply.first_sequence)
             if frame is None:

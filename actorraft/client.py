@@ -125,7 +125,12 @@ class Client(Generic[M]):
             make_future=ResultFuture,
             frame_bytes_max=min(1 << 20, frame_bytes_max // 2),
         )
-        channel.set_endpoints(self._endpoints)
+        try:
+            channel.set_endpoints(self._endpoints)
+        except BaseException:
+            self._closed = True
+            channel.close()
+            raise
         self._thread = threading.Thread(
             target=_run, args=(weakref.ref(self), channel), name="actorraft-client", daemon=True
         )

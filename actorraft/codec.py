@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from actorraft.raft.membership import AddLearner, AddVoter, MemberChange, RemoveNode
 from actorraft.raft.messages import (
     MESSAGE_TYPES,
     AppendEntries,
@@ -27,6 +28,7 @@ from actorraft.raft.messages import (
     Message,
 )
 
+NODE_ID_MAX: Final = (1 << 31) - 1
 CONFIGURATION_EXT: Final = 1  # an item of a log entry on the wire; user values never share this decoder
 
 
@@ -265,6 +267,28 @@ def decode_reply(frame: bytes) -> Reply:
         return _reply_decoder.decode(frame)  # type: ignore[no-any-return]
     except (ValueError, RecursionError) as error:
         raise MalformedFrame(f"not a node's frame: {error}") from error
+
+
+_CHANGES: Final[dict[str, type[MemberChange]]] = {
+    "add_learner": AddLearner,
+    "add_voter": AddVoter,
+    "remove": RemoveNode,
+}
+
+
+def decode_changes(changes: Any) -> list[MemberChange]:
+    """Read changes of membership from an administrator's plain data, [kind, node id, storage id] each.
+
+    What gets by here goes into the log for good, so types are checked, not only counted.
+
+    Raises:
+        ValueError, TypeError, KeyError: they are none.
+    """
+    decoded = [msgspec.convert(values, _CHANGES[kind]) for kind, *values in changes]
+    for change in decoded:
+        if not 0 <= change.node_id <= NODE_ID_MAX:
+            raise ValueError(f"a node id is from 0 to {NODE_ID_MAX}, not {change.node_id}")
+    return decoded
 
 
 # --- Bodies and stamps ---

@@ -32,7 +32,6 @@ from actorraft.ports import Clients, Clock, SnapshotWriter, Storage
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import NotLeader, ProposalRefused, RaftError
 from actorraft.raft.log import RaftLog
-from actorraft.raft.membership import AddLearner, AddVoter, RemoveNode
 from actorraft.raft.messages import Configuration, EntryId, InstallSnapshot, LogEntry, Message
 from actorraft.raft.ready import LeaderState, Ready
 from actorraft.raft.server import RaftServer
@@ -539,7 +538,7 @@ class RaftControl:
                     self.executor.submit(executor.TakeDigest(client, request.request_id))
                     return
                 case "change_membership":
-                    value = self.server.change_membership(_changes(request.arguments))
+                    value = self.server.change_membership(codec.decode_changes(request.arguments["changes"]))
                 case _:
                     error = f"unknown request {request.verb!r}"
         except NotLeader:
@@ -550,6 +549,8 @@ class RaftControl:
 
     def _read_newest_snapshot(self, offset: int) -> list[Any]:
         """Return [term, index, a chunk from `offset` on, whether it is the last] for somebody who copies it."""
+        if type(offset) is not int or not 0 <= offset < 1 << 62:
+            raise ValueError(f"an offset is a whole number, 0 or more, not {offset!r}")
         term, index = self.server.snapshot_id
         chunk = self.storage.read_snapshot(EntryId(term, index), offset, self.config.snapshot_chunk_bytes)
         if chunk is None:
@@ -690,9 +691,3 @@ def executor_restore(index: int, storage: Storage) -> executor.Restore:
     """Make the work that brings the machine to the newest snapshot: opened now, as a newer one may be there by then."""
     file = storage.open_snapshot()
     return executor.Restore(index, lambda: file)
-
-
-def _changes(arguments: dict[str, Any]) -> list[AddLearner | AddVoter | RemoveNode]:
-    """Read a membership change from an administrator's plain data."""
-    kinds: dict[str, Callable[..., Any]] = {"add_learner": AddLearner, "add_voter": AddVoter, "remove": RemoveNode}
-    return [kinds[kind](*values) for kind, *values in arguments["changes"]]

@@ -299,6 +299,7 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
     _, peers = order
     try:
         node = RaftNode(context, spec, mailbox, peers)
+        node.control.counts = mailbox.counts  # one list of what was dropped, for the status
         context.loaded()
         log = node.control.server.log
         context.report(("ready", tuple(log.last)))

@@ -1,0 +1,177 @@
+"""Garbage, strangers and greedy clients at the doors of a live cluster: counted, logged once, harmless."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+
+from actorraft import Cluster, RaftConfig, codec
+from actorraft.raft.messages import AppendEntries
+from tests.cluster.helpers import Spawn, agree, eventually
+from tests.cluster.machines import Ledger
+from transports.zeromq import PROTOCOL_VERSION
+
+pytestmark = pytest.mark.cluster
+
+SMALL = RaftConfig(frame_bytes_max=64 << 10)
+GREETING = b"\xff" + bytes(8) + b"\x7f"  # how ZMTP begins
+RAW = [
+    b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
+    b"\x00" * 200,
+    b"\xff" * 200,
+    GREETING + b"\x09" * 60,
+    GREETING + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32) + b"\x04\xff" * 40,
+    GREETING + b"\x03\x00" + b"PLAIN".ljust(20, b"\0") + bytes(32),
+    *(random.Random(seed).randbytes(300) for seed in range(10)),
+]
+
+
+def doors(cluster: Cluster[Any], node_id: int) -> tuple[str, str]:
+    """Where a node's peers and clients reach it."""
+    return cluster._bound[node_id]
+
+
+def throw(endpoint: str, data: bytes) -> None:
+    """Send bytes to a socket as they are, and leave."""
+    kind, address = endpoint.split("://")
+    family = socket.AF_UNIX if kind == "ipc" else socket.AF_INET
+    with socket.socket(family) as stranger:
+        if kind == "ipc":
+            stranger.connect(address)
+        else:
+            host, port = address.rsplit(":", 1)
+            stranger.connect((host, int(port)))
+        stranger.settimeout(0.2)
+        with contextlib.suppress(OSError):
+            stranger.sendall(data)
+            stranger.recv(64)
+            stranger.sendall(data)
+
+
+@contextlib.contextmanager
+def dealer(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
+    """A stranger who speaks ZeroMQ."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+        stranger.linger = 1000
+        stranger.connect(endpoint)
+        yield stranger
+
+
+def dropped(cluster: Cluster[Any], node_id: int) -> dict[str, int]:
+    """What a node says it has dropped."""
+    said: dict[str, int] = cluster._admin(node_id, "status", {}, 5.0).result()["dropped"]
+    return {what: count for what, count in said.items() if "sent" not in what}
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_bytes_that_are_no_protocol_harm_nobody(raft_cluster: Spawn, transport: str) -> None:
+    cluster = raft_cluster(Ledger, nodes=3, transport=transport)
+    proxy = cluster.proxy(timeout=20.0)
+    pids = {node_id: cluster.nodes[node_id].pid for node_id in cluster.nodes}
+    leader, term = cluster.wait_for_leader(), max(row.term for row in cluster.status())
+    silent = []
+    for number, data in enumerate(RAW):
+        for door in doors(cluster, leader):
+            throw(door, data)
+        assert proxy.append("k", number) == number + 1
+    for door in doors(cluster, leader):
+        if transport == "ipc":  # who connects and says nothing
+            silent.append(socket.socket(socket.AF_UNIX))
+            silent[-1].connect(door.removeprefix("ipc://"))
+    assert proxy.append("k", "last") == len(RAW) + 1
+    for one in silent:
+        one.close()
+    assert {node_id: cluster.nodes[node_id].pid for node_id in cluster.nodes} == pids
+    assert max(row.term for row in cluster.status()) == term
+    assert sum(dropped(cluster, leader).values()) > 0
+    agree(cluster)
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_messages_of_strangers_are_counted_and_logged_once_a_reason(
+    raft_cluster: Spawn, caplog: pytest.LogCaptureFixture, transport: str
+) -> None:
+    cluster = raft_cluster(Ledger, nodes=3, transport=transport, config=SMALL)
+    leader = cluster.wait_for_leader()
+    other = next(node_id for node_id in cluster.nodes if node_id != leader)
+    token = cluster._token or b""
+    cluster_id = bytes.fromhex(cluster._place.info.cluster_id)
+    head = struct.Struct("<8sI8s")
+    good = token + PROTOCOL_VERSION + head.pack(cluster_id, other, os.urandom(8))
+    coup = codec.encode_message(AppendEntries(other, leader, 10**6, -1, -1, [], -1))
+    forged = codec.encode_message(AppendEntries(99, leader, 10**6, -1, -1, [], -1))
+    peer_door, client_door = doors(cluster, leader)
+    with dealer(peer_door) as stranger:
+        for _ in range(5):
+            stranger.send_multipart([token + b"\x07" + good[len(token) + 1 :], coup])  # another version
+            stranger.send_multipart([token + PROTOCOL_VERSION + head.pack(bytes(8), other, bytes(8)), coup])
+            stranger.send_multipart([token + PROTOCOL_VERSION + head.pack(cluster_id, 77, bytes(8)), coup])
+            stranger.send_multipart([b"", coup])
+            stranger.send_multipart([coup])
+            stranger.send_multipart([good, coup, coup])
+            stranger.send_multipart([good, b"garbage"])
+            stranger.send_multipart([good, b""])
+            stranger.send_multipart([good, forged])
+            if token:
+                stranger.send_multipart([bytes(32) + good[32:], coup])
+    with dealer(client_door) as stranger:
+        for _ in range(5):
+            stranger.send_multipart([token + b"\x07", codec.encode(codec.Register(1))])
+            stranger.send_multipart([token + PROTOCOL_VERSION, b"garbage"])
+            stranger.send_multipart([token + PROTOCOL_VERSION, b"\x91" * 10_000])
+            stranger.send_multipart([token + PROTOCOL_VERSION, codec.encode(codec.Commands(5, 0, 0, 10**9, b"x"))])
+            stranger.send_multipart([token + PROTOCOL_VERSION, codec.encode(codec.Check(0, 0, b"", b""))])
+            stranger.send_multipart([token + PROTOCOL_VERSION, codec.encode(codec.Commands(5, 0, 0, 1, bytes(66_000)))])
+            if token:
+                stranger.send_multipart([PROTOCOL_VERSION, codec.encode(codec.Register(1))])
+    for door in (peer_door, client_door):
+        with dealer(door) as stranger:
+            stranger.send_multipart([good, bytes(6 << 20)])  # larger than anything may be: the link is cut
+    counted = eventually(lambda: counts if len(counts := dropped(cluster, leader)) >= 7 else None)
+    eventually(lambda: all(count >= 5 for count in dropped(cluster, leader).values()), what=f"all of {counted}")
+
+    proxy = cluster.proxy(timeout=20.0)
+    assert proxy.append("k", 1) == 1
+    assert cluster.leader() == leader
+    assert max(row.term for row in cluster.status()) < 10**6
+    said = [record.message for record in caplog.records if record.name == f"actorraft.node.{leader}"]
+    assert sum("further ones are only counted" in message for message in said) == len(dropped(cluster, leader))
+
+
+def test_a_client_that_never_reads_its_answers_harms_nobody(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    proxy = cluster.proxy(timeout=20.0)
+    proxy.append("k", "x" * 100_000)
+    leader = cluster.wait_for_leader()
+    before = resident_bytes(cluster, leader)
+    ask = codec.encode(codec.Query(1, "linearizable", False, 1, msgspec.msgpack.encode([["get", "k"]])))
+    with dealer(doors(cluster, leader)[1]) as stranger:
+        stranger.rcvhwm = 1
+        for number in range(5_000):
+            with contextlib.suppress(zmq.Again):
+                stranger.send_multipart([PROTOCOL_VERSION, ask], zmq.NOBLOCK)
+            if number % 1000 == 0:
+                assert proxy.count("k") == 1
+        assert proxy.append("k", "y") == 2
+        said = eventually(
+            lambda: cluster._admin(leader, "status", {}, 5.0).result()["dropped"].get("answers not sent: full", 0),
+            what="answers are dropped",
+        )
+        assert said > 0
+        assert resident_bytes(cluster, leader) - before < 1000 * 100_000 + (100 << 20)
+    assert proxy.append("k", "z") == 3
+
+
+def resident_bytes(cluster: Cluster[Any], node_id: int) -> int:
+    """The memory of a node's process."""
+    with open(f"/proc/{cluster.nodes[node_id].pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -117,7 +117,9 @@ def _network(stack: contextlib.ExitStack, options: Options) -> tuple[namespaces.
 @contextlib.contextmanager
 def _cluster(options: Options, place: Path, network: namespaces.Router | None) -> Iterator[Cluster[Any]]:
     """A cluster that takes snapshots all the time, so that they are met by every fault."""
-    config = RaftConfig(snapshot_after_entries=3000, trailing_entries=300, snapshot_after_bytes=8 << 20)
+    config = RaftConfig(
+        snapshot_after_entries=3000, trailing_entries=300, snapshot_after_bytes=8 << 20, lease_reads=True
+    )
     spawn_options: dict[str, Any] = {
         "data_dir": place / "data",
         "durability": options.durability,

@@ -14,6 +14,7 @@ from tests.nemesis.run import Options, Report, run
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_sound_cluster_survives_all_faults(tmp_path, seed):
     history = tmp_path / "history.jsonl"
 
@@ -40,6 +41,7 @@ def torment(machine: type[Registers], faults: set[str], seed: int) -> Report:
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("machine", "faults"),
     [

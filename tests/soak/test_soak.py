@@ -7,7 +7,7 @@ import pytest
 from tests.nemesis import disks, namespaces
 from tests.soak import heal, kill_all, one_link, power_cut
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_killing_every_node_at_once_loses_nothing(seed):

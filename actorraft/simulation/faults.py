@@ -76,7 +76,7 @@ class Profile:
             snapshot_after_entries=rng.choice((15, 60, 200, 100_000)),
             trailing_entries=rng.choice((0, 3, 30)),
             snapshot_chunk_bytes=rng.choice((300, 2_000, 1 << 20)),
-            session_expiry_s=rng.choice((3600.0, 3600.0, 3600.0, 2.0)),
+            session_expiry_s=rng.choice((3600.0, 3600.0, 3600.0, 3.0)),
         )
         return cls(
             kinds=kinds,

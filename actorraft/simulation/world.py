@@ -250,7 +250,7 @@ class World:
         self.nemesis.mend()
         self.must_succeed: list[Call] = []
         self.mended_us = self.now_us
-        self.after(2_500_000, self._last_calls, None)  # an election or two, and the end of a write that stalled
+        self.after(2_100_000, self._last_calls, None)  # an election or two, and the end of a write that stalled
 
     def _last_calls(self, _: object) -> None:
         leader = self.leader()
@@ -264,7 +264,7 @@ class World:
     def _run_until_quiet(self) -> None:
         """Go on until everybody is equal and every call has ended."""
         bound_us = self.mended_us + int(CONVERGE_S * 1e6)
-        check_us = self.mended_us + 2_600_000
+        check_us = self.mended_us + 2_200_000
         while True:
             self._run(until_us=check_us)
             unfinished = self._unfinished()

@@ -307,6 +307,8 @@ class Client(Generic[M]):
         Returns:
             The new leader's id.
         """
+        if to is not None and to not in self._endpoints:
+            raise UsageError(f"there is no node {to}; the nodes are {sorted(self._endpoints)}")
         before = self.wait_for_leader(timeout)
         if to == before:
             return before

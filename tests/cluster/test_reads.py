@@ -1,0 +1,172 @@
+"""Reads on real nodes: every consistency from everywhere, and no deposed leader ever answers a linearizable one."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from actorraft import Cluster, RaftConfig, Unavailable, UsageError
+from tests.cluster.helpers import Spawn, eventually, follower_of
+from tests.cluster.machines import Applied, Ledger
+
+pytestmark = pytest.mark.cluster
+
+
+def test_every_consistency_is_served_from_everywhere_without_a_log_entry(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3, config=RaftConfig(lease_reads=True))
+    cluster.proxy().append("k", 1)
+    eventually(lambda: all(row.lag_entries == 0 for row in cluster.status()))
+    before = cluster.status()[0].commit_index
+    for consistency in ("linearizable", "lease", "stale"):
+        for to in ("leader", "any", *cluster.nodes):
+            assert cluster.proxy(consistency=consistency, to=to).get("k") == [1], (consistency, to)
+            assert cluster.query(lambda ledger: ledger.get("k"), consistency=consistency, to=to) == [1]
+    definitions = 2  # the lambda above is sent once, as a definition and a registration
+    assert cluster.status()[0].commit_index <= before + definitions
+
+
+def test_a_linearizable_read_sees_every_write_acknowledged_before_it_from_any_node(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    readers = [cluster.proxy(to=node_id) for node_id in cluster.nodes]
+    for number in range(1, 200):
+        cluster.proxy().append("k", number)
+        assert readers[number % 3].count("k") == number
+
+
+def test_many_reads_at_once_share_rounds(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    cluster.proxy().append("k", 1)
+    ledger = cluster.proxy(timeout=60.0, to="any")
+    assert {future.result() for future in [ledger.count.submit("k") for _ in range(5_000)]} == {1}
+
+
+def test_a_machine_with_a_query_of_its_own_is_asked_by_it_on_a_follower(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Applied, nodes=3)
+    cluster.execute(5)
+    assert cluster.query("total", to=follower_of(cluster)) == 5
+
+
+class Watched:
+    """A writer that counts up, and readers of one node that never may see less than was acknowledged before."""
+
+    def __init__(self, cluster: Cluster[Any], node_id: int) -> None:
+        self.acknowledged = 0
+        self.answers = 0
+        self.wrong: list[tuple[int, int]] = []
+        self._stop = threading.Event()
+        self._clients = [cluster.client(), cluster.client()]
+        self._threads = [threading.Thread(target=self._write), threading.Thread(target=self._read, args=(node_id,))]
+
+    def _write(self) -> None:
+        ledger = self._clients[0].proxy(timeout=60.0)
+        while not self._stop.is_set():
+            self.acknowledged = ledger.append("k", self.acknowledged)
+
+    def _read(self, node_id: int) -> None:
+        ledger = self._clients[1].proxy(timeout=0.5, to=node_id)
+        while not self._stop.is_set():
+            before = self.acknowledged
+            try:
+                found = ledger.count("k")
+            except Unavailable:
+                continue
+            self.answers += 1
+            if found < before:
+                self.wrong.append((found, before))
+
+    def go_on(self) -> None:
+        """Wait until some more writes are acknowledged."""
+        before = self.acknowledged
+        eventually(lambda: self.acknowledged > before + 10, what="writes go on")
+
+    def __enter__(self) -> Watched:
+        for thread in self._threads:
+            thread.start()
+        self.go_on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        for client in self._clients:
+            client.close()
+
+
+@pytest.mark.parametrize("how", ["partition", "pause"])
+def test_a_deposed_leader_never_answers_a_linearizable_read(raft_cluster: Spawn, how: str) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    leader = cluster.wait_for_leader()
+    with Watched(cluster, leader) as watched:
+        eventually(lambda: watched.answers > 0)
+        for _ in range(3):
+            if how == "partition":
+                cluster.partition({leader}, set(cluster.nodes) - {leader})
+                watched.go_on()
+                cluster.heal()
+            else:
+                cluster.nodes[leader].pause()
+                watched.go_on()
+                cluster.nodes[leader].resume()
+            answers = watched.answers
+            eventually(lambda answers=answers: watched.answers > answers, what="reads go on after the heal")  # type: ignore[misc]
+            eventually(lambda: cluster.transfer_leadership(leader) == leader, what="it leads again")
+    assert watched.wrong == []
+
+
+def test_an_isolated_leader_serves_stale_reads_and_no_others(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    old = cluster.wait_for_leader()
+    cluster.proxy().append("k", 1)
+    eventually(lambda: all(row.lag_entries == 0 for row in cluster.status()))
+    cluster.partition({old}, set(cluster.nodes) - {old})
+    assert cluster.proxy(timeout=60.0).append("k", 2) == 2
+    assert cluster.proxy(timeout=60.0).get("k") == [1, 2]
+    with pytest.raises(Unavailable):
+        cluster.proxy(to=old, timeout=1.0).get("k")
+    assert cluster.proxy(to=old, consistency="stale").get("k") == [1]
+    cluster.heal()
+    assert cluster.proxy(to=old, timeout=60.0).get("k") == [1, 2]
+
+
+def test_a_read_to_a_node_that_is_down_is_unavailable_and_to_any_goes_elsewhere(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    cluster.proxy().append("k", 1)
+    down = follower_of(cluster)
+    cluster.nodes[down].kill()
+    with pytest.raises(Unavailable, match="read"):
+        cluster.proxy(to=down, timeout=0.5).get("k")
+    for _ in range(6):
+        assert cluster.proxy(to="any", timeout=60.0).get("k") == [1]
+
+
+# --- Handing over ---
+
+
+def test_leadership_is_handed_over_on_purpose_under_load_without_an_error(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    with Watched(cluster, follower_of(cluster)) as watched:
+        for target in (2, 0, 1):
+            assert cluster.transfer_leadership(target) == target
+            assert cluster.wait_for_leader() == target
+            watched.go_on()
+        before = cluster.wait_for_leader()
+        assert cluster.transfer_leadership() != before
+        watched.go_on()
+    assert watched.wrong == []
+
+
+def test_a_hand_over_to_a_node_that_cannot_fails_and_the_leader_leads_on(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    leader, target = cluster.wait_for_leader(), follower_of(cluster)
+    cluster.nodes[target].pause()
+    with pytest.raises(Unavailable):
+        cluster.transfer_leadership(target, timeout=1.0)
+    assert cluster.proxy(timeout=60.0).append("k", 1) == 1
+    cluster.nodes[target].resume()
+    with pytest.raises(UsageError, match="no node 9"):
+        cluster.transfer_leadership(9, timeout=1.0)
+    assert cluster.proxy(timeout=60.0).append("k", 2) == 2
+    assert leader in cluster.nodes

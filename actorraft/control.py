@@ -474,8 +474,8 @@ class RaftControl:
 
     def _begin_snapshot(self) -> None:
         index = self._handed_index
-        if self._snapshot_running or index <= self._snapshot_index:
-            return
+        if self._snapshot_running or index <= max(self._snapshot_index, self.server.snapshot_id.index):
+            return  # the core may have taken in a later snapshot that is about to be installed
         self._snapshot_running, self._log_bytes, self._snapshot_tried_index = True, 0, index
         snapshot_id = EntryId(self.server.log.term_at(index), index)
         try:

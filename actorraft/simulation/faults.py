@@ -75,7 +75,7 @@ class Profile:
             uncommitted_bytes_max=rng.choice((2_000, 1 << 20)),
             snapshot_after_entries=rng.choice((15, 60, 200, 100_000)),
             trailing_entries=rng.choice((0, 3, 30)),
-            snapshot_chunk_bytes=rng.choice((300, 2_000, 1 << 20)),
+            snapshot_chunk_bytes=rng.choice((80, 300, 1 << 20)),
             session_expiry_s=rng.choice((3600.0, 3600.0, 3600.0, 3.0)),
         )
         return cls(
@@ -295,7 +295,7 @@ class Nemesis:
         configuration = leader.server.configuration
         rng = self.rng
         changes: list[tuple[object, ...]] = []
-        for _ in range(rng.choice((1, 1, 2))):
+        for _ in range(rng.choice((1, 1, 2, 4))):
             dice = rng.random()
             members = sorted(configuration.members)
             if dice < 0.4 and len(configuration.voters) < 6:

@@ -8,8 +8,14 @@ is judged by what it changed. So the cost of a check does not grow with the leng
     leader completeness      a leader holds everything that was committed in terms before its own §5.4
     state-machine safety     all nodes commit the same entry at an index                          §5.4.3
     commit index             never falls while a node runs; what is committed is never overwritten
+    commitment               a leader counts replicas only for entries of its own term            §5.4.2
     quorum                   an entry is durable on a majority at the instant of its commit        §5.3, §6
+    election                 a majority's disks hold the votes for a new leader                    §5.2, §6
+    up-to-date votes         nobody votes for a candidate whose log is behind its own             §5.4.1
     one vote                 a voter's disk never holds two votes of one term                     §5.2
+    match index              never beyond what the follower's disk holds of the leader's log       Figure 2
+    configuration            in force is the latest in the log, committed or not                   §6
+    reads                    a read gets no index below what was committed when it was asked for   §8, D§6.4
     disk before word         no message says what the sender's disk does not hold yet             Figure 2
 
 Source:     the figures and sections named; "durable" is asked of the simulated disks, never of the servers.
@@ -50,6 +56,7 @@ class Judged(Protocol):
 
     node_id: int
     disk: SimDisk
+    founding: Configuration  # what it was started with, before there was any in its log
     server: RaftServer | None
     view: View
 
@@ -57,13 +64,13 @@ class Judged(Protocol):
 class View:
     """What the checker saw of a node's server last; new with every start of the node."""
 
-    __slots__ = ("commit_index", "configuration", "led_term", "term")
+    __slots__ = ("before", "commit_index", "configuration", "elected_term", "led_term", "term")
 
     def __init__(self, server: RaftServer, configuration: Configuration) -> None:
         self.commit_index = server.commit_index
         self.term = server.current_term
-        self.led_term = -1
-        self.configuration = configuration  # in force by its disk, before the event under way
+        self.led_term = self.elected_term = -1
+        self.configuration = self.before = configuration  # in force by its disk, at the last look and before this event
 
 
 class Checker:
@@ -71,19 +78,16 @@ class Checker:
 
     Args:
         nodes: all nodes that ever were, by id; the caller may add some.
-        configuration: the one that the cluster began with.
         on_event: told, in words, when a leader is elected.
     """
 
-    def __init__(
-        self, nodes: Mapping[int, Judged], configuration: Configuration, on_event: Callable[[int, str], None]
-    ) -> None:
+    def __init__(self, nodes: Mapping[int, Judged], on_event: Callable[[int, str], None]) -> None:
         self.nodes = nodes
-        self.initial_configuration = configuration
         self.on_event = on_event
         self.committed: list[LogEntry] = []  # the one history
         self.commit_terms: list[int] = []  # the leader's term when it was committed
         self.leaders: dict[int, int] = {}  # term -> who led
+        self.candidates: dict[tuple[int, int], tuple[int, int]] = {}  # (node, term) -> its last log term and index
         self.entries: dict[tuple[int, int], tuple[int, Any]] = {}  # (index, term) -> (term before it, item)
         self.on_message: dict[type, Callable[[Judged, Any], None]] = {
             AppendEntriesResponse: self._on_append_response,
@@ -98,7 +102,7 @@ class Checker:
         """A node came up: what it knows must be what its disk holds."""
         server = node.server
         assert server is not None
-        node.view = View(server, self.configuration_of(node.disk))
+        node.view = View(server, self.configuration_of(node))
         if server.commit_index >= len(self.committed):
             raise InvariantViolation("state-machine safety", f"node {node.node_id} restarted with a commit of its own")
 
@@ -116,15 +120,58 @@ class Checker:
         if server.state is LeaderState and view.led_term != term:
             view.led_term = term
             self._check_leader(node, server, term)
-        view.configuration = self.configuration_of(node.disk)
+        view.configuration = self.configuration_of(node)
 
-    def configuration_of(self, disk: SimDisk) -> Configuration:
+    def settled(self, node: Judged, sources: Sequence[int]) -> None:
+        """Judge what only holds when an event's effects are all done; `sources` answered this node's appends in it."""
+        server = node.server
+        assert server is not None
+        durable = node.view.configuration
+        if server.configuration is not durable and server.configuration != durable:
+            raise InvariantViolation(
+                "configuration", f"node {node.node_id} goes by {server.configuration}, its log says {durable}"
+            )
+        if server.state is LeaderState:
+            if node.view.elected_term != server.current_term:
+                self._check_votes(node, server.current_term)
+            self._check_matches(node, server, sources)
+        node.view.before = durable
+
+    def _check_matches(self, node: Judged, server: RaftServer, sources: Sequence[int]) -> None:
+        log = server.log
+        for peer_id in sources:
+            progress = server.progress.get(peer_id)
+            if progress is None:
+                continue
+            match = progress.match_index
+            if match >= log.first_index and not self.nodes[peer_id].disk.holds(match, log[match].term):
+                raise InvariantViolation(
+                    "match index",
+                    f"leader {node.node_id} believes that node {peer_id} holds {match}; its disk does not",
+                )
+
+    def _check_votes(self, node: Judged, term: int) -> None:
+        """Whoever leads has a majority's votes, and the disks of that majority say so."""
+        node.view.elected_term = term
+        voted = [voter for voter, one in self.nodes.items() if one.disk.votes.get(term) == node.node_id]
+        if not self._majorities(node, voted):
+            raise InvariantViolation("election", f"node {node.node_id} leads term {term} with the votes of {voted}")
+
+    def read_answered(self, node: Judged, index: int, committed_then: int) -> None:
+        """Judge the index that a read got; `committed_then` was committed when it was asked for."""
+        if 0 <= index < committed_then:
+            raise InvariantViolation(
+                "reads", f"node {node.node_id} serves a read at {index}, asked for when {committed_then} was committed"
+            )
+
+    def configuration_of(self, node: Judged) -> Configuration:
         """Return the configuration in force by what is durable, worked out apart from the core."""
+        disk = node.disk
         if disk.configurations:
             return disk.configurations[-1][1]
         if disk.images:
             return disk.images[-1].meta.configuration
-        return self.initial_configuration
+        return node.founding
 
     def _check_leader(self, node: Judged, server: RaftServer, term: int) -> None:
         """Election safety and leader completeness."""
@@ -164,26 +211,29 @@ class Checker:
             raise InvariantViolation(
                 "state-machine safety", f"node {node.node_id} has a snapshot of what is uncommitted"
             )
-        if not self._on_quorum(node, server, new):
+        if log[new].term != server.current_term:
+            raise InvariantViolation(
+                "commitment", f"node {node.node_id} commits {new} of term {log[new].term} in term {server.current_term}"
+            )
+        holders = [one.node_id for one in self.nodes.values() if one.disk.holds(new, log[new].term)]
+        if not self._majorities(node, holders):
             raise InvariantViolation(
                 "quorum",
-                f"node {node.node_id} commits {new} in term {server.current_term}, durable only on "
-                f"{[n.node_id for n in self.nodes.values() if n.disk.holds(new, log[new].term)]}",
+                f"node {node.node_id} commits {new} in term {server.current_term}, durable only on {holders}",
             )
         committed.extend(log[known : new + 1])
         self.commit_terms.extend([server.current_term] * (new + 1 - known))
 
-    def _on_quorum(self, node: Judged, server: RaftServer, index: int) -> bool:
-        """Whether entry `index` of this log is durable on a quorum, by the configuration before or after the event."""
-        term = server.log[index].term
-        for configuration in (node.view.configuration, self.configuration_of(node.disk)):
-            if all(
-                2 * sum(self.nodes[voter].disk.holds(index, term) for voter in voters) > len(voters)
+    def _majorities(self, node: Judged, nodes: Sequence[int]) -> bool:
+        """Whether these are a quorum, by the configuration in force at `node` before or after the event under way."""
+        return any(
+            all(
+                2 * len(voters.intersection(nodes)) > len(voters)
                 for voters in (configuration.voters, configuration.voters_outgoing)
                 if voters
-            ):
-                return True
-        return False
+            )
+            for configuration in (node.view.before, node.view.configuration, self.configuration_of(node))
+        )
 
     # --- Writes ---
 
@@ -268,6 +318,7 @@ class Checker:
     def _on_request_vote(self, node: Judged, message: RequestVote) -> None:
         if message.pre_vote or message.term < node.disk.hard_state.term:
             return  # with a later term on its disk it can never vote in this one again
+        self.candidates[node.node_id, message.term] = message.last_log_term, message.last_log_index
         if node.disk.votes.get(message.term) != node.node_id:
             raise InvariantViolation(
                 "disk before word", f"node {node.node_id} is a candidate in term {message.term} without its own vote"
@@ -281,6 +332,13 @@ class Checker:
                 "disk before word",
                 f"node {node.node_id} grants {message.dest} its vote of term {message.term}; "
                 f"its disk says {node.disk.votes.get(message.term)}",
+            )
+        disk = node.disk
+        own = disk.entries[-1].term if disk.entries else disk.previous_term, disk.last_index
+        theirs = self.candidates.get((message.dest, message.term), own)
+        if theirs < own and self.leaders.get(message.term) != message.dest:  # as a leader it may have written here
+            raise InvariantViolation(
+                "up-to-date votes", f"node {node.node_id} at {own} votes for node {message.dest} at {theirs}"
             )
 
     def _on_snapshot_response(self, node: Judged, message: InstallSnapshotResponse) -> None:

@@ -26,6 +26,7 @@ class SimHost:
         self.registers: dict[str, str] = {}
         self.applied: dict[int, int] = {}  # command id -> how often it was applied
         self.last_serial = -1
+        self.first_time = 0.0
         self.last_time = 0.0
         self.complaints: list[str] = []
         self.wake_at: float | None = None
@@ -37,6 +38,8 @@ class SimHost:
         if context.serial <= self.last_serial or context.time < self.last_time:
             self.complaints.append(f"index {context.index}: serial {context.serial} or time {context.time} fell")
         self.last_serial, self.last_time = context.serial, context.time
+        if not self.first_time:
+            self.first_time = context.time
         registers = self.registers
         if method == "put":
             registers[key] = arguments[0]
@@ -59,7 +62,13 @@ class SimHost:
 
     def state(self) -> list[Any]:
         """Return everything, in an order of its own."""
-        return [sorted(self.registers.items()), sorted(self.applied.items()), self.last_serial, self.last_time]
+        return [
+            sorted(self.registers.items()),
+            sorted(self.applied.items()),
+            self.last_serial,
+            self.first_time,
+            self.last_time,
+        ]
 
     def snapshot(self, write: Callable[[bytes], Any]) -> None:
         """Write everything."""
@@ -67,7 +76,8 @@ class SimHost:
 
     def restore(self, file: BinaryIO) -> None:
         """Become what a snapshot holds."""
-        registers, applied, self.last_serial, self.last_time = msgspec.msgpack.decode(file.read())
+        state = msgspec.msgpack.decode(file.read())
+        registers, applied, self.last_serial, self.first_time, self.last_time = state
         self.registers = {key: value for key, value in registers}  # noqa: C416 (lists of two, not pairs)
         self.applied = {key: value for key, value in applied}  # noqa: C416
 

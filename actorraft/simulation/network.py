@@ -49,7 +49,7 @@ class SimNetwork:
         self._last[link] = at
         if self.duplicate and peers and random() < self.duplicate:
             self.counts["duplicated"] += 1
-            return at, at + int(random() * self.late_us)
+            return at, at + int(random() ** 4 * self.late_us)  # mostly soon after
         return (at,)
 
     def cut_link(self, source: int, dest: int) -> None:

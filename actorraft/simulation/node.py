@@ -19,7 +19,7 @@ from actorraft.control import ClientEvent, Event, MessageEvent, RaftControl, Tic
 from actorraft.errors import StorageFailed
 from actorraft.executor import Done, Executor, InlineExecutor, Work
 from actorraft.logtime import Ticks
-from actorraft.raft.messages import Configuration, HardState, LogEntry, Message
+from actorraft.raft.messages import AppendEntriesResponse, Configuration, HardState, LogEntry, Message
 from actorraft.raft.server import RaftServer
 from actorraft.simulation.disk import SimDisk
 from actorraft.simulation.invariants import InvariantViolation, View
@@ -50,6 +50,15 @@ class SimClock:
         return self.monotonic() + self.wall_offset_s
 
 
+class WatchedControl(RaftControl):
+    """The production control; its reads are told to the checker."""
+
+    def _on_read_state(self, token: int, index: int) -> None:
+        node: SimNode = self.net
+        node.read_answered(token, index)
+        super()._on_read_state(token, index)
+
+
 class DelayedExecutor:
     """The executor's thread: takes work in order, finishes it later, and wakes the loop."""
 
@@ -71,7 +80,8 @@ class DelayedExecutor:
     def cost_us(self) -> int:
         """Return how long the next piece takes: mostly little, sometimes very long."""
         random = self.node.rng.random
-        return 20 + int(random() * 100) if random() < 0.98 else int(random() * 200_000)
+        slow = random() < 0.02 and not self.node.world.mending
+        return int(random() * (200_000 if slow else 100)) + 20
 
     def run(self, _: object) -> None:
         """Do one piece, then the next one later."""
@@ -113,6 +123,8 @@ class SimNode:
         self.rng = random.Random(world.rng.getrandbits(64))
         self.disk = SimDisk(self, self.rng)
         self.clock = SimClock(self)
+        self.founding = world.configuration if node_id in world.configuration.members else Configuration()
+        self.asked: dict[int, int] = {}  # read -> what was committed when it was asked for
         self.control: RaftControl | None = None
         self.server: RaftServer | None = None
         self.machine: SimHost | None = None
@@ -141,20 +153,35 @@ class SimNode:
         self.machine = SimHost()
         machine = Executor(self.machine, session_expiry_s=world.config.session_expiry_s)  # type: ignore[arg-type]
         executor = DelayedExecutor(self, machine) if world.profile.delayed_executor else InlineExecutor(machine)
-        self.control = RaftControl(
+        self.control = WatchedControl(
             self,
             storage=self.disk,
             executor=executor,
             clients=self,
             clock=self.clock,
             config=world.config,
-            configuration=world.configuration if self.node_id in world.configuration.members else Configuration(),
+            configuration=self.founding,
             rng=random.Random(self.rng.getrandbits(64)),
         )
         self.server = self.control.server
+        self._watch_reads(self.server)
         self.ticks = Ticks(self.clock, world.config.tick_s)
         world.checker.started(self)
         self._plan_wake()
+
+    def _watch_reads(self, server: RaftServer) -> None:
+        self.asked = {}
+        ask = server.read_index
+
+        def read_index(token: int, lease: bool = False) -> None:
+            self.asked[token] = len(self.world.checker.committed) - 1
+            ask(token, lease)
+
+        server.read_index = read_index  # type: ignore[method-assign]
+
+    def read_answered(self, token: int, index: int) -> None:
+        """The core says at which index a read may be served."""
+        self.world.checker.read_answered(self, index, self.asked.pop(token))
 
     def crash(self, how: str) -> None:
         """The process is gone, with everything that was not on its disk."""
@@ -275,6 +302,12 @@ class SimNode:
         try:
             control.process_events([TickEvent(elapsed), *batch] if elapsed else batch)
             world.checker.after(self)
+            answered = [
+                event.message.source
+                for event in batch
+                if type(event) is MessageEvent and type(event.message) is AppendEntriesResponse
+            ]
+            world.checker.settled(self, answered)
         except SimulatedCrash as crash:
             self.crash(f"at an effect: {crash}")
             return

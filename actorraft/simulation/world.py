@@ -25,6 +25,7 @@ from actorraft.raft.ready import LeaderState
 from actorraft.simulation.faults import Nemesis, Profile
 from actorraft.simulation.invariants import Checker, InvariantViolation
 from actorraft.simulation.linearizability import check_history
+from actorraft.simulation.machine import SimHost
 from actorraft.simulation.network import SimNetwork
 from actorraft.simulation.node import SimNode
 from actorraft.simulation.trace import Trace
@@ -89,7 +90,7 @@ class World:
         self.network = SimNetwork(random.Random(self.rng.getrandbits(64)))
         self.configuration = Configuration(voters=frozenset(range(num_nodes)), next_node_id=num_nodes)
         self.nodes: dict[int, SimNode] = {}
-        self.checker = Checker(self.nodes, self.configuration, self._elected)
+        self.checker = Checker(self.nodes, self._elected)
         for node_id in range(num_nodes):
             self.add_node(node_id)
         self.next_command_id = 0
@@ -310,6 +311,7 @@ class World:
         for node, machine in zip(members, machines, strict=True):
             if machine.complaints:
                 raise InvariantViolation("serials and log time", f"node {node.node_id}: {machine.complaints[0]}")
+            self._judge_log_time(machine)
         self._judge_ledger(machines[0].applied)
         for call in self.must_succeed:
             if call.outcome != "ok":
@@ -317,6 +319,15 @@ class World:
         verdict = check_history(call.operation for call in self.calls)
         if verdict.violations:
             raise InvariantViolation("linearizability", str(verdict.violations[0]))
+
+    def _judge_log_time(self, machine: SimHost) -> None:
+        """Log time may run with the leaders' monotonic clocks, never with their wall clocks."""
+        leaps_s = sum(node.clock.ahead_s for node in self.nodes.values())
+        most_s = self.now_us * 1e-6 * 1.1 + leaps_s + 1.0
+        if machine.last_time - machine.first_time > most_s:
+            raise InvariantViolation(
+                "log time", f"{machine.last_time - machine.first_time:.1f} s of log time in at most {most_s:.1f} s"
+            )
 
     def _judge_ledger(self, applied: dict[int, int]) -> None:
         for call in self.calls:

@@ -1,0 +1,560 @@
+"""Bugs that Raft systems have had, to be planted in the code under test by patching it; none of this ships.
+
+Each is a function that patches what it needs. `caught` names the invariants that may report it; most seeds do not meet
+the circumstances in which a bug shows, so a search goes through seeds until one does.
+
+Source:     the bugs listed by those who test such systems: etcd, Jepsen, the 2015 single-server membership bug, the
+            Raft paper's own warnings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from actorraft import codec
+from actorraft import executor as executor_module
+from actorraft.control import RaftControl
+from actorraft.errors import StorageFailed
+from actorraft.executor import Executor
+from actorraft.raft import changes, election, quorum, reads, replication, snapshots
+from actorraft.raft.config import RaftConfig
+from actorraft.raft.log import RaftLog
+from actorraft.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Configuration,
+    EntryId,
+    HardState,
+    InstallSnapshot,
+    LogEntry,
+    RequestVote,
+    RequestVoteResponse,
+)
+from actorraft.raft.ready import LeaderState, Ready
+from actorraft.raft.server import RaftServer
+from actorraft.session import ClientSession
+from actorraft.sessions import Admission, Sessions
+from actorraft.simulation.disk import SimDisk, Write
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A bug, and how to plant it."""
+
+    name: str
+    plant: Plant
+    quick: bool = False  # caught within a few seeds: always run
+    story: Callable[[], None] | None = None  # for circumstances too rare for seeds: fails if the bug is there
+
+
+BUGS: list[Bug] = []
+
+
+def bug(name: str, *, quick: bool = False, story: Callable[[], None] | None = None) -> Callable[[Plant], Plant]:
+    def note(plant: Plant) -> Plant:
+        BUGS.append(Bug(name, plant, quick, story))
+        return plant
+
+    return note
+
+
+# --- Stories: the circumstances of the rarest bugs, told to one server ---
+
+
+def server(voters: int = 3, **config: Any) -> RaftServer:
+    config = {"pre_vote": False, "check_quorum": False, **config}
+    members = Configuration(voters=frozenset(range(voters)), next_node_id=voters)
+    return RaftServer(0, configuration=members, config=RaftConfig(**config), draw=lambda low, high: low, noop=False)
+
+
+def settle(node: RaftServer) -> list[Any]:
+    """Carry out what the server asks for; return what it sent."""
+    sent: list[Any] = []
+    while node.has_ready():
+        ready = node.ready()
+        node.advance(ready)
+        sent += [*ready.messages, *ready.messages_after_persist]
+    return sent
+
+
+def a_vote_that_comes_twice_counts_once() -> None:
+    node = server(5)
+    node.campaign()
+    settle(node)
+    node.step(RequestVoteResponse(1, 0, 1, True))
+    node.step(RequestVoteResponse(1, 0, 1, True))
+    assert node.state is not LeaderState
+
+
+def a_vote_of_an_older_term_does_not_count() -> None:
+    node = server(3)
+    node.campaign()
+    node.campaign()
+    settle(node)
+    node.step(RequestVoteResponse(1, 0, 1, True))
+    assert node.state is not LeaderState
+
+
+def an_acknowledgement_of_an_older_term_does_not_count() -> None:
+    node = server(3)
+    node.become_leader_now(1)
+    node.propose("a")
+    settle(node)
+    node.become_leader_now(3)
+    settle(node)
+    node.step(AppendEntriesResponse(1, 0, 1, True, 0))
+    assert node.progress[1].match_index == -1
+
+
+def a_leader_counts_itself_only_when_its_disk_has_the_entry() -> None:
+    node = server(3)
+    node.become_leader_now(1)
+    settle(node)
+    node.propose("a")
+    node.has_ready()
+    node.ready()  # the write is under way, and an acknowledgement is quicker
+    node.step(AppendEntriesResponse(1, 0, 1, True, 0))
+    assert node.commit_index == -1
+
+
+def a_lease_binds_who_gave_it() -> None:
+    node = server(3, lease_reads=True)
+    node.step(AppendEntries(1, 0, 1, -1, -1, [], -1, lease_ticks=20))
+    settle(node)
+    node.step(RequestVote(2, 0, 2, 5, 5))
+    assert not any(isinstance(message, RequestVoteResponse) and message.vote_granted for message in settle(node))
+
+
+def chunks_of_different_snapshots_are_not_mixed() -> None:
+    node = server(3)
+    members = node.configuration
+    node.step(InstallSnapshot(1, 0, 1, 10, 1, members, 0, b"1234"))
+    settle(node)
+    node.step(InstallSnapshot(2, 0, 2, 12, 2, members, 4, b"5678", True))
+    settle(node)
+    assert node.snapshot_id.index == -1
+
+
+# --- Disk and order of effects ---
+
+
+@bug("term and vote are not stored", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    persist = SimDisk.persist
+
+    def forgetful(self: SimDisk, hard_state: HardState | None, first: int, entries: Sequence[LogEntry]) -> None:
+        persist(self, None, first, entries)
+
+    patch.setattr(SimDisk, "persist", forgetful)
+
+
+@bug("the vote is not stored, the term is", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    persist = SimDisk.persist
+
+    def forgetful(self: SimDisk, hard_state: HardState | None, first: int, entries: Sequence[LogEntry]) -> None:
+        persist(self, hard_state and HardState(hard_state.term, None), first, entries)
+
+    patch.setattr(SimDisk, "persist", forgetful)
+
+
+@bug("answers leave before the write", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def hasty(self: RaftControl, ready: Ready) -> None:
+        for message in (*ready.messages, *ready.messages_after_persist):
+            self._send(message)
+        carry_out(self, ready._replace(messages=[], messages_after_persist=[]))
+
+    carry_out = RaftControl._carry_out
+
+    def advance_original(self: RaftServer, ready: Ready) -> None:
+        # The Ready that is out is the original one, whatever copy was carried out.
+        assert self.taken is not None
+        advance(self, self.taken)
+
+    advance = RaftServer.advance
+    patch.setattr(RaftServer, "advance", advance_original)
+    patch.setattr(RaftControl, "_carry_out", hasty)
+
+
+@bug("acknowledged before the sync", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    """Writes are synced one batch late."""
+
+    def late(self: SimDisk) -> None:
+        newest = self.unsynced.pop()
+        sync(self)
+        self.unsynced.append(newest)
+
+    sync = SimDisk.sync
+    patch.setattr(SimDisk, "sync", late)
+
+
+@bug("the rename of a snapshot is lost in a crash, its directory was not synced")
+def _(patch: pytest.MonkeyPatch) -> None:
+    crash = SimDisk.crash
+
+    def forgetful(self: SimDisk) -> None:
+        if len(self.images) > 1:
+            self.images.pop()
+        crash(self)
+
+    patch.setattr(SimDisk, "crash", forgetful)
+
+
+@bug("the log is cut at the first bad record though acknowledged ones follow", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    recover = SimDisk.recover
+
+    def shorter(self: SimDisk) -> Any:
+        keep = max(0, len(self.entries) - 3, self.snapshot_index + 1 - self.first_index)
+        del self.entries[keep:]
+        return recover(self)
+
+    patch.setattr(SimDisk, "recover", shorter)
+
+
+@bug("a failed write is ignored", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    write = SimDisk.write
+
+    def careless(self: SimDisk, batch: Write) -> None:
+        try:
+            write(self, batch)
+        except StorageFailed:
+            self.unsynced.remove(batch)
+
+    patch.setattr(SimDisk, "write", careless)
+
+
+# --- Elections ---
+
+
+@bug("a vote is given twice in a term", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def generous(self: RaftServer, message: Any) -> None:
+        if not message.pre_vote:
+            self.voted_for = None
+        handle(self, message)
+
+    handle = election.handle_request_vote
+    patch.setattr(RaftServer, "handle_request_vote", generous)
+
+
+@bug("a vote goes to a candidate whose log is behind", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def generous(self: RaftServer, message: Any) -> None:
+        handle(self, message._replace(last_log_term=1 << 30))
+
+    handle = election.handle_request_vote
+    patch.setattr(RaftServer, "handle_request_vote", generous)
+
+
+@bug("logs are compared by length alone when a vote is asked for")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def careless(self: RaftServer, message: Any) -> None:
+        handle(self, message._replace(last_log_term=self.log.last.term))
+
+    handle = election.handle_request_vote
+    patch.setattr(RaftServer, "handle_request_vote", careless)
+
+
+@bug("votes are counted per message, not per voter", story=a_vote_that_comes_twice_counts_once)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def careless(self: RaftServer, message: Any) -> None:
+        if message.vote_granted and message.source in self.votes:
+            message = message._replace(source=next((v for v in sorted(self.voters) if v not in self.votes), -1))
+        handle(self, message)
+
+    handle = election.handle_request_vote_response
+    patch.setattr(RaftServer, "handle_request_vote_response", careless)
+
+
+@bug("a vote of an older term is counted", story=a_vote_of_an_older_term_does_not_count)
+def _(patch: pytest.MonkeyPatch) -> None:
+    step = RaftServer.step
+
+    def careless(self: RaftServer, message: Any) -> None:
+        if isinstance(message, RequestVoteResponse) and not message.pre_vote and message.term < self.current_term:
+            message = message._replace(term=self.current_term)
+        step(self, message)
+
+    patch.setattr(RaftServer, "step", careless)
+
+
+@bug("one vote short of a majority is enough", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def careless(self: RaftServer) -> None:
+        voters = sorted(self.voters - self.votes.keys())
+        if voters and len(self.voters) > 1 and sum(self.votes.values()) * 2 + 1 >= len(self.voters):
+            self.votes[voters[0]] = True
+        count(self)
+
+    count = election.count_votes
+    patch.setattr(RaftServer, "count_votes", careless)
+
+
+# --- Replication and commitment ---
+
+
+@bug("an entry of an older term is committed by counting")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def hasty(self: RaftServer, hint_index: int | None = None) -> None:
+        maybe_commit(self, hint_index)
+        matches: dict[int, int] = {peer_id: progress.match_index for peer_id, progress in self.progress.items()}
+        matches[self.node_id] = self.persisted_index
+        index = quorum.committed_index(matches, self.configuration.voters, self.configuration.voters_outgoing)
+        if index > self.commit_index:
+            self.commit_to(index)
+            self.send_due = True
+
+    maybe_commit = replication.maybe_commit
+    patch.setattr(RaftServer, "maybe_commit", hasty)
+
+
+@bug("a late AppendEntries truncates entries that match", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def page(self: RaftLog, first: int, entries: Sequence[LogEntry]) -> int | None:
+        return first if entries else None
+
+    patch.setattr(RaftLog, "conflict", page)
+
+
+@bug("the match index is taken from the end of the log", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def careless(self: RaftServer, message: Any, match_index: int) -> None:
+        acknowledge(self, message, self.log.last_index)
+
+    acknowledge = replication.acknowledge_append
+    patch.setattr(RaftServer, "acknowledge_append", careless)
+
+
+@bug("a follower commits past what the message verified", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def hasty(self: RaftServer, message: Any) -> None:
+        handle(self, message)
+        self.commit_to(min(message.commit_index, self.log.last_index))
+
+    handle = replication.handle_append_entries
+    patch.setattr(RaftServer, "handle_append_entries", hasty)
+
+
+@bug("the leader counts itself before its own write", story=a_leader_counts_itself_only_when_its_disk_has_the_entry)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def hasty(self: RaftServer, hint_index: int | None = None) -> None:
+        persisted, self.persisted_index = self.persisted_index, self.log.last_index
+        maybe_commit(self, hint_index)
+        self.persisted_index = persisted
+
+    maybe_commit = replication.maybe_commit
+    patch.setattr(RaftServer, "maybe_commit", hasty)
+
+
+@bug("an answer of an older term is counted", story=an_acknowledgement_of_an_older_term_does_not_count)
+def _(patch: pytest.MonkeyPatch) -> None:
+    step = RaftServer.step
+
+    def careless(self: RaftServer, message: Any) -> None:
+        if isinstance(message, AppendEntriesResponse) and message.term < self.current_term:
+            message = message._replace(term=self.current_term)
+        step(self, message)
+
+    patch.setattr(RaftServer, "step", careless)
+
+
+# --- Membership ---
+
+
+@bug("the quorum is that of the configuration before the newest")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def late(self: RaftServer) -> None:
+        use(self)
+        if len(self.configurations) > 1:
+            self.configuration = self.configurations[-2][1]
+
+    use = changes.use_configuration
+    patch.setattr(RaftServer, "use_configuration", late)
+
+
+@bug("learners count in the quorum")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def generous(matches: Mapping[int, int], voters: frozenset[int], outgoing: frozenset[int] = frozenset()) -> int:
+        majority = len(voters) // 2
+        found: int = sorted(matches.values(), reverse=True)[majority] if len(matches) > majority else -1
+        return found
+
+    patch.setattr(replication, "committed_index", generous)
+
+
+@bug("a joint change needs only the new voters")
+def _(patch: pytest.MonkeyPatch) -> None:
+    index, result = quorum.committed_index, quorum.vote_result
+    patch.setattr(replication, "committed_index", lambda matches, voters, outgoing=frozenset(): index(matches, voters))
+    patch.setattr(election, "vote_result", lambda voters, votes, outgoing=frozenset(): result(voters, votes))
+
+
+@bug("a truncated configuration stays in force")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def stubborn(self: RaftServer, first: int, entries: list[LogEntry]) -> None:
+        before, index = self.configuration, self.configurations[-1][0]
+        store(self, first, entries)
+        if self.configurations[-1][0] < index:
+            self.configurations[-1] = (self.configurations[-1][0], before)
+            self.configuration = before
+
+    store = replication.store_entries
+    patch.setattr(RaftServer, "store_entries", stubborn)
+
+
+# --- Snapshots ---
+
+
+@bug("sessions are not in the snapshot")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Sessions, "state", lambda self: [])
+
+
+@bug("a snapshot is installed and the conflicting log stays", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimDisk, "reset_log", lambda self, snapshot: None)
+
+
+@bug("the machine is replayed from the start on top of a restored snapshot")
+def _(patch: pytest.MonkeyPatch) -> None:
+    """What was applied before the snapshot's end is applied once more."""
+
+    def again(self: Executor, work: Any) -> Any:
+        answer = restore(self, work)
+        self.serial += 1
+        for key in list(self.host.applied)[:1]:  # type: ignore[attr-defined]
+            self.host.applied[key] += 1  # type: ignore[attr-defined]
+        return answer
+
+    restore = Executor._restore
+    patch.setattr(Executor, "_restore", again)
+
+
+@bug("chunks of two snapshots are mixed", story=chunks_of_different_snapshots_are_not_mixed)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def careless(self: RaftServer, message: Any) -> None:
+        if self.receiving is not None:
+            message_id = (
+                message.source,
+                message.term,
+                EntryId(message.snapshot_term, message.snapshot_index),
+            )
+            if message.offset and self.receiving[:3] != message_id:
+                self.receiving = snapshots.Receiving(*message_id, self.receiving.next_offset)
+        handle(self, message)
+
+    handle = snapshots.handle_install_snapshot
+    patch.setattr(RaftServer, "handle_install_snapshot", careless)
+
+
+# --- Reads ---
+
+
+@bug("a read is served without a quorum's word", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reads, "leads_alone", lambda self: True)
+
+
+@bug("a new leader reads before its own term's commit")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def hasty(self: RaftServer, read: reads.WaitingRead, *, lease: bool = False) -> None:
+        self.reads.arrived.append(read)
+        self.send_due = True
+
+    patch.setattr(reads, "start_read", hasty)
+
+
+@bug("answers to an earlier round confirm a later read")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def careless(self: RaftServer, progress: Any, answered_round: int, *, leased: bool) -> None:
+        count(self, progress, self.reads.round, leased=leased)
+
+    count = reads.count_round
+    patch.setattr(RaftServer, "count_round", careless)
+
+
+@bug("a lease does not bind those who gave it", story=a_lease_binds_who_gave_it)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def careless(self: RaftServer, message: Any) -> None:
+        handle(self, message)
+        self.promise_ticks = 0
+
+    handle = replication.handle_append_entries
+    patch.setattr(RaftServer, "handle_append_entries", careless)
+    patch.setattr(RaftServer, "hears_leader", lambda self: self.state is LeaderState)
+
+
+@bug("a read is served before the machine has applied its index", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def hasty(self: RaftControl, token: int, index: int) -> None:
+        waiting = self._reads.pop(token, None)
+        if waiting is not None:
+            self.executor.submit(executor_module.Read(*waiting))
+
+    patch.setattr(RaftControl, "_on_read_state", hasty)
+
+
+# --- Sessions and clients ---
+
+
+@bug("a repeated frame is applied again", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    admit = Sessions.admit
+
+    def forgetful(self: Sessions, frame: Any, log_time_s: float) -> Admission:
+        admission = admit(self, frame, log_time_s)
+        if admission.repeated is not None or admission.stale:
+            return Admission(session=self._sessions[frame.client_id])
+        return admission
+
+    patch.setattr(Sessions, "admit", forgetful)
+
+
+@bug("a frame that leaves a gap is accepted")
+def _(patch: pytest.MonkeyPatch) -> None:
+    admit = Sessions.admit
+
+    def careless(self: Sessions, frame: Any, log_time_s: float) -> Admission:
+        admission = admit(self, frame, log_time_s)
+        return Admission(session=self._sessions[frame.client_id]) if admission.resume_from is not None else admission
+
+    patch.setattr(Sessions, "admit", careless)
+
+
+@bug("a client takes a timeout for a failure", quick=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def careless(self: ClientSession, frame: Any, now_s: float) -> None:
+        frame.attempts_open = 0
+        expire(self, frame, now_s)
+
+    expire = ClientSession._expire_frame
+    patch.setattr(ClientSession, "_expire_frame", careless)
+
+
+@bug("a deposed leader refuses by name what it had appended")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def honest(self: RaftControl) -> None:
+        change(self)
+        if self.server.state is LeaderState:
+            return
+        for index, client in self._pending.items():
+            if self.server.log.first_index <= index <= self.server.log.last_index:
+                item = self.server.log[index].item
+                request = codec.decode_request(codec.unstamp(item)[1]) if type(item) is bytes else None
+                if isinstance(request, codec.Commands):
+                    refused = codec.Refused(request.client_id, request.first_sequence, "not leader", None)
+                    self._reply(client, refused)
+        self._pending.clear()
+
+    change = RaftControl._on_state_changed
+    patch.setattr(RaftControl, "_on_state_changed", honest)

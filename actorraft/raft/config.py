@@ -26,6 +26,7 @@ class RaftConfig:
     snapshot_after_bytes: int = 64 << 20
     snapshot_after_entries: int = 100_000
     trailing_entries: int = 1_000  # kept behind a snapshot for followers that are a little late
+    trailing_bytes_max: int = 16 << 20  # and what they may take
     snapshot_chunk_bytes: int = 1 << 20
     session_expiry_s: float = 3600.0
     digest_every_s: float = 30.0  # how often replicas compare their states; 0: never

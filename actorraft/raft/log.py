@@ -244,6 +244,16 @@ class RaftLog(Sequence[LogEntry]):
         del self._entries[: first_index - self.first_index]
         self.first_index = first_index
 
+    def count_within(self, bytes_max: int, last_index: int) -> int:
+        """Return how many entries up to and with `last_index` are held and together have at most `bytes_max` bytes."""
+        count = 0
+        for entry in reversed(self._entries[: max(0, last_index + 1 - self.first_index)]):
+            bytes_max -= item_bytes(entry.item)
+            if bytes_max < 0:
+                break
+            count += 1
+        return count
+
     def reset(self, snapshot_id: EntryId) -> None:
         """Forget everything; the next entry comes after `snapshot_id` (§7)."""
         self._entries = []

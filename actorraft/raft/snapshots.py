@@ -46,6 +46,7 @@ def snapshot_taken(self: RaftServer, snapshot_id: EntryId, configuration: Config
     self.snapshot_id = snapshot_id
     while len(self.configurations) > 1 and self.configurations[1][0] <= snapshot_id.index:
         del self.configurations[0]
+    trailing = min(trailing, self.log.count_within(self.config.trailing_bytes_max, snapshot_id.index))
     self.log.compact(max(snapshot_id.index + 1 - trailing, self.log.first_index))
     self.send_due = True
     return self.log.first_index

@@ -103,7 +103,9 @@ class Load:
         ledger = self._cluster.proxy(timeout=60.0)
         for name, record in self.records.items():
             kept = ledger.get(name)
-            assert len(kept) == len(set(kept)), f"{name}: applied twice: {sorted({i for i in kept if kept.count(i) > 1})}"
+            assert len(kept) == len(set(kept)), (
+                f"{name}: applied twice: {sorted({i for i in kept if kept.count(i) > 1})}"
+            )
             lost = set(record.acknowledged) - set(kept)
             assert not lost, f"{name}: acknowledged and lost: {sorted(lost)}"
             strange = set(kept) - set(record.acknowledged) - set(record.unknown)
@@ -117,7 +119,9 @@ def main() -> None:
     """Be one client in a process of its own, until told to stop."""
     name, endpoints, outstanding = sys.argv[1:]
     record, stop = Record(), threading.Event()
-    client = connect({int(node_id): endpoint for node_id, endpoint in json.loads(endpoints).items()}, Ledger, timeout=60)
+    client = connect(
+        {int(node_id): endpoint for node_id, endpoint in json.loads(endpoints).items()}, Ledger, timeout=60
+    )
     thread = threading.Thread(
         target=append_until, args=(client, name, stop, record), kwargs={"outstanding": int(outstanding)}
     )

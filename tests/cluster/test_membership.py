@@ -1,0 +1,120 @@
+"""Nodes join and leave while commands flow; the cluster comes back with whom it had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actorraft import RaftConfig, ReplicatedStateMachine, UsageError
+from tests.cluster.helpers import Spawn, agree, eventually, follower_of
+from tests.cluster.load import Load
+from tests.cluster.machines import Ledger
+
+pytestmark = pytest.mark.cluster
+
+
+def test_nodes_join_and_leave_under_load_the_leader_too(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    with Load(cluster, processes=0) as load:
+        assert cluster.add_node() == 3
+        assert cluster.add_node() == 4
+        assert list(cluster.nodes) == [0, 1, 2, 3, 4]
+        leader = cluster.wait_for_leader()
+        pid = cluster.nodes[leader].pid
+        cluster.remove_node(leader)
+        assert leader not in cluster.nodes
+        assert pid not in [node.pid for node in cluster.nodes.values()]
+        before = load.done()
+        eventually(lambda: load.done() > before, what="writes go on")
+    assert load.audit() > 0
+    assert sorted(row.state for row in cluster.status()) == ["follower", "follower", "follower", "leader"]
+    agree(cluster)
+
+
+def test_the_new_nodes_carry_the_cluster_when_the_old_ones_are_gone(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    ledger = cluster.proxy(timeout=60.0)
+    ledger.append("k", 0)
+    for turn in range(3):
+        assert cluster.add_node() == 3 + turn
+        cluster.remove_node(turn)
+        assert ledger.append("k", turn + 1) == turn + 2
+    assert list(cluster.nodes) == [3, 4, 5]
+    with cluster.client() as late:
+        assert late.proxy().get("k") == [0, 1, 2, 3]
+    agree(cluster)
+
+
+def test_a_dead_node_is_removed_and_its_id_is_never_given_again(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    dead = follower_of(cluster)
+    cluster.nodes[dead].kill()
+    cluster.remove_node(dead)
+    assert dead not in cluster.nodes
+    assert dead not in cluster.endpoints
+    assert cluster.add_node() == 3
+    assert cluster.proxy(timeout=60.0).append("k", 1) == 1
+    agree(cluster)
+
+
+def test_one_node_becomes_three_and_one_again(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=1)
+    ledger = cluster.proxy(timeout=60.0)
+    ledger.append("k", 0)
+    assert [cluster.add_node(), cluster.add_node()] == [1, 2]
+    agree(cluster)
+    cluster.remove_node(0)
+    cluster.remove_node(1)
+    assert ledger.append("k", 1) == 2
+    with pytest.raises(UsageError, match="last node"):
+        cluster.remove_node(2)
+    with pytest.raises(UsageError, match="no node 9"):
+        cluster.remove_node(9)
+
+
+def test_a_changed_cluster_comes_back_from_its_data_dir_with_whom_it_had(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with ReplicatedStateMachine(Ledger).spawn(3, data_dir=data) as cluster:
+        cluster.proxy().append("k", 0)
+        cluster.add_node()
+        cluster.remove_node(0)
+        cluster.proxy(timeout=60.0).append("k", 1)
+    with ReplicatedStateMachine(Ledger).spawn(data_dir=data) as cluster:
+        assert list(cluster.nodes) == [1, 2, 3]
+        assert cluster.proxy(timeout=60.0).get("k") == [0, 1]
+        assert cluster.add_node() == 4
+        agree(cluster)
+    with (
+        pytest.raises(UsageError, match="4 nodes, not 3"),
+        ReplicatedStateMachine(Ledger).spawn(3, data_dir=data),
+    ):
+        pass
+
+
+def test_a_node_that_joins_far_behind_is_given_a_snapshot(raft_cluster: Spawn) -> None:
+    config = RaftConfig(snapshot_after_entries=50, trailing_entries=5, snapshot_chunk_bytes=2_000)
+    cluster = raft_cluster(Ledger, nodes=1, config=config)
+    ledger = cluster.proxy(timeout=60.0)
+    for number in range(200):
+        ledger.append("k", "x" * 200 + str(number))
+    joined = cluster.add_node()
+    agree(cluster)
+    cluster.nodes[joined].restart()
+    assert cluster.proxy(to=joined, timeout=60.0).count("k") == 200
+    agree(cluster)
+
+
+def test_a_restart_in_the_middle_of_a_change_ends_with_everybody_agreed(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    with Load(cluster, processes=0) as load:
+        victim = follower_of(cluster)
+        cluster.nodes[victim].kill()
+        joined = cluster.add_node()
+        cluster.nodes[victim].restart()
+        cluster.nodes[joined].restart()
+        cluster.nodes[cluster.wait_for_leader()].restart()
+        before = load.done()
+        eventually(lambda: load.done() > before, what="writes go on")
+    assert load.audit() > 0
+    agree(cluster)

@@ -23,7 +23,7 @@ import typer
 from benchmarks import measure, screen
 from benchmarks.harness import START_S, Generator, GeneratorFailed, write_json
 from benchmarks.loadgen import LoadSpec
-from benchmarks.systems import Deployment, System, Unusable, system
+from benchmarks.systems import Deployment, System, usable_systems
 
 HEARTBEAT_S = 0.04  # the default interval; a fault falls somewhere into it
 SETTLE_S = 0.3  # of undisturbed writing between trials
@@ -82,9 +82,10 @@ def _one_trial(deployment: Deployment, probe: Generator, fault: str) -> dict[str
 
 def run(
     systems: list[System], nodes: list[int], faults: list[str], trials: int, rounds: int, load: int, seed: int
-) -> list[dict[str, Any]]:
-    """Run every fault on every system, the systems in turn; return one row a combination."""
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Run every fault on every system, the systems in turn; return one row a combination, and what failed."""
     rng = random.Random(seed)
+    failures: list[str] = []
     seen: dict[tuple[str, int, str], Trials] = {}
     kinds = [(each, count, fault) for count in nodes for fault in faults for each in systems if fault in each.faults]
     share = -(-trials // rounds)
@@ -94,17 +95,27 @@ def run(
                 for each, count, fault in kinds:
                     bar.say(f"{each.name}, {count} nodes: {fault}")
                     bar.note(f"{each.name}, {count} nodes: {fault}")
-                    deployment = each.deploy(count, each.election_durability, "kv")
                     try:
-                        found = run_trials(deployment, fault, share, load, rng, bar)
-                    finally:
-                        deployment.close()
+                        found = _on_a_fresh_deployment(each, count, fault, share, load, rng, bar)
+                    except (GeneratorFailed, TimeoutError) as error:
+                        failures.append(f"{each.name}, {count} nodes, {fault}: {error}")
+                        continue
                     total = seen.setdefault((each.name, count, fault), Trials([]))
                     total.silences_ms += found.silences_ms
                     total.errors += found.errors
         except KeyboardInterrupt:
             screen.console.print("stopped; what was measured so far:")
-    return [_row(*key, trials_seen, load) for key, trials_seen in seen.items()]
+    return [_row(*key, trials_seen, load) for key, trials_seen in seen.items()], failures
+
+
+def _on_a_fresh_deployment(
+    each: System, nodes: int, fault: str, trials: int, load: int, rng: random.Random, bar: screen.Bar
+) -> Trials:
+    deployment = each.deploy(nodes, each.election_durability, "kv")
+    try:
+        return run_trials(deployment, fault, trials, load, rng, bar)
+    finally:
+        deployment.close()
 
 
 def _row(system_name: str, nodes: int, fault: str, seen: Trials, load: int) -> dict[str, Any]:
@@ -181,13 +192,9 @@ def main(
     for name in faults:
         screen.names(name.replace("none", ""), "--fault", ("crash", "freeze", "partition", "transfer"))
     screen.heading("Election")
-    try:
-        systems = [system(name) for name in ("actorraft", *others)]
-        sizes = screen.numbers(nodes, "--nodes")
-        rows = run(systems, sizes, faults, trials, rounds or (3 if others else 1), load, seed)
-    except (Unusable, GeneratorFailed, TimeoutError) as error:
-        screen.console.print(f"[red]{error}[/red]", highlight=False)
-        raise typer.Exit(1) from None
+    sizes = screen.numbers(nodes, "--nodes")
+    systems = usable_systems(others, screen.warn)
+    rows, failures = run(systems, sizes, faults, trials, rounds or (3 if others else 1), load, seed)
     show(rows)
     if json is not None:
         write_json(rows, json)
@@ -195,6 +202,10 @@ def main(
     if plot_ is not None:
         plot(rows, plot_)
         screen.written(plot_)
+    for failure in failures:
+        screen.console.print(f"[red]failed: {failure}[/red]", highlight=False)
+    if failures:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -115,3 +115,8 @@ def number_or_none(value: float, digits: int = 3) -> float | None:
 def written(path: Path) -> None:
     """Say where something was written."""
     console.print(f"written: {path}", highlight=False)
+
+
+def warn(text: str) -> None:
+    """Say what is not as it was asked for."""
+    console.print(f"[yellow]{text}[/yellow]", highlight=False)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -192,7 +192,7 @@ def system(name: str) -> System:
     """Return the system of that name.
 
     Raises:
-        Unusable: there is none.
+        Unusable: there is none, or it is not installed here.
     """
     if name == "actorraft":
         return ActorRaftSystem()
@@ -205,3 +205,14 @@ def system(name: str) -> System:
 
         return EtcdSystem()
     raise Unusable(f"no system {name!r}; there are: actorraft, pysyncobj, etcd")
+
+
+def usable_systems(others: Sequence[str], skipped: Callable[[str], None]) -> list[System]:
+    """Return ours and those of the others that are installed here; say why one is not."""
+    found = [system("actorraft")]
+    for name in others:
+        try:
+            found.append(system(name))
+        except Unusable as error:
+            skipped(f"without {name}: {error}")
+    return found

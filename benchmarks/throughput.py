@@ -18,7 +18,7 @@ import typer
 from benchmarks import screen
 from benchmarks.harness import GeneratorFailed, Measured, run_window, write_json
 from benchmarks.loadgen import LoadSpec
-from benchmarks.systems import System, Unusable, system
+from benchmarks.systems import System, usable_systems
 
 READS = ("linearizable", "lease", "stale")
 COMMANDS = ("kv", "method", "object")
@@ -70,19 +70,27 @@ Key = tuple[
 ]  # system, nodes, durability, commands, operation, clients, payload, concurrency
 
 
-def run(plan: Plan, systems: list[System]) -> list[dict[str, Any]]:
-    """Measure everything, the systems in turn in each round; return one row a combination, medians over the rounds."""
+def run(plan: Plan, systems: list[System]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Measure everything, the systems in turn in each round.
+
+    Returns:
+        One row a combination, medians over the rounds; and what failed: the rest of a run is worth more than none.
+    """
     seen: dict[Key, list[Measured]] = {}
+    failures: list[str] = []
     window_s = plan.seconds + plan.warmup_s
     with screen.bar(plan.window_count(systems) * window_s) as bar:
         try:
             for number in range(plan.rounds):
                 for each in systems if number % 2 == 0 else reversed(systems):
                     for nodes, kind in plan.deployments(each):
-                        _run_deployment(plan, each, nodes, *kind, bar, seen)
+                        try:
+                            _run_deployment(plan, each, nodes, *kind, bar, seen)
+                        except (GeneratorFailed, TimeoutError) as error:
+                            failures.append(f"{each.name}, {nodes} nodes, {kind[0]}: {error}")
         except KeyboardInterrupt:
             screen.console.print("stopped; what was measured so far:")
-    return [_row(key, measured, plan) for key, measured in seen.items()]
+    return [_row(key, measured, plan) for key, measured in seen.items()], failures
 
 
 def _run_deployment(
@@ -264,11 +272,7 @@ def main(
         rounds=rounds or (3 if others else 1),
     )
     screen.heading("Throughput")
-    try:
-        rows = run(plan, [system(name) for name in ("actorraft", *others)])
-    except (Unusable, GeneratorFailed, TimeoutError) as error:
-        screen.console.print(f"[red]{error}[/red]", highlight=False)
-        raise typer.Exit(1) from None
+    rows, failures = run(plan, usable_systems(others, screen.warn))
     show(rows)
     if json is not None:
         write_json(rows, json)
@@ -276,6 +280,10 @@ def main(
     if plot_ is not None:
         plot(rows, plot_)
         screen.written(plot_)
+    for failure in failures:
+        screen.console.print(f"[red]failed: {failure}[/red]", highlight=False)
+    if failures:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -54,9 +54,12 @@ class EtcdSystem:
     faults: Sequence[str] = ("crash", "freeze", "transfer")
     election_durability = "fsync"
 
+    def __init__(self) -> None:
+        self.binary = generator_binary()
+
     def deploy(self, nodes: int, durability: str, commands: str) -> EtcdDeployment:
         """Start `nodes` members."""
-        return EtcdDeployment(generator_binary(), nodes)
+        return EtcdDeployment(self.binary, nodes)
 
 
 class EtcdDeployment:

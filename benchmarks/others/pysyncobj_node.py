@@ -101,8 +101,9 @@ class Caller:
         cpu_s = 0.0 if inside_the_leader else time.process_time() - cpu_before
         self.say("measured")
         state["running"] = False
+        patience = time.monotonic() + 5.0  # for what is still under way; a command that is lost is never answered
         for _ in range(spec.concurrency):
-            idle.acquire(timeout=5.0)
+            idle.acquire(timeout=max(0.0, patience - time.monotonic()))
         errors = {"failed": state["failed"] - failed} if state["failed"] > failed else {}
         sample = [round(latency * 1e3, 4) for latency in thinned(latencies[timed:last_timed])]
         self.say("done", count=count, seconds=elapsed, errors=errors, cpu_s=cpu_s, latencies_ms=sample)

@@ -1,6 +1,6 @@
 """PySyncObj from PyPI, in an environment of its own, in its best settings.
 
-Its period of flushing is 1 ms, in place of 100 ms; with and without its batches; in memory, and with its journal, which
+Its period of flushing is 2 ms, in place of 100 ms; with and without its batches; in memory, and with its journal, which
 it never syncs: nothing it acknowledges survives a loss of power. It has no remote client, so the load is inside the
 leader's process, where it is fastest, or in a member without a vote, which is as near as it comes to a client.
 """
@@ -24,7 +24,7 @@ from benchmarks.others.processes import Processes, free_ports, wait_until
 from benchmarks.systems import CACHE, MEND_S, Unusable, fresh_directory
 
 VERSION = "0.3.17"
-FLUSH_S = 0.001
+FLUSH_S = 0.002
 CLIENT = "memory, from a client"
 SETTINGS: dict[str, dict[str, Any]] = {
     "memory": {},
@@ -62,9 +62,12 @@ class PySyncObjSystem:
     faults: Sequence[str] = ("crash", "freeze")
     election_durability = CLIENT
 
+    def __init__(self) -> None:
+        self.python = interpreter()
+
     def deploy(self, nodes: int, durability: str, commands: str) -> PySyncObjDeployment:
         """Start `nodes` nodes."""
-        return PySyncObjDeployment(interpreter(), nodes, durability)
+        return PySyncObjDeployment(self.python, nodes, durability)
 
 
 class PySyncObjDeployment:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import typer
 
-from benchmarks import measure, screen, throughput
+from benchmarks import election, measure, screen, throughput
 from benchmarks.harness import Generator, GeneratorFailed, Measured
 from benchmarks.loadgen import LoadSpec, Window, thinned
-from benchmarks.systems import Unusable, system
+from benchmarks.systems import Unusable, system, usable_systems
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -138,6 +138,32 @@ def test_ratios_are_ours_over_theirs() -> None:
     }
     slow = {**ours, "system": "other", "durability": "memory", "commits_per_s": 100.0, "p50_ms": 4.0}
     assert throughput.ratios([ours, slow]) == [["other", "memory", "set", "3", "64", "3.0", "0.25"]]
+
+
+def test_a_system_that_is_not_installed_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    said: list[str] = []
+    assert [each.name for each in usable_systems(["etcd"], said.append)] == ["actorraft"]
+    assert said == ["without etcd: etcd is not in the PATH; on Debian: apt-get install etcd-server"]
+
+
+class Stillborn:
+    """A system that never starts."""
+
+    name = "actorraft"
+    durabilities = ("fsync",)
+    faults = ("crash",)
+    election_durability = "fsync"
+
+    def deploy(self, nodes: int, durability: str, commands: str) -> Any:
+        raise TimeoutError("no leader")
+
+
+def test_what_fails_is_said_and_does_not_end_the_run() -> None:
+    rows, failures = throughput.run(plan(), [Stillborn()])
+    assert (rows, failures) == ([], ["actorraft, 3 nodes, fsync: no leader"])
+    rows, failures = election.run([Stillborn()], [3], ["crash"], 2, 1, 0, 0)
+    assert (rows, failures) == ([], ["actorraft, 3 nodes, crash: no leader"])
 
 
 def run(module: str, *options: str) -> str:

@@ -211,9 +211,11 @@ class Checker:
             raise InvariantViolation(
                 "state-machine safety", f"node {node.node_id} has a snapshot of what is uncommitted"
             )
-        if log[new].term != server.current_term:
+        # A later term may have reached it in the same batch; then it committed in the one that it led before.
+        led = server.current_term if server.state is LeaderState else view.led_term
+        if log[new].term != led:
             raise InvariantViolation(
-                "commitment", f"node {node.node_id} commits {new} of term {log[new].term} in term {server.current_term}"
+                "commitment", f"node {node.node_id} commits {new} of term {log[new].term} in term {led}"
             )
         holders = [one.node_id for one in self.nodes.values() if one.disk.holds(new, log[new].term)]
         if not self._majorities(node, holders):
@@ -222,7 +224,7 @@ class Checker:
                 f"node {node.node_id} commits {new} in term {server.current_term}, durable only on {holders}",
             )
         committed.extend(log[known : new + 1])
-        self.commit_terms.extend([server.current_term] * (new + 1 - known))
+        self.commit_terms.extend([led] * (new + 1 - known))
 
     def _majorities(self, node: Judged, nodes: Sequence[int]) -> bool:
         """Whether these are a quorum, by the configuration in force at `node` before or after the event under way."""

@@ -109,9 +109,7 @@ def test_the_parent_knows_how_each_node_is(raft_cluster: Spawn) -> None:
         cluster.nodes[7]
 
 
-def test_what_a_node_prints_and_logs_reaches_the_parent(
-    raft_cluster: Spawn, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_a_node_prints_and_logs_reaches_the_parent(raft_cluster: Spawn, caplog: pytest.LogCaptureFixture) -> None:
     cluster = raft_cluster(dict, nodes=3)
 
     def talk(state: dict[str, int]) -> None:
@@ -120,8 +118,10 @@ def test_what_a_node_prints_and_logs_reaches_the_parent(
 
     cluster.execute(talk)
     eventually(
-        lambda: {record.name for record in caplog.records if "logged by a command" in record.message}
-        == {f"actorraft.node.{node_id}" for node_id in cluster.nodes},
+        lambda: (
+            {record.name for record in caplog.records if "logged by a command" in record.message}
+            == {f"actorraft.node.{node_id}" for node_id in cluster.nodes}
+        ),
         what="log records of every node",
     )
     for node in cluster.nodes.values():

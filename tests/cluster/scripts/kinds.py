@@ -1,8 +1,8 @@
 """Every kind of class of a script's own, as command, argument, result and state of a machine of its own.
 
-    kinds.py first DATA_DIR     fills a cluster, has a second client (this script again) look at it, and closes it
-    kinds.py second DATA_DIR    brings it back, and finds everything, equal to classes of this run
-    kinds.py client ENDPOINTS   the second client
+kinds.py first DATA_DIR     fills a cluster, has a second client (this script again) look at it, and closes it
+kinds.py second DATA_DIR    brings it back, and finds everything, equal to classes of this run
+kinds.py client ENDPOINTS   the second client
 """
 
 import abc

@@ -10,7 +10,7 @@ is judged by what it changed. So the cost of a check does not grow with the leng
     commit index             never falls while a node runs; what is committed is never overwritten
     commitment               a leader counts replicas only for entries of its own term            §5.4.2
     quorum                   an entry is durable on a majority at the instant of its commit        §5.3, §6
-    election                 a majority's disks hold the votes for a new leader                    §5.2, §6
+    election                 a majority has given a new leader its votes                          §5.2, §6
     up-to-date votes         nobody votes for a candidate whose log is behind its own             §5.4.1
     one vote                 a voter's disk never holds two votes of one term                     §5.2
     match index              never beyond what the follower's disk holds of the leader's log       Figure 2
@@ -87,6 +87,7 @@ class Checker:
         self.committed: list[LogEntry] = []  # the one history
         self.commit_terms: list[int] = []  # the leader's term when it was committed
         self.leaders: dict[int, int] = {}  # term -> who led
+        self.given: dict[tuple[int, int], int] = {}  # (voter, term) -> to whom it gave its vote, in a message
         self.candidates: dict[tuple[int, int], tuple[int, int]] = {}  # (node, term) -> its last log term and index
         self.entries: dict[tuple[int, int], tuple[int, Any]] = {}  # (index, term) -> (term before it, item)
         self.on_message: dict[type, Callable[[Judged, Any], None]] = {
@@ -151,9 +152,10 @@ class Checker:
                 )
 
     def _check_votes(self, node: Judged, term: int) -> None:
-        """Whoever leads has a majority's votes, and the disks of that majority say so."""
+        """Whoever leads was given a majority's votes, each of which its voter's disk held when it left."""
         node.view.elected_term = term
-        voted = [voter for voter, one in self.nodes.items() if one.disk.votes.get(term) == node.node_id]
+        leader_id, given = node.node_id, self.given
+        voted = [voter for voter in self.nodes if voter == leader_id or given.get((voter, term)) == leader_id]
         if not self._majorities(node, voted):
             raise InvariantViolation("election", f"node {node.node_id} leads term {term} with the votes of {voted}")
 
@@ -327,7 +329,14 @@ class Checker:
             )
 
     def _on_vote_response(self, node: Judged, message: RequestVoteResponse) -> None:
-        if message.pre_vote or not message.vote_granted or message.term < node.disk.hard_state.term:
+        if message.pre_vote or not message.vote_granted:
+            return
+        given = self.given.setdefault((node.node_id, message.term), message.dest)
+        if given != message.dest:
+            raise InvariantViolation(
+                "one vote", f"node {node.node_id} votes for {given} and {message.dest} in term {message.term}"
+            )
+        if message.term < node.disk.hard_state.term:
             return
         if node.disk.votes.get(message.term) != message.dest:
             raise InvariantViolation(

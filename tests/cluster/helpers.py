@@ -58,10 +58,10 @@ def agree(cluster: Cluster[Any], node_ids: list[int] | None = None) -> str:
     """Wait until these nodes have applied equally far, and have equal digests of their state; return the digest."""
     asked = list(cluster.nodes) if node_ids is None else node_ids
 
-    def digest() -> str | None:
+    def digest() -> str:
         said = [cluster.digest(node_id) for node_id in asked]
         if len({last_applied for last_applied, _ in said}) != 1:
-            return None
+            return ""
         assert len({digest for _, digest in said}) == 1, f"replicas differ: {dict(zip(asked, said, strict=True))}"
         return said[0][1]
 

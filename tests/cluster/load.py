@@ -88,7 +88,7 @@ class Load:
     def __enter__(self) -> Load:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *failure: object) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from actorraft import ReplicatedStateMachine
+from actorraft import Cluster, RaftConfig, ReplicatedStateMachine, UsageError
 from tests.cluster.helpers import SCRIPTS, Spawn, agree, eventually, follower_of, running
 from tests.cluster.load import Load
-from tests.cluster.machines import Ledger
+from tests.cluster.machines import EndsTheProcess, Ledger
 
 pytestmark = pytest.mark.cluster
 
 
-def kill_leaders(raft_cluster: Spawn, *, nodes: int, kills: int) -> None:
-    cluster = raft_cluster(Ledger, nodes=nodes)
+def kill_leaders(raft_cluster: Spawn, *, nodes: int, kills: int, config: RaftConfig | None = None) -> None:
+    cluster = raft_cluster(Ledger, nodes=nodes, config=config)
     with Load(cluster) as load:
         for _ in range(kills):
             before = load.done()
@@ -42,6 +42,13 @@ def test_the_leader_is_killed_under_load_and_nothing_is_lost(raft_cluster: Spawn
 @pytest.mark.timeout(300)
 def test_the_leader_is_killed_twenty_times_under_load_and_nothing_is_lost(raft_cluster: Spawn) -> None:
     kill_leaders(raft_cluster, nodes=5, kills=20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_leaders_are_killed_while_snapshots_are_taken_all_the_time(raft_cluster: Spawn) -> None:
+    config = RaftConfig(snapshot_after_entries=20, trailing_entries=2, snapshot_chunk_bytes=1_000)
+    kill_leaders(raft_cluster, nodes=3, kills=10, config=config)
 
 
 @pytest.mark.slow
@@ -146,8 +153,6 @@ def test_a_client_goes_on_after_every_node_was_replaced_under_it(raft_cluster: S
 
 
 def test_a_snapshot_is_what_a_node_restarts_from_and_what_one_far_behind_is_given(raft_cluster: Spawn) -> None:
-    from actorraft import RaftConfig
-
     config = RaftConfig(snapshot_after_entries=50, trailing_entries=5)
     cluster = raft_cluster(Ledger, nodes=3, config=config)
     ledger = cluster.proxy()
@@ -164,7 +169,69 @@ def test_a_snapshot_is_what_a_node_restarts_from_and_what_one_far_behind_is_give
     agree(cluster)
 
 
+def test_an_exported_snapshot_begins_another_cluster(raft_cluster: Spawn, tmp_path: Path) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    for number in range(100):
+        cluster.proxy().append("k", number)
+    cluster.export_snapshot(tmp_path / "copy")
+    cluster.proxy().append("k", "later")
+    other = raft_cluster(Ledger, nodes=1, from_snapshot=tmp_path / "copy")
+    assert other.proxy().get("k") == list(range(100))
+    assert other.add_node() == 1
+    assert other.proxy().append("k", "elsewhere") == 101
+    agree(other)
+    with pytest.raises(UsageError):
+        raft_cluster(dict, nodes=1, from_snapshot=tmp_path / "copy")
+    with pytest.raises(UsageError):
+        raft_cluster(Ledger, nodes=1, from_snapshot=tmp_path / "nowhere")
+
+
+# --- Bounds ---
+
+
+def resident_bytes(cluster: Cluster[Ledger], node_id: int) -> int:
+    status = Path(f"/proc/{cluster.nodes[node_id].pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) << 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_follower_that_never_reads_neither_stops_the_others_nor_fills_their_memory(raft_cluster: Spawn) -> None:
+    config = RaftConfig(snapshot_after_bytes=4 << 20, trailing_entries=10)
+    cluster = raft_cluster(dict, nodes=3, config=config)
+    cluster.execute(len)
+    paused, leader = follower_of(cluster), cluster.wait_for_leader()
+    cluster.nodes[paused].pause()
+    before = resident_bytes(cluster, leader)
+    block = b"x" * (1 << 19)
+    for _ in range(400):
+        cluster.execute(Put("k", block), timeout=60.0)
+    assert resident_bytes(cluster, leader) - before < 100 << 20
+    cluster.nodes[paused].resume()
+    agree(cluster)
+
+
+class Put:
+    """A command object."""
+
+    def __init__(self, key: str, value: bytes) -> None:
+        self.key, self.value = key, value
+
+    def apply(self, state: dict[str, bytes]) -> None:
+        """Put."""
+        state[self.key] = self.value
+
+
 # --- Slow commands ---
+
+
+def test_a_command_that_holds_the_interpreter_lock_does_not_stop_the_cluster(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(EndsTheProcess, nodes=3)
+    before = cluster.status()[0].term
+    cluster.proxy(timeout=60.0).stay_in_c(1)
+    assert cluster.proxy(timeout=60.0).hello() == "hello"
+    assert max(row.term for row in cluster.status(timeout=10)) <= before + 2
+    agree(cluster)
 
 
 @pytest.mark.parametrize("how", ["append_slowly", "append_after_counting"])

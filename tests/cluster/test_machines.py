@@ -117,7 +117,7 @@ def test_an_oddity_that_a_command_raises_arrives_as_command_failed(
 def test_an_error_that_cannot_be_pickled_arrives_as_command_failed(ledgers: Cluster[Ledger]) -> None:
     def throw(_: Ledger) -> None:
         error = ValueError("holds a generator")
-        error.generator = (n for n in ())  # type: ignore[attr-defined]
+        error.generator = iter(())  # type: ignore[attr-defined]
         raise error
 
     with pytest.raises((CommandFailed, ValueError), match="holds a generator"):

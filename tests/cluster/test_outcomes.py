@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_what_cannot_be_sent_is_refused_by_the_call_itself(raft_cluster: Spawn) 
     with pytest.raises(UsageError, match="lock"):
         ledger.append("k", threading.Lock())
     with pytest.raises((TypeError, UsageError)):
-        ledger.append("k", 1, 2, 3)  # type: ignore[call-arg]
+        ledger.append("k", 1, 2, 3)
     with pytest.raises(UsageError, match="consistency"):
         cluster.query(len, consistency="eventual")
     with pytest.raises(UsageError, match="no node 9"):
@@ -147,6 +148,24 @@ def test_giving_up_a_wait_does_not_give_up_the_call(shared: Cluster[Ledger]) -> 
     asyncio.run(impatient())
     assert future.result(timeout=60) == 1
     eventually(lambda: ledger.get("patience") == [1, 2])
+
+
+def test_ctrl_c_ends_a_wait_and_not_the_call(shared: Cluster[Ledger]) -> None:
+    ledger = shared.proxy(timeout=60.0)
+    future = ledger.append_slowly.submit("interrupted", 1, 1.0)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            future.result()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert future.result() == 1
 
 
 def test_a_blocking_call_in_a_callback_is_refused_rather_than_waited_for_ever(shared: Cluster[Ledger]) -> None:
@@ -194,8 +213,8 @@ def test_a_second_client_connects_by_the_endpoints(shared: Cluster[Ledger]) -> N
         assert shared.proxy().get("connected") == [1]
         assert client.wait_for_leader() == shared.wait_for_leader()
         assert len(client.status()) == 3
-    with connect(shared.endpoints) as client, pytest.raises(UsageError, match="does not know the machine"):
-        client.proxy()
+    with connect(shared.endpoints) as anonymous, pytest.raises(UsageError, match="does not know the machine"):
+        anonymous.proxy()
 
 
 def test_to_connect_where_nobody_is_ends_in_time(tmp_path: Path) -> None:

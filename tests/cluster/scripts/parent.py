@@ -3,8 +3,9 @@
 import sys
 import threading
 import time
+from typing import Any
 
-from actorraft import ReplicatedStateMachine
+from actorraft import Cluster, ReplicatedStateMachine
 from tests.cluster.machines import EndsTheProcess, Ledger
 
 what = sys.argv[1]
@@ -12,8 +13,9 @@ if what == "starting":
     threading.Thread(target=ReplicatedStateMachine(Ledger).spawn, args=(3,), daemon=True).start()
     print("starting", flush=True)
     time.sleep(60)
-options = {"data_dir": sys.argv[2]} if len(sys.argv) > 2 else {}
-cluster = ReplicatedStateMachine(EndsTheProcess if what == "in C" else Ledger).spawn(3, **options)
+data_dir = sys.argv[2] if len(sys.argv) > 2 else None
+machine: Any = EndsTheProcess if what == "in C" else Ledger
+cluster: Cluster[Any] = ReplicatedStateMachine(machine).spawn(3, data_dir=data_dir)
 if what == "paused":
     for node_id in (0, 1):
         cluster.nodes[node_id].pause()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import random
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,3 +29,21 @@ def seed(request: pytest.FixtureRequest) -> int:
 def rng(seed: int) -> random.Random:
     """A generator of its own for each test, the same in every run with the same --seed."""
     return random.Random(seed)
+
+
+@pytest.fixture(autouse=True)
+def _log_level_stays() -> Iterator[None]:
+    """Give each test the log level it began with back: the simulator's runner silences the library for its process."""
+    logger = logging.getLogger("actorraft")
+    before = logger.level
+    yield
+    logger.setLevel(before)
+
+
+@pytest.fixture(autouse=True)
+def _log_level_of_its_own() -> Iterator[None]:
+    """Command lines that a test runs in this process choose their log level; the next test has its own."""
+    logger = logging.getLogger("actorraft")
+    level = logger.level
+    yield
+    logger.setLevel(level)

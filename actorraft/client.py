@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import msgspec
 
@@ -619,6 +619,12 @@ def _check_read(consistency: str, to: str | int) -> None:
         raise UsageError(f'to is "leader", "any" or a node\'s id, not {to!r}')
 
 
+@overload
+def connect(
+    endpoints: Mapping[int, str], machine: Callable[..., M], *, timeout: float | None = 5.0
+) -> Client[M]: ...
+@overload
+def connect(endpoints: Mapping[int, str], machine: None = None, *, timeout: float | None = 5.0) -> Client[Any]: ...
 def connect(
     endpoints: Mapping[int, str], machine: Callable[..., M] | None = None, *, timeout: float | None = 5.0
 ) -> Client[M]:

@@ -11,7 +11,8 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn
 PYTEST := $(BIN)/python -m pytest -q
 CODE   := actorraft transports statemachines benchmarks examples tests
 
-.PHONY: demo test verify fix bench clean
+#   make slow     the long tests
+.PHONY: demo test slow verify fix bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/run.stamp
@@ -19,7 +20,11 @@ demo: $(VENV)/run.stamp
 
 test: verify
 	@echo "== tests with real processes"
-	@$(PYTEST) -m "(cluster or slow) and not soak"
+	@$(PYTEST) -m "cluster and not slow and not soak"
+
+# Minutes, not seconds, each: kept out of the check of record, run before a release.
+slow: $(VENV)/dev.stamp
+	@$(PYTEST) -m "slow and not soak"
 
 verify: $(VENV)/dev.stamp
 	@echo "== format";           $(BIN)/ruff format --check --quiet $(CODE) || { echo "make fix mends this"; exit 1; }

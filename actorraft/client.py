@@ -620,9 +620,7 @@ def _check_read(consistency: str, to: str | int) -> None:
 
 
 @overload
-def connect(
-    endpoints: Mapping[int, str], machine: Callable[..., M], *, timeout: float | None = 5.0
-) -> Client[M]: ...
+def connect(endpoints: Mapping[int, str], machine: Callable[..., M], *, timeout: float | None = 5.0) -> Client[M]: ...
 @overload
 def connect(endpoints: Mapping[int, str], machine: None = None, *, timeout: float | None = 5.0) -> Client[Any]: ...
 def connect(

@@ -569,6 +569,7 @@ def test_the_example_runs_unguarded_and_leaves_nothing_behind(tmp_path: Path, ho
     assert not Path(endpoint.removeprefix("ipc://")).parent.exists()
 
 
+@pytest.mark.slow
 def test_actors_one_after_another_leave_nothing_behind(start: Callable[..., ActorRef]) -> None:
     start(Counter).ask(1).result()
     before = resources()[1]

@@ -43,6 +43,7 @@ M = TypeVar("M")
 P = ParamSpec("P")
 
 RUN_DIR_BYTES_MAX = 80  # the path of a Unix socket, which is a file name longer, has at most 103 bytes on some systems
+CUT_S = 2.0  # how long `partition` waits for a node that does not obey
 CLOSE_S = 2.0  # what a node gets to leave by itself before SIGKILL
 
 
@@ -81,10 +82,12 @@ class Node:
     def pause(self) -> None:
         """SIGSTOP."""
         self._cluster._process(self.id).pause()
+        self._cluster._paused.add(self.id)
 
     def resume(self) -> None:
         """SIGCONT."""
         self._cluster._process(self.id).resume()
+        self._cluster._paused.discard(self.id)
 
     def logs(self, lines: int = 100) -> list[str]:
         """Return the last lines that the process wrote."""
@@ -286,6 +289,10 @@ class Cluster(Client[M]):
         self._processes: dict[int, ActorProcess] = {}
         self._bound: dict[int, tuple[str, str]] = {}  # node id -> endpoints for peers, for clients
         self._cuts: dict[int, list[int]] = {}  # node id -> peers that `partition` cut it off from
+        self._cut_serial = 0  # of the last partition
+        self._cut_obeyed: dict[int, int] = {}  # node id -> the last one in force there
+        self._cut_changed = threading.Condition()
+        self._paused: set[int] = set()
         self._reasons: dict[int, str] = {}  # why a node stopped, in its own words
         self._token = os.urandom(32) if transport == "tcp" else None
         self._monitor = Monitor(
@@ -362,6 +369,7 @@ class Cluster(Client[M]):
             hash_seed=self._place.info.hash_seed,
         )
         self._processes[node_id] = process
+        self._paused.discard(node_id)
         process.start()
         return process
 
@@ -393,7 +401,7 @@ class Cluster(Client[M]):
         for node_id in node_ids:
             self._processes[node_id].send(("peers", peers))
             if node_id in self._cuts:  # a process that was started during a partition is on its side of it
-                self._processes[node_id].send(("cut", self._cuts[node_id]))
+                self._processes[node_id].send(("cut", (self._cut_serial, self._cuts[node_id])))
 
     def _process(self, node_id: int) -> ActorProcess:
         process = self._processes.get(node_id)
@@ -443,6 +451,10 @@ class Cluster(Client[M]):
         verb, value = report
         if verb == "stopped":
             self._reasons[_node_id(process)] = value
+        elif verb == "cut":
+            with self._cut_changed:
+                self._cut_obeyed[_node_id(process)] = value
+                self._cut_changed.notify_all()
         elif verb == "snapshot":
             self._emit("snapshot", _node_id(process), f"took a snapshot up to index {value}")
         elif verb == "difference":
@@ -560,12 +572,25 @@ class Cluster(Client[M]):
 
     def _cut(self, cuts: Mapping[int, set[int]]) -> None:
         """Have each node drop what these peers send to it (node id -> peers), and nothing else."""
+        told: dict[int, ActorProcess] = {}
         with self._lock:
+            self._cut_serial += 1
+            serial = self._cut_serial
             self._cuts = {node_id: sorted(peers) for node_id, peers in cuts.items() if peers}
             for node_id, process in self._processes.items():
                 if process.alive:
                     with contextlib.suppress(UsageError):  # it died meanwhile; the next one is told at its start
-                        process.send(("cut", self._cuts.get(node_id, [])))
+                        process.send(("cut", (serial, self._cuts.get(node_id, []))))
+                        told[node_id] = process
+
+        def in_force() -> bool:
+            return all(
+                self._cut_obeyed.get(node_id, 0) >= serial or node_id in self._paused or not process.alive
+                for node_id, process in told.items()
+            )
+
+        with self._cut_changed:
+            self._cut_changed.wait_for(in_force, CUT_S)
 
     def heal(self) -> None:
         """Mend every link."""

@@ -253,8 +253,10 @@ class RaftNode:
             case "campaign":
                 self._campaign = True
             case "cut":
-                self._cut = frozenset(value)
+                serial, peers = value
+                self._cut = frozenset(peers)
                 self._set_peers(dict(self._net.peers))
+                self._context.report(("cut", serial))
             case _:
                 logger.error("the parent asks for %r, which this version does not know", verb)
 

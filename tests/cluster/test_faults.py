@@ -89,6 +89,7 @@ def test_all_nodes_are_killed_at_once_and_started_again(raft_cluster: Spawn, how
     agree(cluster)
 
 
+@pytest.mark.slow
 def test_a_leader_that_was_paused_for_five_seconds_changes_nothing(raft_cluster: Spawn) -> None:
     cluster = raft_cluster(Ledger, nodes=3)
     with Load(cluster, processes=0) as load:

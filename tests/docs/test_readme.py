@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import subprocess
 import sys
@@ -14,11 +15,16 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks() -> list[tuple[str, str]]:
-    """Return (page and line, code) of every python block that is meant to run; one that is not says `python no-run`."""
+    """Return (page and line, code) of every python block that runs by itself; one that is not meant to says `python no-run`.
+
+    Blocks typed at the prompt build on one another: their page is run as a whole, below.
+    """
     found = []
     for page in PAGES:
         text = page.read_text()
         for match in re.finditer(r"^```python\n(.*?)^```", text, flags=re.M | re.S):
+            if match.group(1).lstrip().startswith(">>> "):
+                continue
             line = text.count("\n", 0, match.start()) + 2
             found.append((f"{page.relative_to(ROOT)}:{line}", match.group(1)))
     return found
@@ -36,6 +42,18 @@ def run(command: list[str], script: str | None = None) -> str:
 @pytest.mark.parametrize(("place", "code"), [pytest.param(place, code, id=place) for place, code in blocks()])
 def test_a_block_of_the_docs_runs_as_printed(place: str, code: str) -> None:
     run([sys.executable, "-W", "error::ResourceWarning", "-"], code)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if re.search(r"^>>> ", page.read_text(), flags=re.M)],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_what_a_page_types_at_the_prompt_prints_what_it_says(page: Path) -> None:
+    failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS)
+
+    assert tried > 0
+    assert failed == 0
 
 
 @pytest.mark.cluster

@@ -313,6 +313,8 @@ class Checker:
         leader = self.nodes.get(self.leaders.get(message.term, -1))
         if leader is None or leader.server is None or leader.view.led_term != message.term:
             return  # it is down, or came back without what it had sent and not yet stored
+        if leader.server.state is not LeaderState or leader.server.current_term != message.term:
+            return  # deposed: its log may be its successor's by now, and says nothing of this term's
         log = leader.server.log
         if index > log.last_index or (index >= log.first_index and not disk.holds(index, log[index].term)):
             raise InvariantViolation(
@@ -345,9 +347,9 @@ class Checker:
                 f"its disk says {node.disk.votes.get(message.term)}",
             )
         disk = node.disk
-        own = disk.entries[-1].term if disk.entries else disk.previous_term, disk.last_index
+        own = last_before(disk, message.term)
         theirs = self.candidates.get((message.dest, message.term), own)
-        if theirs < own and self.leaders.get(message.term) != message.dest:  # as a leader it may have written here
+        if theirs < own and self.leaders.get(message.term) != message.dest:
             raise InvariantViolation(
                 "up-to-date votes", f"node {node.node_id} at {own} votes for node {message.dest} at {theirs}"
             )
@@ -358,3 +360,17 @@ class Checker:
             raise InvariantViolation(
                 "disk before word", f"node {node.node_id} says it installed {message.snapshot_index}; its disk does not"
             )
+
+
+def last_before(disk: SimDisk, term: int) -> tuple[int, int]:
+    """Return (term, index) of the last entry of an earlier term.
+
+    Entries of the vote's own term come from the leader of that term. They may have been written behind the vote, by the
+    same write, so they were not there when it was decided.
+    """
+    index = disk.last_index
+    for entry in reversed(disk.entries):
+        if entry.term < term:
+            return entry.term, index
+        index -= 1
+    return disk.previous_term, index

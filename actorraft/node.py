@@ -36,7 +36,7 @@ from actorraft.control import (
     TickEvent,
 )
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
-from actorraft.executor import Done, Executor, Work
+from actorraft.executor import Done, Executor, Stopped, Work
 from actorraft.host import MachineHost
 from actorraft.logtime import Ticks
 from actorraft.raft.config import RaftConfig
@@ -133,6 +133,8 @@ class ThreadExecutor:
                 os._exit(_last_words(f"the executor failed: {type(error).__name__}: {error}", EXIT_MACHINE))
             self._done.append(done)
             self._wake()
+            if type(done) is Stopped:
+                return  # what was handed over after it must not be applied; the loop says why, and ends the process
 
 
 class _Net:

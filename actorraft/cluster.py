@@ -13,15 +13,15 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import copy
 import logging
 import os
 import shutil
-import tempfile
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,9 +32,10 @@ from actorraft.actors.supervision import Supervision
 from actorraft.client import Client, MemberStatus, open_client
 from actorraft.errors import StartError, Unavailable, UsageError
 from actorraft.node import NodeSpec, run_node
+from actorraft.nodes import Node, Nodes
 from actorraft.pickling import encode_factory, machine_name
+from actorraft.place import Place
 from actorraft.raft.config import RaftConfig
-from actorraft.storage.directory import ClusterDirectory, ClusterInfo
 from actorraft.storage.portable import check_portable
 
 logger = logging.getLogger("actorraft")
@@ -42,78 +43,10 @@ logger = logging.getLogger("actorraft")
 M = TypeVar("M")
 P = ParamSpec("P")
 
-RUN_DIR_BYTES_MAX = 80  # the path of a Unix socket, which is a file name longer, has at most 103 bytes on some systems
 CUT_S = 2.0  # how long `partition` waits for a node that does not obey
 CLOSE_S = 2.0  # what a node gets to leave by itself before SIGKILL
-
-
-class Node:
-    """One node's process, as `cluster.nodes[id]`."""
-
-    def __init__(self, cluster: Cluster[Any], node_id: int) -> None:
-        self._cluster = cluster
-        self.id = node_id
-
-    @property
-    def pid(self) -> int | None:
-        """The process id, None while there is no process."""
-        process = self._cluster._processes.get(self.id)
-        return process.pid if process is not None and process.alive else None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process is there (a paused one is)."""
-        process = self._cluster._processes.get(self.id)
-        return process is not None and process.alive
-
-    def kill(self) -> None:
-        """SIGKILL. It stays down until `restart()`."""
-        self._cluster._take_down(self.id, ActorProcess.kill)
-
-    def stop(self) -> None:
-        """Ask it to leave, and wait until it has. It stays down until `restart()`."""
-        self._cluster._take_down(self.id, ActorProcess.terminate)
-
-    def restart(self, *, timeout: float = 30.0) -> None:
-        """Start it again, on the data it left; return when it serves. One that still runs is stopped first."""
-        self._cluster._monitor.pardon(f"node {self.id}")
-        self._cluster._restart(self.id, timeout)
-
-    def pause(self) -> None:
-        """SIGSTOP."""
-        self._cluster._process(self.id).pause()
-        self._cluster._paused.add(self.id)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        self._cluster._process(self.id).resume()
-        self._cluster._paused.discard(self.id)
-
-    def logs(self, lines: int = 100) -> list[str]:
-        """Return the last lines that the process wrote."""
-        process = self._cluster._processes.get(self.id)
-        return process.logs(lines) if process is not None else []
-
-    def __repr__(self) -> str:
-        return f"<Node {self.id} {f'pid {self.pid}' if self.alive else 'down'}>"
-
-
-class Nodes(Mapping[int, Node]):
-    """The nodes of a cluster by id; ids are never given twice."""
-
-    def __init__(self, cluster: Cluster[Any]) -> None:
-        self._cluster = cluster
-
-    def __getitem__(self, node_id: int) -> Node:
-        if node_id not in self._cluster._place.info.node_ids:
-            raise KeyError(f"no node {node_id}; the nodes are {list(self._cluster._place.info.node_ids)}")
-        return Node(self._cluster, node_id)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._cluster._place.info.node_ids)
-
-    def __len__(self) -> int:
-        return len(self._cluster._place.info.node_ids)
+RESTART_S = 30.0  # how long a node that died unasked may take to serve again
+START_CLOSE_S = 0.5  # the same for one that does not serve yet: it owes nobody anything
 
 
 class ReplicatedStateMachine(Generic[M]):
@@ -131,6 +64,7 @@ class ReplicatedStateMachine(Generic[M]):
         self._machine = machine
         self._args = args
         self._factory = encode_factory(machine, args, kwargs)
+        self._on_start: Callable[[Cluster[Any]], object] = _tell_nobody  # told of the cluster before it starts
 
     def spawn(
         self,
@@ -191,74 +125,46 @@ class ReplicatedStateMachine(Generic[M]):
             supervision=supervision,
             from_snapshot=Path(from_snapshot).absolute() if from_snapshot is not None else None,
             timeout=timeout,
+            on_start=self._on_start,
         )
 
     async def spawn_async(self, nodes: int | None = None, **options: Any) -> Cluster[M]:
-        """`spawn`, from a coroutine: the event loop goes on meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(None, partial(self.spawn, nodes, **options))
-
-
-class Place:
-    """Where a cluster lives: its data (locked), and a fresh directory for this run's sockets, token and output.
-
-    Raises:
-        UsageError: the data directory is in use, cannot be written, or was made for something else.
-    """
-
-    def __init__(
-        self, data_dir: str | os.PathLike[str] | None, machine: str, nodes: int | None, name: str | None
-    ) -> None:
-        self.run_dir = Path(tempfile.mkdtemp(prefix="actorraft-"))  # mode 0700
-        if len(os.fsencode(self.run_dir)) > RUN_DIR_BYTES_MAX:
-            self.run_dir.rmdir()
-            self.run_dir = Path(tempfile.mkdtemp(prefix="actorraft-", dir="/tmp"))
-        self._directory: ClusterDirectory | None = None
-        self.keeps_data = data_dir is not None
+        """`spawn`, from a coroutine: the event loop goes on meanwhile. Cancelled, it leaves nothing behind."""
+        loop, start, copied = asyncio.get_running_loop(), _Start(), copy.copy(self)
+        copied._on_start = start.begin
+        spawning = loop.run_in_executor(None, partial(copied.spawn, nodes, **options))
         try:
-            self._directory = ClusterDirectory(data_dir if data_dir is not None else self.run_dir / "data")
-            self.is_new = self._directory.info is None
-            if self.is_new:
-                self.info = ClusterInfo(
-                    cluster_id=os.urandom(8).hex(),
-                    machine=machine,
-                    node_ids=tuple(range(nodes or 3)),
-                    founder_ids=tuple(range(nodes or 3)),
-                    hash_seed=int.from_bytes(os.urandom(4), "little"),
-                    name=name or machine.partition(":")[2].rpartition(".")[2].lower(),
-                )
-                self._directory.create(self.info)
-            else:
-                self.info = self._directory.check(machine)
-                if nodes is not None and nodes != len(self.info.node_ids):
-                    raise UsageError(
-                        f"{self._directory.path} holds a cluster of {len(self.info.node_ids)} nodes, not {nodes}"
-                    )
-                if name is not None:
-                    self.info = replace(self.info, name=name)
-        except BaseException:
-            self.close()
+            return await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            spawning.add_done_callback(lambda done: done.exception())  # nobody asks for it any more
+            loop.run_in_executor(None, start.give_up)
             raise
 
-    def node_path(self, node_id: int) -> Path:
-        assert self._directory is not None
-        return self._directory.node_path(node_id)
 
-    def storage_ids(self) -> dict[int, str]:
-        """Return the random id of each node's directory: who comes with another one is somebody else."""
-        assert self._directory is not None
-        return self._directory.storage_ids()
+def _tell_nobody(_: Cluster[Any]) -> None:
+    return
 
-    def update(self, node_ids: tuple[int, ...]) -> None:
-        """Remember who is a member now."""
-        assert self._directory is not None
-        self.info = replace(self.info, node_ids=node_ids)
-        self._directory.update(self.info)
 
-    def close(self) -> None:
-        """Let go of the data; remove what was for this run only. Idempotent."""
-        if self._directory is not None:
-            self._directory.close()
-        shutil.rmtree(self.run_dir, ignore_errors=True)
+class _Start:
+    """A spawn that another thread may give up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cluster: Cluster[Any] | None = None
+        self._given_up = False
+
+    def begin(self, cluster: Cluster[Any]) -> None:
+        with self._lock:
+            if self._given_up:
+                raise StartError("the spawn was given up")
+            self._cluster = cluster
+
+    def give_up(self) -> None:
+        with self._lock:
+            self._given_up = True
+            cluster = self._cluster
+        if cluster is not None:
+            cluster.close()
 
 
 class Cluster(Client[M]):
@@ -276,6 +182,7 @@ class Cluster(Client[M]):
         supervision: Supervision | None,
         from_snapshot: Path | None,
         timeout: float,
+        on_start: Callable[[Cluster[Any]], object],
     ) -> None:
         self._closed = True  # nothing to close yet, should the start fail
         self._owner_pid = os.getpid()
@@ -285,8 +192,13 @@ class Cluster(Client[M]):
         self._transport = transport
         self._config = config
         self._from_snapshot = from_snapshot
-        self._lock = threading.RLock()  # processes are started and stopped one after another
+        self._lock = threading.RLock()  # of what is known of the processes; nobody who holds it waits for one
+        self._starts: dict[int, threading.RLock] = {}  # node id -> held by whoever starts it: one at a time
+        self._ending = False  # nothing is started any more
         self._processes: dict[int, ActorProcess] = {}
+        self._introduced: set[int] = set()  # nodes whose process was told who the others are
+        self._serving: set[int] = set()  # nodes whose process has served
+        self._kept_down: set[int] = set()  # nodes that were taken down on purpose
         self._bound: dict[int, tuple[str, str]] = {}  # node id -> endpoints for peers, for clients
         self._cuts: dict[int, list[int]] = {}  # node id -> peers that `partition` cut it off from
         self._cut_serial = 0  # of the last partition
@@ -307,6 +219,8 @@ class Cluster(Client[M]):
                 token_file = place.run_dir / "token"
                 token_file.touch(mode=0o600)
                 token_file.write_bytes(self._token)
+            _clusters.add(self)
+            on_start(self)
             self._start(place.info.node_ids, deadline_s)
             from transports.zeromq import ZeroMQClientChannel
 
@@ -317,13 +231,13 @@ class Cluster(Client[M]):
                 frame_bytes_max=config.frame_bytes_max,
             )
             self._machine_name = place.info.machine
-            _clusters.add(self)
+            if self._ending:
+                raise StartError("the cluster was closed while it started")
             self.wait_for_leader(max(0.1, deadline_s - time.monotonic()))
         except BaseException as error:
             if isinstance(error, Unavailable):
                 error = StartError(f"no leader within {timeout} s. The nodes' last lines:\n{self._last_lines()}")
             self.close()
-            self._shut_down()
             raise error from None
 
     # --- Processes ---
@@ -358,8 +272,8 @@ class Cluster(Client[M]):
             config=self._config,
         )
 
-    def _launch(self, node_id: int) -> ActorProcess:
-        process = ActorProcess(
+    def _make_process(self, node_id: int) -> ActorProcess:
+        return ActorProcess(
             run_node,
             (self._spec(node_id),),
             {},
@@ -368,40 +282,82 @@ class Cluster(Client[M]):
             logger=logging.getLogger(f"actorraft.node.{node_id}"),
             hash_seed=self._place.info.hash_seed,
         )
-        self._processes[node_id] = process
-        self._paused.discard(node_id)
-        process.start()
-        return process
+
+    def _launch(self, node_id: int) -> ActorProcess:
+        """Start a node's process, and do not wait for it."""
+        with self._lock:
+            if self._ending:
+                raise UsageError("this cluster is closed")
+            old = self._processes.get(node_id)
+            if old is not None:
+                old.close()
+            process = self._processes[node_id] = self._make_process(node_id)
+            for group in (self._paused, self._introduced, self._serving):
+                group.discard(node_id)
+            process.start()
+            return process
 
     def _start(self, node_ids: tuple[int, ...], deadline_s: float) -> None:
         """Start nodes side by side, tell each where all are, and have the most up-to-date one ask for votes first."""
-        for node_id in node_ids:
-            self._launch(node_id)
-        for node_id in node_ids:
-            self._bound[node_id] = self._expect(node_id, "bound", deadline_s)
-        self._tell_peers(node_ids)
-        last = {node_id: self._expect(node_id, "ready", deadline_s) for node_id in node_ids}
-        for node_id in node_ids:
-            self._monitor.watch(self._processes[node_id])
+        processes = {node_id: self._launch(node_id) for node_id in node_ids}
+        for node_id, process in processes.items():
+            self._bound[node_id] = self._expect(process, "bound", deadline_s)
+        with self._lock:
+            self._introduced.update(node_ids)
+            self._tell_peers(node_ids)
+        last = {node_id: self._expect(process, "ready", deadline_s) for node_id, process in processes.items()}
+        for process in processes.values():
+            self._serves(process)
         first = max(node_ids, key=lambda node_id: (last[node_id], -node_id))
-        self._processes[first].send(("campaign", None))
+        processes[first].send(("campaign", None))
 
-    def _expect(self, node_id: int, verb: str, deadline_s: float) -> Any:
+    def _bring_up(self, node_id: int, deadline_s: float) -> None:
+        """Start one node beside those that run; whoever ends its process meanwhile ends this, with a StartError."""
+        process = self._launch(node_id)
+        try:
+            bound = self._expect(process, "bound", deadline_s)
+            with self._lock:
+                is_new = self._bound.get(node_id) != bound
+                self._bound[node_id] = bound
+                self._introduced.add(node_id)
+                self._tell_peers(tuple(self._introduced) if is_new else (node_id,))
+            self._expect(process, "ready", deadline_s)
+            self._serves(process)
+        except BaseException:
+            process.kill()  # nobody watches it
+            raise
+
+    def _expect(self, process: ActorProcess, verb: str, deadline_s: float) -> Any:
         """Wait for what a starting node has to say next."""
-        said, value = self._processes[node_id].receive(max(0.1, deadline_s - time.monotonic()))
+        said, value = process.receive(max(0.1, deadline_s - time.monotonic()))
         if said == "stopped":
-            self._reasons[node_id] = value
-            raise StartError(f"node {node_id} did not start: {value}")
+            self._reasons[_node_id(process)] = value
+            raise StartError(f"{process.name} did not start: {value}")
         if said != verb:
-            raise StartError(f"node {node_id} did not start: it said {said} {value}")
+            raise StartError(f"{process.name} did not start: it said {said} {value}")
         return value
 
+    def _serves(self, process: ActorProcess) -> None:
+        """From now on the monitor looks after it."""
+        node_id = _node_id(process)
+        with self._lock:
+            if node_id in self._kept_down or self._ending:
+                raise StartError(f"{process.name} was taken down while it started")
+            self._serving.add(node_id)
+            self._reasons.pop(node_id, None)
+            self._monitor.watch(process)
+
     def _tell_peers(self, node_ids: tuple[int, ...]) -> None:
+        """Tell nodes that know of each other already, or are to know now, where all are."""
         peers = {node_id: peer for node_id, (peer, _) in self._bound.items()}
         for node_id in node_ids:
-            self._processes[node_id].send(("peers", peers))
-            if node_id in self._cuts:  # a process that was started during a partition is on its side of it
-                self._processes[node_id].send(("cut", (self._cut_serial, self._cuts[node_id])))
+            process = self._processes[node_id]
+            if not process.alive:
+                continue  # it is told at its start
+            with contextlib.suppress(UsageError):  # it died meanwhile
+                process.send(("peers", peers))
+                if node_id in self._cuts:  # a process that was started during a partition is on its side of it
+                    process.send(("cut", (self._cut_serial, self._cuts[node_id])))
 
     def _process(self, node_id: int) -> ActorProcess:
         process = self._processes.get(node_id)
@@ -410,42 +366,50 @@ class Cluster(Client[M]):
         return process
 
     def _take_down(self, node_id: int, how: Callable[[ActorProcess], None]) -> None:
+        """End a node's process, also one that is only starting; it stays down."""
         with self._lock:
+            self._kept_down.add(node_id)
             process = self._processes.get(node_id)
-            if process is not None:
-                self._monitor.forget(process)  # asked for: not started again by itself
-                was_alive = process.alive
-                how(process)
-                if process.wait(CLOSE_S) is None:
-                    process.kill()
-                    process.wait(CLOSE_S)
-                if was_alive:
-                    self._emit("exit", node_id, "stopped on purpose")
+            if process is None:
+                return
+            self._monitor.forget(process)  # asked for: not started again by itself
+            was_alive = process.alive
+            patience_s = CLOSE_S if node_id in self._serving else START_CLOSE_S
+            how(process)
+        if process.wait(patience_s) is None:
+            process.kill()
+            process.wait(CLOSE_S)
+        if was_alive:
+            self._emit("exit", node_id, "stopped on purpose")
 
     def _restart(self, node_id: int, timeout: float) -> None:
-        with self._lock:
-            if self._closed:
-                raise UsageError("this cluster is closed")
-            deadline_s = time.monotonic() + timeout
+        deadline_s = time.monotonic() + timeout
+        self._take_down(node_id, ActorProcess.terminate)  # also one that is starting now, so nobody waits for that
+        with self._starts.setdefault(node_id, threading.RLock()):
             self._take_down(node_id, ActorProcess.terminate)
-            old = self._processes.get(node_id)
-            if old is not None:
-                old.close()
-            process = self._launch(node_id)
-            try:
-                self._expect(node_id, "bound", deadline_s)
-                self._tell_peers((node_id,))
-                self._expect(node_id, "ready", deadline_s)
-            except BaseException:
-                process.kill()  # nobody watches it
-                raise
-            self._reasons.pop(node_id, None)
-            self._monitor.watch(process)
-            self._emit("restart", node_id, f"serves again as process {process.pid}")
+            with self._lock:
+                self._kept_down.discard(node_id)
+            self._bring_up(node_id, deadline_s)
+            self._emit("restart", node_id, f"serves again as process {self._processes[node_id].pid}")
 
     def _restart_unasked(self, process: ActorProcess) -> None:
         """The monitor says that a node died and may be started again."""
-        self._restart(_node_id(process), timeout=30.0)
+        node_id = _node_id(process)
+        with self._starts.setdefault(node_id, threading.RLock()):
+            if self._unwanted(node_id) or self._processes[node_id].alive:
+                return
+            try:
+                self._bring_up(node_id, time.monotonic() + RESTART_S)
+            except (StartError, UsageError):
+                if not self._unwanted(node_id):
+                    raise
+            else:
+                self._emit("restart", node_id, f"serves again as process {self._processes[node_id].pid}")
+
+    def _unwanted(self, node_id: int) -> bool:
+        """Whether somebody took it down, or removed it, or closes the cluster."""
+        with self._lock:
+            return self._ending or node_id in self._kept_down or node_id not in self._processes
 
     def _on_report(self, process: ActorProcess, report: Any) -> None:
         verb, value = report
@@ -503,17 +467,20 @@ class Cluster(Client[M]):
         Raises:
             Unavailable: it is not a voter after `timeout` seconds; the message says how far it came.
         """
+        deadline_s = time.monotonic() + timeout
+        free: int = self._ask_leader("status", {}, timeout)["next_node_id"]
         with self._lock:
-            deadline_s = time.monotonic() + timeout
-            free: int = self._ask_leader("status", {}, timeout)["next_node_id"]
-            node_id = max(free, *(known + 1 for known in self._bound))
-            self._place.update((*self._place.info.node_ids, node_id))
-            process = self._launch(node_id)
-            self._bound[node_id] = self._expect(node_id, "bound", deadline_s)
-            self._tell_peers(tuple(one for one in self.nodes if self.nodes[one].alive))
-            self._expect(node_id, "ready", deadline_s)
-            self._monitor.watch(process)
-            self._set_endpoints()
+            members = self._place.info.node_ids
+            node_id = max(free, *(known + 1 for known in members))
+            self._place.update((*members, node_id))
+        try:
+            with self._starts.setdefault(node_id, threading.RLock()):
+                self._bring_up(node_id, deadline_s)
+        except BaseException:  # nobody has heard of it yet, so it leaves no trace
+            self._forget_node(node_id)
+            shutil.rmtree(self._place.node_path(node_id), ignore_errors=True)
+            raise
+        self._set_endpoints()
         change = ["add_voter", node_id, self._place.storage_ids()[node_id]]
         self._change_membership(change, lambda said: node_id in said["voters"], deadline_s)
         self._emit("membership", node_id, "is a voter")
@@ -532,14 +499,24 @@ class Cluster(Client[M]):
         deadline_s = time.monotonic() + timeout
         gone = lambda said: node_id not in (*said["voters"], *said["learners"])  # noqa: E731
         self._change_membership(["remove", node_id], gone, deadline_s)
-        with self._lock:
-            self._take_down(node_id, ActorProcess.terminate)
-            self._processes.pop(node_id).close()
-            del self._bound[node_id]
-            self._place.update(tuple(one for one in self._place.info.node_ids if one != node_id))
-            self._tell_peers(tuple(one for one in self.nodes if self.nodes[one].alive))
-            self._set_endpoints()
+        self._take_down(node_id, ActorProcess.terminate)
+        self._forget_node(node_id)
+        self._set_endpoints()
         self._emit("membership", node_id, "is no member any more")
+
+    def _forget_node(self, node_id: int) -> None:
+        """Keep nothing of a node that is no member, but its folder."""
+        with self._lock:
+            process = self._processes.pop(node_id, None)
+            for group in (self._introduced, self._serving, self._kept_down):
+                group.discard(node_id)
+            if self._bound.pop(node_id, None) is not None:
+                self._tell_peers(tuple(self._introduced))
+            if process is not None:
+                self._monitor.forget(process)
+                process.close()
+            if not self._ending:
+                self._place.update(tuple(one for one in self._place.info.node_ids if one != node_id))
 
     def _change_membership(self, change: list[Any], done: Callable[[dict[str, Any]], bool], deadline_s: float) -> None:
         """Ask the leader, whoever it is meanwhile, until the change is committed."""
@@ -558,8 +535,9 @@ class Cluster(Client[M]):
         raise Unavailable(f"the membership did not change in time; the leader says {said}, and last: {refusal}")
 
     def _set_endpoints(self) -> None:
-        endpoints = {node_id: client for node_id, (_, client) in self._bound.items()}
-        self._endpoints = endpoints
+        with self._lock:
+            endpoints = {node_id: client for node_id, (_, client) in self._bound.items()}
+            self._endpoints = endpoints
         self._request(lambda _: self._channel.set_endpoints(endpoints))
 
     def partition(self, *groups: set[int]) -> None:
@@ -577,11 +555,13 @@ class Cluster(Client[M]):
             self._cut_serial += 1
             serial = self._cut_serial
             self._cuts = {node_id: sorted(peers) for node_id, peers in cuts.items() if peers}
-            for node_id, process in self._processes.items():
+            for node_id in self._introduced:  # the others are told at their start
+                process = self._processes[node_id]
                 if process.alive:
-                    with contextlib.suppress(UsageError):  # it died meanwhile; the next one is told at its start
+                    with contextlib.suppress(UsageError):  # it died meanwhile
                         process.send(("cut", (serial, self._cuts.get(node_id, []))))
-                        told[node_id] = process
+                        if node_id in self._serving:
+                            told[node_id] = process
 
         def in_force() -> bool:
             return all(
@@ -608,6 +588,8 @@ class Cluster(Client[M]):
         """Close the client and end every process: gone within 5 s, running, stuck or paused. Idempotent."""
         if self._owner_pid != os.getpid():
             return
+        with self._lock:
+            self._ending = True  # before the client is closed: a start that is under way looks here after making it
         try:
             with contextlib.suppress(AttributeError):
                 super().close()
@@ -615,26 +597,34 @@ class Cluster(Client[M]):
             self._shut_down()
 
     def _shut_down(self) -> None:
-        self._monitor.close()
-        with self._lock:
-            try:
-                self._end_processes(CLOSE_S)
-            except BaseException:  # Ctrl-C while it waits: no more patience
-                self._end_processes(0.0)
-                raise
-            finally:
-                self._place.close()
+        try:
+            self._end_processes(CLOSE_S)
+        except BaseException:  # Ctrl-C while it waits: no more patience
+            self._end_processes(0.0)
+            raise
+        finally:
+            self._monitor.close()
+            self._place.close()
 
     def _end_processes(self, patience_s: float) -> None:
-        for process in self._processes.values():
-            process.terminate()
-        deadline_s = time.monotonic() + patience_s
-        for process in self._processes.values():
-            if process.wait(max(0.0, deadline_s - time.monotonic())) is None:
-                process.kill()
+        """End them all; whoever waits for one to start is told so by its end."""
+        with self._lock:
+            processes = dict(self._processes)
+            for process in processes.values():
+                self._monitor.forget(process)
+                process.terminate()
+        begun_s = time.monotonic()
+        # Those that are starting first: they have less time.
+        for node_id in sorted(processes, key=self._serving.__contains__):
+            longest_s = patience_s if node_id in self._serving else min(patience_s, START_CLOSE_S)
+            if processes[node_id].wait(max(0.0, begun_s + longest_s - time.monotonic())) is None:
+                processes[node_id].kill()
+        for process in processes.values():
             process.wait(CLOSE_S)
-        while self._processes:
-            self._processes.popitem()[1].close()
+            process.close()
+        with self._lock:
+            self._processes.clear()
+            self._introduced.clear()
 
     def __del__(self) -> None:
         if not self._closed and self._owner_pid == os.getpid():

@@ -272,7 +272,8 @@ class ActorProcess:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise StartError(f"{self.name} said nothing within {timeout_s:.1f} s: {self.last_words()}")
-            wait_for(self.reports_fd, select.POLLIN, min(left_s, 0.2))  # in turns: another thread may read it away
+            if (fd := self.reports_fd) >= 0:  # else another thread has closed it, and the process is gone
+                wait_for(fd, select.POLLIN, min(left_s, 0.2))  # in turns: another thread may read it away
 
     def pump(self) -> bool:
         """Read what the child has said so far; True if there was something. Log records are emitted at once."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from actorraft import StateMachine, command, context, query
@@ -113,6 +115,16 @@ class StartsIn(StateMachine):
 
     def __init__(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+class HangsOnce(Ledger):
+    """Its constructor never ends in the first process that finds a file, and that one takes the file away."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        with contextlib.suppress(FileNotFoundError):
+            file.unlink()
+            time.sleep(600.0)
 
 
 class EndsTheProcess(StateMachine):

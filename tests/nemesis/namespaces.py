@@ -145,8 +145,8 @@ class NamespaceCluster(Cluster[Any]):
         )
         return replace(super()._spec(node_id), peer_endpoint=peer, client_endpoint=client)
 
-    def _launch(self, node_id: int) -> ActorProcess:
-        process = ActorProcess(
+    def _make_process(self, node_id: int) -> ActorProcess:
+        return ActorProcess(
             run_node_off_loopback,
             (self._spec(node_id),),
             {},
@@ -156,9 +156,6 @@ class NamespaceCluster(Cluster[Any]):
             hash_seed=self._place.info.hash_seed,
             launch_prefix=("ip", "netns", "exec", self._router.host(node_id)),
         )
-        self._processes[node_id] = process
-        process.start()
-        return process
 
     def partition(self, *groups: set[int]) -> None:
         self._router.partition(*groups)

@@ -1,5 +1,6 @@
 """Tells when it is in a phase, then gets Ctrl-C in it."""
 
+import asyncio
 import sys
 import time
 
@@ -10,6 +11,8 @@ phase, transport = sys.argv[1:]
 print("imported", flush=True)
 if phase == "spawn":
     ReplicatedStateMachine(StartsIn, 60.0).spawn(3)
+elif phase == "spawn_async":
+    asyncio.run(ReplicatedStateMachine(StartsIn, 60.0).spawn_async(3))
 cluster = ReplicatedStateMachine(Ledger).spawn(3, transport=transport)
 print("spawned", flush=True)
 ledger = cluster.proxy()

@@ -1,0 +1,80 @@
+"""Where a cluster lives: its data, locked, and a fresh directory for what belongs to one run only.
+
+Shape:      the run's directory holds sockets, token and the nodes' output, and the data too if it is not to be kept.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from actorraft.errors import UsageError
+from actorraft.storage.directory import ClusterDirectory, ClusterInfo
+
+RUN_DIR_BYTES_MAX = 80  # the path of a Unix socket, which is a file name longer, has at most 103 bytes on some systems
+
+
+class Place:
+    """Where a cluster lives: its data (locked), and a fresh directory for this run's sockets, token and output.
+
+    Raises:
+        UsageError: the data directory is in use, cannot be written, or was made for something else.
+    """
+
+    def __init__(
+        self, data_dir: str | os.PathLike[str] | None, machine: str, nodes: int | None, name: str | None
+    ) -> None:
+        self.run_dir = Path(tempfile.mkdtemp(prefix="actorraft-"))  # mode 0700
+        if len(os.fsencode(self.run_dir)) > RUN_DIR_BYTES_MAX:
+            self.run_dir.rmdir()
+            self.run_dir = Path(tempfile.mkdtemp(prefix="actorraft-", dir="/tmp"))
+        self._directory: ClusterDirectory | None = None
+        self.keeps_data = data_dir is not None
+        try:
+            self._directory = ClusterDirectory(data_dir if data_dir is not None else self.run_dir / "data")
+            self.is_new = self._directory.info is None
+            if self.is_new:
+                self.info = ClusterInfo(
+                    cluster_id=os.urandom(8).hex(),
+                    machine=machine,
+                    node_ids=tuple(range(nodes or 3)),
+                    founder_ids=tuple(range(nodes or 3)),
+                    hash_seed=int.from_bytes(os.urandom(4), "little"),
+                    name=name or machine.partition(":")[2].rpartition(".")[2].lower(),
+                )
+                self._directory.create(self.info)
+            else:
+                self.info = self._directory.check(machine)
+                if nodes is not None and nodes != len(self.info.node_ids):
+                    raise UsageError(
+                        f"{self._directory.path} holds a cluster of {len(self.info.node_ids)} nodes, not {nodes}"
+                    )
+                if name is not None:
+                    self.info = replace(self.info, name=name)
+        except BaseException:
+            self.close()
+            raise
+
+    def node_path(self, node_id: int) -> Path:
+        assert self._directory is not None
+        return self._directory.node_path(node_id)
+
+    def storage_ids(self) -> dict[int, str]:
+        """Return the random id of each node's directory: who comes with another one is somebody else."""
+        assert self._directory is not None
+        return self._directory.storage_ids()
+
+    def update(self, node_ids: tuple[int, ...]) -> None:
+        """Remember who is a member now."""
+        assert self._directory is not None
+        self.info = replace(self.info, node_ids=node_ids)
+        self._directory.update(self.info)
+
+    def close(self) -> None:
+        """Let go of the data; remove what was for this run only. Idempotent."""
+        if self._directory is not None:
+            self._directory.close()
+        shutil.rmtree(self.run_dir, ignore_errors=True)

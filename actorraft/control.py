@@ -28,11 +28,12 @@ from actorraft.clock import SystemClock
 from actorraft.errors import NoRoom, StorageFailed, Unavailable
 from actorraft.executor import ExecutorPort, LogOnly
 from actorraft.logtime import LogTime, Ticks
+from actorraft.metrics import Metrics
 from actorraft.ports import Clients, Clock, SnapshotWriter, Storage
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import NotLeader, ProposalRefused, RaftError
 from actorraft.raft.log import RaftLog
-from actorraft.raft.messages import Configuration, EntryId, InstallSnapshot, LogEntry, Message
+from actorraft.raft.messages import AppendEntries, Configuration, EntryId, InstallSnapshot, LogEntry, Message
 from actorraft.raft.ready import LeaderState, Ready
 from actorraft.raft.server import RaftServer
 from actorraft.storage.memory import MemoryStorage
@@ -136,6 +137,7 @@ class RaftControl:
         self.observe: Callable[[str, Any], object] = lambda *_: None  # told what an operator may want to know
         self.highest_term: Callable[[], int] = lambda: self.server.current_term
         self.counts: Counter[str] = Counter()  # what went wrong and was dropped, by name
+        self.metrics = Metrics()
         self.urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
         self._urgent_delay_ms: int | None = None
 
@@ -261,6 +263,7 @@ class RaftControl:
                 for index in [index for index in self._pending if index >= ready.entries_from >= 0]:
                     del self._pending[index]
             self.storage.persist(ready.hard_state, ready.entries_from, ready.entries)
+            self.metrics.wrote(len(ready.entries))
 
     def _send(self, message: Message) -> None:
         if type(message) is InstallSnapshot:
@@ -269,6 +272,8 @@ class RaftControl:
             if chunk is None:
                 return  # compacted past it meanwhile; the core sends its newest one when this stays unanswered
             message = message._replace(data=chunk[0], done=chunk[1])
+        elif type(message) is AppendEntries and message.entries:
+            self.metrics.sent(len(message.entries))
         self.net.send(message)
 
     def _hand_over(self, first_index: int, entries: list[LogEntry]) -> None:
@@ -426,6 +431,7 @@ class RaftControl:
 
     def _on_state_changed(self) -> None:
         server = self.server
+        self.metrics.leader_is(server.leader_id, self.clock.monotonic())
         if server.state is LeaderState:
             for future in self._campaigns:
                 future.set_result(server.current_term)
@@ -576,6 +582,7 @@ class RaftControl:
             "configuration_index": server.configurations[-1][0],
             "next_node_id": configuration.next_node_id,
             "dropped": dict(self.counts),
+            "metrics": self.metrics.as_dict(),
             "error": self.difference or None,
         }
 

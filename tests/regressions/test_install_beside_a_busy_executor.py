@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorraft import executor
-from actorraft.control import MessageEvent, RaftControl
+from actorraft import codec, executor
+from actorraft.control import ClientEvent, MessageEvent, RaftControl
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import AppendEntries, Configuration, EntryId, InstallSnapshot, LogEntry
@@ -50,10 +50,25 @@ class CarefulStorage(MemoryStorage):
         super().compact(first_index)
 
 
-def follower(**config: Any) -> tuple[RaftControl, CarefulStorage, HeldExecutor]:
+class Clients:
+    """What was answered to whom."""
+
+    def __init__(self) -> None:
+        self.replies: list[tuple[Any, codec.Reply]] = []
+
+    def send_client(self, client: Any, frame: bytes, /) -> None:
+        self.replies.append((client, codec.decode_reply(frame)))
+
+
+def follower(clients: Clients | None = None, **config: Any) -> tuple[RaftControl, CarefulStorage, HeldExecutor]:
     storage, machine = CarefulStorage(), HeldExecutor()
     control = RaftControl(
-        Net(), storage=storage, executor=machine, configuration=MEMBERS, config=RaftConfig(trailing_entries=0, **config)
+        Net(),
+        storage=storage,
+        executor=machine,
+        clients=clients,
+        configuration=MEMBERS,
+        config=RaftConfig(trailing_entries=0, **config),
     )
     entries = [LogEntry(1, f"command {i}".encode()) for i in range(10)]
     control.process_event(MessageEvent(AppendEntries(0, 1, 1, -1, -1, entries, 9)))
@@ -88,6 +103,42 @@ def test_entries_applied_late_begin_no_snapshot_of_a_log_that_was_replaced() -> 
 
     snapshot = storage.recover().snapshot
     assert snapshot == SnapshotMeta(EntryId(1, 30), MEMBERS, len(b"state at 30"))
+
+
+def ask_for_snapshot(request_id: int = 7) -> ClientEvent:
+    return ClientEvent("operator", codec.encode(codec.Admin(request_id, "snapshot", {})))
+
+
+def test_a_snapshot_asked_for_in_the_batch_that_installs_a_later_one_is_not_begun() -> None:
+    """The core has cut its log already, the disk has not: the entry to take a snapshot at is gone from the log."""
+    clients = Clients()
+    control, storage, machine = follower(clients)
+    machine.done.append(executor.Applied(9, [], 0.0, None, []))
+
+    control.process_events([chunk(30, b"state at 30"), ask_for_snapshot()])
+
+    assert not any(isinstance(work, executor.TakeSnapshot) for work in machine.work)
+    assert control.server.snapshot_id == EntryId(1, 30)
+    assert storage.open_snapshot().read() == b"state at 30"
+    assert clients.replies == [("operator", codec.AdminReply(7, "", -1))]  # answered, not left waiting
+
+    control.process_event(ask_for_snapshot(8))
+
+    assert clients.replies[1:] == [("operator", codec.AdminReply(8, "", 30))]
+
+
+def test_a_snapshot_is_not_begun_beside_one_that_is_being_taken_and_both_askers_hear_of_it() -> None:
+    clients = Clients()
+    control, _, machine = follower(clients)
+
+    control.process_events([ask_for_snapshot(7), ask_for_snapshot(8)])
+
+    [take] = [work for work in machine.work if isinstance(work, executor.TakeSnapshot)]
+    assert clients.replies == []
+    take.writer.write(b"state at 9")
+    machine.done.append(executor.SnapshotTaken(take.writer.commit()))
+    control.process_events(())
+    assert clients.replies == [("operator", codec.AdminReply(number, "", 9)) for number in (7, 8)]
 
 
 def test_a_snapshot_is_installed_though_the_first_chunk_of_the_next_one_came_in_the_same_batch() -> None:

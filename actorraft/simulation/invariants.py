@@ -13,7 +13,7 @@ is judged by what it changed. So the cost of a check does not grow with the leng
     election                 a majority has given a new leader its votes                          §5.2, §6
     up-to-date votes         nobody votes for a candidate whose log is behind its own             §5.4.1
     one vote                 a voter's disk never holds two votes of one term                     §5.2
-    match index              never beyond what the follower's disk holds of the leader's log       Figure 2
+    match index              never beyond what a follower in this term holds of the leader's log   Figure 2
     configuration            in force is the latest in the log, committed or not                   §6
     reads                    a read gets no index below what was committed when it was asked for   §8, D§6.4
     disk before word         no message says what the sender's disk does not hold yet             Figure 2
@@ -142,10 +142,11 @@ class Checker:
         log = server.log
         for peer_id in sources:
             progress = server.progress.get(peer_id)
-            if progress is None:
-                continue
+            disk = self.nodes[peer_id].disk
+            if progress is None or disk.hard_state.term > server.current_term:
+                continue  # deposed without knowing it: what was acknowledged to it may be its successor's by now
             match = progress.match_index
-            if match >= log.first_index and not self.nodes[peer_id].disk.holds(match, log[match].term):
+            if match >= log.first_index and not disk.holds(match, log[match].term):
                 raise InvariantViolation(
                     "match index",
                     f"leader {node.node_id} believes that node {peer_id} holds {match}; its disk does not",

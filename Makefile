@@ -1,7 +1,8 @@
 # Every target works from a bare clone: it makes its own .venv first (once; a stamp inside .venv says so).
 #   make demo     five processes, a leader killed again and again, nothing lost
-#   make test     everything that must hold before a change is taken (verify, then real clusters)
+#   make test     everything that must hold before a change is taken (verify, seeds, then real clusters)
 #   make verify   the fast part of it; writes nothing
+#   make seeds    1,000 seeds of the simulator at the default length; make seeds FIRST=5000 SEEDS=200 for others
 #   make fix      format, and mend what ruff can mend
 #   make bench    the two benchmarks, at their defaults
 PYTHON ?= python3
@@ -12,15 +13,21 @@ PYTEST := $(BIN)/python -m pytest -q
 CODE   := actorraft transports statemachines benchmarks examples tests
 
 #   make slow     the long tests
-.PHONY: demo test slow verify fix bench clean
+.PHONY: demo test seeds slow verify fix bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/python -m examples.demo
 
-test: verify
+test: verify seeds
 	@echo "== tests with real processes"
 	@$(PYTEST) -m "cluster and not slow and not soak"
+
+SEEDS ?= 1000
+FIRST ?= 0
+seeds: $(VENV)/dev.stamp
+	@echo "== simulated seeds"
+	@$(BIN)/python -m actorraft.simulation --seeds $(SEEDS) --first $(FIRST)
 
 # Minutes, not seconds, each: kept out of the check of record, run before a release.
 slow: $(VENV)/dev.stamp

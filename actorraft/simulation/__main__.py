@@ -79,11 +79,11 @@ def run_one(seed: int, nodes: int, steps: int, trace: Path | None) -> Summary:
 
 
 def run_many(seeds: range, nodes: int, steps: int, workers: int) -> Summary:
-    """Run seeds over the cores, with a bar."""
+    """Run seeds over the cores, with a bar where somebody can see it move."""
     summary = Summary()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     outcomes = run_seeds(seeds, num_nodes=nodes, steps=steps, workers=workers)
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("seeds", total=len(seeds))
         for outcome in outcomes:
             summary.add(outcome)

@@ -1,7 +1,8 @@
 """Bugs that Raft systems have had, to be planted in the code under test by patching it; none of this ships.
 
-Each is a function that patches what it needs. `caught` names the invariants that may report it; most seeds do not meet
-the circumstances in which a bug shows, so a search goes through seeds until one does.
+Each is a function that patches what it needs. Most seeds do not meet the circumstances in which a bug shows, so a search
+goes through seeds until one does. What seeds meet too rarely, or what breaks no invariant but only delays elections, has a
+story: those circumstances, told to one or a few servers, often by the unit test that is named for it.
 
 Source:     the bugs listed by those who test such systems: etcd, Jepsen, the 2015 single-server membership bug, the
             Raft paper's own warnings.
@@ -9,8 +10,11 @@ Source:     the bugs listed by those who test such systems: etcd, Jepsen, the 20
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +24,7 @@ from actorraft import executor as executor_module
 from actorraft.control import RaftControl
 from actorraft.errors import StorageFailed
 from actorraft.executor import Executor
+from actorraft.node import RaftNode
 from actorraft.raft import changes, election, quorum, reads, replication, snapshots
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.log import RaftLog
@@ -39,6 +44,7 @@ from actorraft.raft.server import RaftServer
 from actorraft.session import ClientSession
 from actorraft.sessions import Admission, Sessions
 from actorraft.simulation.disk import SimDisk, Write
+from tests.raft import test_paper, test_traps
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -139,6 +145,20 @@ def chunks_of_different_snapshots_are_not_mixed() -> None:
     node.step(InstallSnapshot(2, 0, 2, 12, 2, members, 4, b"5678", True))
     settle(node)
     assert node.snapshot_id.index == -1
+
+
+def the_link_says_who_sent_a_message() -> None:
+    """Node 2's link carries a coup in the name of node 1."""
+    node = SimpleNamespace(
+        _cut=frozenset(), _spec=SimpleNamespace(node_id=0), control=SimpleNamespace(counts=Counter())
+    )
+    node._drop = partial(RaftNode._drop, node)  # type: ignore[arg-type]
+    frame = codec.encode_message(AppendEntries(1, 0, 10**6, -1, -1, [], -1))
+    events: list[Any] = []
+    RaftNode._on_peer(node, 2, frame, events)  # type: ignore[arg-type]
+    assert not events
+    RaftNode._on_peer(node, 1, frame, events)  # type: ignore[arg-type]
+    assert len(events) == 1
 
 
 # --- Disk and order of effects ---
@@ -288,6 +308,47 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RaftServer, "step", careless)
 
 
+@bug(
+    "no pre-vote: a node that comes back from a cut raises the term",
+    story=partial(
+        test_traps.test_trap_8_a_node_that_times_out_a_hundred_times_moves_neither_leader_nor_term, "rejoining"
+    ),
+)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def blunt(self: RaftServer, *, pre_vote: bool | None = None, transfer: bool = False) -> None:
+        campaign(self, pre_vote=False, transfer=transfer)
+
+    campaign = election.campaign
+    patch.setattr(RaftServer, "campaign", blunt)
+
+
+@bug(
+    "the election timer is reset by a refused vote",
+    story=test_paper.test_a_refused_vote_does_not_reset_the_election_timer,
+)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def obliging(self: RaftServer, message: Any) -> None:
+        handle(self, message)
+        self.reset_election_timer()
+
+    handle = election.handle_request_vote
+    patch.setattr(RaftServer, "handle_request_vote", obliging)
+
+
+@bug(
+    "the election timer is reset by a stale leader",
+    story=test_paper.test_a_stale_leader_does_not_reset_the_election_timer,
+)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def obliging(self: RaftServer, message: Any) -> None:
+        answer(self, message)
+        if isinstance(message, AppendEntries | InstallSnapshot):
+            self.reset_election_timer()
+
+    answer = RaftServer.answer_stale
+    patch.setattr(RaftServer, "answer_stale", obliging)
+
+
 @bug("one vote short of a majority is enough", quick=True)
 def _(patch: pytest.MonkeyPatch) -> None:
     def careless(self: RaftServer) -> None:
@@ -369,6 +430,20 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 
 # --- Membership ---
+
+
+@bug(
+    "a change of one voter begins before the leader's own-term commit",
+    story=test_traps.test_trap_7_the_first_story_of_2015_a_change_before_the_own_term_noop_is_refused,
+)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def hasty(self: RaftServer, requested: Any) -> int:
+        with patch.context() as during:
+            during.setattr(RaftServer, "committed_in_own_term", True)
+            return change(self, requested)
+
+    change = changes.change_membership
+    patch.setattr(RaftServer, "change_membership", hasty)
 
 
 @bug("the quorum is that of the configuration before the newest")
@@ -558,3 +633,15 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
     change = RaftControl._on_state_changed
     patch.setattr(RaftControl, "_on_state_changed", honest)
+
+
+# --- Links ---
+
+
+@bug("the claimed sender is believed over the one that the link belongs to", story=the_link_says_who_sent_a_message)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def trusting(self: RaftNode, sender: int, frame: bytes, events: list[Any]) -> None:
+        on_peer(self, codec.decode_message(frame).source, frame, events)
+
+    on_peer = RaftNode._on_peer
+    patch.setattr(RaftNode, "_on_peer", trusting)

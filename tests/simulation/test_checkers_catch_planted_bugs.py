@@ -10,13 +10,16 @@ from tests.simulation.bugs import BUGS, Bug
 
 SEEDS_MAX = 500
 QUICK_SEEDS_MAX = 60
+STEPS = 6_000  # half the default length: more seeds in the same time
 STORIES = [bug for bug in BUGS if bug.story is not None]
 SEARCHED = [bug for bug in BUGS if bug.story is None]
 
 
 def search(seeds: int) -> Outcome | None:
     """Return the first seed's outcome that is a violation."""
-    return next((outcome for seed in range(seeds) if (outcome := run_seed(seed)).violation is not None), None)
+    return next(
+        (outcome for seed in range(seeds) if (outcome := run_seed(seed, steps=STEPS)).violation is not None), None
+    )
 
 
 def named(bug: Bug) -> str:
@@ -50,7 +53,7 @@ def test_a_planted_bug_is_caught_by_the_story_of_its_circumstances(bug: Bug, mon
     bug.story()  # the sound code passes
     bug.plant(monkeypatch)
 
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
         bug.story()
 
 

@@ -132,7 +132,7 @@ def test_trap_10_a_crash_between_snapshot_and_log_leaves_no_contradiction() -> N
 
 @pytest.mark.parametrize("size", range(8))
 def test_trap_11_quorum_arithmetic_equals_brute_force(size: int) -> None:
-    """Every vote of every subset of 0 to 7 voters; test_quorum_model.py does joint pairs."""
+    """Every vote of every subset of 0 to 7 voters."""
     ids = frozenset(range(size))
     for granted in subsets(range(size)):
         votes = {voter: voter in granted for voter in ids}
@@ -140,6 +140,20 @@ def test_trap_11_quorum_arithmetic_equals_brute_force(size: int) -> None:
         assert vote_result(ids, votes) is (VoteResult.WON if won else VoteResult.LOST)
         index = committed_index(dict.fromkeys(granted, 5), ids)
         assert index == (5 if won and size else -1)
+
+
+@pytest.mark.parametrize("shared", range(8))
+def test_trap_11_joint_quorum_arithmetic_equals_brute_force(shared: int) -> None:
+    """Two sets of 0 to 7 voters that share so many: every subset of both. Only numbers matter, so ids are in order."""
+    for only_old, only_new in itertools.product(range(8 - shared), repeat=2):
+        everyone = range(only_old + shared + only_new)
+        old, new = frozenset(everyone[: only_old + shared]), frozenset(everyone[only_old:])
+        for granted in subsets(everyone):
+            won = all(2 * len(granted & side) > len(side) for side in (old, new) if side)
+            votes = {voter: voter in granted for voter in everyone}
+            assert vote_result(new, votes, old) is (VoteResult.WON if won else VoteResult.LOST)
+            index = committed_index(dict.fromkeys(granted, 5), new, old)
+            assert index == (5 if won and everyone else -1)
 
 
 # -- 12: replicas

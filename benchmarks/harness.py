@@ -12,8 +12,7 @@ import queue
 import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from benchmarks import measure
@@ -108,7 +107,13 @@ class Generator:
 
 @dataclass(frozen=True)
 class Measured:
-    """One window over all client processes. `cpu_s_per_100k` is CPU seconds for 100,000 operations, by role."""
+    """One window over all client processes.
+
+    Attributes:
+        cpu_s_per_100k: CPU seconds for 100,000 operations, by role ("clients", "leader", "followers").
+        cpu_by_process: the same for each process ("client 0", "leader", "follower 0", "follower 1").
+        work: what the leader did meanwhile (Deployment.work).
+    """
 
     per_s: float
     p50_ms: float
@@ -117,6 +122,8 @@ class Measured:
     errors: int
     error_names: dict[str, int]
     cpu_s_per_100k: dict[str, float]
+    cpu_by_process: dict[str, float] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
 
 
 def run_window(
@@ -137,7 +144,8 @@ def run_window(
         patience_s = spec.warmup_s + spec.seconds + 2 * spec.timeout_s
         for generator in generators:
             generator.wait_for("measuring", patience_s)
-        before = _cpu(deployment)
+        pids = deployment.pids()
+        cpu_before, work_before = _cpu(pids), deployment.work()
         counts = [0] * len(generators)
 
         def count(number: int) -> Callable[[int], None]:
@@ -150,26 +158,37 @@ def run_window(
 
         for number, generator in enumerate(generators):
             generator.wait_for("measured", patience_s, count(number))
-        after = _cpu(deployment)
+        cpu_after, work_after = _cpu(pids), deployment.work()
         done = [generator.wait_for("done", patience_s) for generator in generators]
     finally:
         for generator in generators:
             generator.close()
-    return _combine(done, {role: after[role] - before[role] for role in before if role in after})
+    work = {name: work_after[name] - work_before[name] for name in work_before if name in work_after}
+    cpu = {role: [b - a for a, b in zip(cpu_before[role], cpu_after[role], strict=True)] for role in pids}
+    return _combine(done, cpu, {} if any(value < 0 for value in work.values()) else work)  # < 0: another leads now
 
 
-def _cpu(deployment: Deployment) -> dict[str, float]:
-    return {role: sum(measure.cpu_s(pid) for pid in pids) for role, pids in deployment.pids().items()}
+def _cpu(pids: dict[str, list[int]]) -> dict[str, list[float]]:
+    return {role: [measure.cpu_s(pid) for pid in its] for role, its in pids.items()}
 
 
-def _combine(done: list[dict[str, Any]], cpu_s: dict[str, float]) -> Measured:
+def _combine(done: list[dict[str, Any]], cpu_s: dict[str, list[float]], work: dict[str, int]) -> Measured:
     count = sum(line["count"] for line in done)
     latencies: list[float] = [value for line in done for value in line["latencies_ms"]]
     errors: dict[str, int] = {}
     for line in done:
         for name, times in line["errors"].items():
             errors[name] = errors.get(name, 0) + times
-    cpu_s = {"clients": sum(line["cpu_s"] for line in done), **cpu_s}
+    cpu_s = {"clients": [line["cpu_s"] for line in done], **cpu_s}
+    each = {
+        role if role == "leader" else f"{role.removesuffix('s')} {number}": value
+        for role, values in cpu_s.items()
+        for number, value in enumerate(values)
+    }
+
+    def per_100k(seconds: float) -> float:
+        return round(seconds / count * 1e5, 3) if count else 0.0
+
     return Measured(
         per_s=sum(line["count"] / line["seconds"] for line in done),
         p50_ms=measure.percentile(latencies, 0.5),
@@ -177,11 +196,7 @@ def _combine(done: list[dict[str, Any]], cpu_s: dict[str, float]) -> Measured:
         count=count,
         errors=sum(errors.values()),
         error_names=errors,
-        cpu_s_per_100k={role: round(value / count * 1e5, 3) if count else 0.0 for role, value in cpu_s.items()},
+        cpu_s_per_100k={role: per_100k(sum(values)) for role, values in cpu_s.items()},
+        cpu_by_process={name: per_100k(value) for name, value in each.items()},
+        work=work,
     )
-
-
-def write_json(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the rows as one JSON list."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")

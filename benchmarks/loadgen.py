@@ -25,6 +25,7 @@ KEYS = 10_000  # distinct keys of 16 bytes
 LATENCIES_MAX = 20_000  # of the sampled ones; more are thinned evenly
 BATCH_MAX = 256  # commands submitted in one go before finished ones are looked at again
 PROGRESS_S = 0.5
+ENDS_MAX = 10_000  # acknowledgements that a probe lists
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,9 @@ class Probe:
     """One write after the other, for ever; says how long the cluster was silent when it is asked.
 
     Asked about a fault at `at`, it answers after `until`: `recovered_s`, the end of the first write that *began* after
-    the fault (one that began before may have been answered by the dying leader), and `gap_s`, the longest time without
-    an acknowledged write since. One attribute is written by each thread, so there is no lock to take in the loop.
+    the fault (one that began before may have been answered by the dying leader), `gap_s`, the longest time without an
+    acknowledged write since, and `ends_s`, when each was acknowledged. One attribute is written by each thread, so
+    there is no lock to take in the loop.
     """
 
     def __init__(self, submit: Submit, failures: tuple[type[BaseException], ...]) -> None:
@@ -172,6 +174,7 @@ class Probe:
         question: tuple[float, float] | None = None
         recovered: float | None = None
         gap = 0.0
+        ends: list[float] = []
         while not self.closed:
             start = time.monotonic()
             try:
@@ -184,14 +187,15 @@ class Probe:
             end = time.monotonic()
             if self.asked is not None:
                 question, self.asked = self.asked, None
-                recovered, gap = None, 0.0
+                recovered, gap, ends = None, 0.0, []
             if question is not None:
                 at, until = question
                 gap = max(gap, end - max(last, at))
+                ends.append(end)
                 if recovered is None and start >= at:
                     recovered = end
                 if recovered is not None and end >= until:
-                    say("recovered", recovered_s=recovered, gap_s=gap, errors=errors)
+                    say("recovered", recovered_s=recovered, gap_s=gap, ends_s=ends[:ENDS_MAX], errors=errors)
                     question, errors = None, 0
             last = end
 

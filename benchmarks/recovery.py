@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import measure, screen
-from benchmarks.harness import write_json
 from benchmarks.systems import fresh_directory, wait_until_level
 
 OUTSTANDING = 2_000
@@ -138,9 +137,7 @@ def main(
             shutil.rmtree(run.directory, ignore_errors=True)
     lines = [[row["what"], screen.figure(row["value"]), row["unit"]] for row in run.rows]
     screen.table(f"Recovery: {nodes} nodes, {commands:,} commands of {payload} B", ["what", "", ""], lines)
-    if json is not None:
-        write_json(run.rows, json)
-        screen.written(json)
+    screen.finish(run.rows, json=json)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -112,9 +115,42 @@ def number_or_none(value: float, digits: int = 3) -> float | None:
     return None if math.isnan(value) else round(value, digits)
 
 
-def written(path: Path) -> None:
-    """Say where something was written."""
-    console.print(f"written: {path}", highlight=False)
+@contextmanager
+def picture(path: Path, panels: int) -> Iterator[Sequence[Any]]:
+    """Let the block draw on so many panels side by side; the picture is written after it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    drawn, axes = pyplot.subplots(1, panels, figsize=(6.5 * panels, 5.5), layout="constrained", squeeze=False)
+    yield axes[0]
+    for each in axes[0]:
+        each.grid(visible=True, which="both", alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=120)
+    pyplot.close(drawn)
+
+
+def finish(
+    rows: list[dict[str, Any]],
+    failures: Sequence[str] = (),
+    json: Path | None = None,
+    plot: Path | None = None,
+    draw: Callable[[list[dict[str, Any]], Path], None] | None = None,
+) -> None:
+    """Write what was asked for, say what failed, and end with 1 if anything did."""
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        json.write_text(jsonlib.dumps(rows, indent=1, allow_nan=False) + "\n")
+        console.print(f"written: {json}", highlight=False)
+    if plot is not None and draw is not None:
+        draw(rows, plot)
+        console.print(f"written: {plot}", highlight=False)
+    for failure in failures:
+        console.print(f"[red]failed: {escape(failure)}[/red]", highlight=False)
+    if failures:
+        raise typer.Exit(1)
 
 
 def warn(text: str) -> None:

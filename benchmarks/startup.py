@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import measure, screen
-from benchmarks.harness import write_json
 from benchmarks.systems import ROOT
 
 IMPORTS = {
@@ -83,9 +82,7 @@ def main(
             rows[-1]["idle_node_bytes"] = max(resident for _, _, resident in seen)
     lines = [[row["what"], f"{row['p50_s']:.3f}", f"{row['max_s']:.3f}", _mib(row)] for row in rows]
     screen.table("Startup, in a temporary directory", ["what", "median s", "longest s", "MiB an idle node"], lines)
-    if json is not None:
-        write_json(rows, json)
-        screen.written(json)
+    screen.finish(rows, json=json)
 
 
 def _mib(row: dict[str, Any]) -> str:

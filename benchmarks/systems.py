@@ -6,6 +6,7 @@ another's client.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -45,6 +46,18 @@ class Deployment(Protocol):
 
     def pids(self) -> dict[str, list[int]]:
         """Return role ("leader", "followers") -> processes."""
+
+    def work(self) -> dict[str, int]:
+        """Return what the leader has done so far: writes, entries_written, appends_sent, entries_sent. {}: unknown."""
+
+    def term(self) -> int:
+        """Return the term that the cluster is in."""
+
+    def phases(self, at_s: float) -> tuple[float, float]:
+        """Return when the first survivor missed the leader broken at `at_s`, and when there was the next one.
+
+        Seconds of CLOCK_MONOTONIC; nan where that is not known. To be asked before `mend`.
+        """
 
     def fault(self, kind: str) -> float:
         """Break the leader; return when, in seconds of CLOCK_MONOTONIC."""
@@ -126,6 +139,28 @@ class ActorRaftDeployment:
             "leader": [pid for node_id, pid in nodes.items() if node_id == leader],
             "followers": [pid for node_id, pid in nodes.items() if node_id != leader],
         }
+
+    def _ask(self, without: int | None = None) -> list[dict[str, Any]]:
+        """Return what each node says of itself; one that does not answer is left out."""
+        asked = [self.cluster._admin(each, "status", {}, 1.0) for each in self.cluster.nodes if each != without]
+        return [future.result() for future in asked if future.exception() is None]
+
+    def work(self) -> dict[str, int]:
+        """Return the leader's counts."""
+        leader = [said for said in self._ask() if said["state"] == "leader"]
+        return {name: value for name, value in leader[0]["metrics"].items() if type(value) is int} if leader else {}
+
+    def term(self) -> int:
+        """Return the highest term that a node knows."""
+        return max(int(said["term"]) for said in self._ask())
+
+    def phases(self, at_s: float) -> tuple[float, float]:
+        """Ask the nodes, which run by this machine's clock too."""
+        kind, node_id = self.broken if self.broken is not None else ("none", -1)
+        said = self._ask(without=None if kind == "transfer" else node_id)
+        lost = [each["metrics"]["leader_lost_s"] for each in said if each["metrics"]["leader_lost_s"] >= at_s]
+        led = [each["metrics"]["leader_found_s"] for each in said if each["state"] == "leader"]
+        return min(lost, default=math.nan), max((one for one in led if one >= at_s), default=math.nan)
 
     def fault(self, kind: str) -> float:
         """Break the leader, or hand over from it."""

@@ -16,12 +16,23 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import screen
-from benchmarks.harness import GeneratorFailed, Measured, run_window, write_json
+from benchmarks.harness import GeneratorFailed, Measured, run_window
 from benchmarks.loadgen import LoadSpec
 from benchmarks.systems import System, usable_systems
 
 READS = ("linearizable", "lease", "stale")
 COMMANDS = ("kv", "method", "object")
+NAMES = {
+    "system": "system",
+    "nodes": "nodes",
+    "durability": "durability",
+    "operation": "operation",
+    "commands": "commands as",
+    "clients": "clients",
+    "payload_bytes": "bytes",
+    "concurrency": "outstanding",
+}  # what tells rows apart, and how it is called in a table
+SHARED = ("commands_per_entry", "entries_per_message", "entries_per_fsync")
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,24 @@ def _row(key: Key, measured: list[Measured], plan: Plan) -> dict[str, Any]:
         "seconds": plan.seconds,
         "rounds": len(measured),
         "cpu_s_per_100k": middle.cpu_s_per_100k,
+        "cpu_s_per_100k_by_process": middle.cpu_by_process,
+        **_shared(middle),
     }
+
+
+def _shared(measured: Measured) -> dict[str, float | None]:
+    """Return how much one entry, one message to a follower and one fsync of the leader are shared by.
+
+    An entry is a frame of one client: the commands that it had when its last send was under way.
+    """
+    work = measured.work
+    commands = measured.count
+    pairs = {
+        "commands_per_entry": (commands, work.get("entries_written", 0)),
+        "entries_per_message": (work.get("entries_sent", 0), work.get("appends_sent", 0)),
+        "entries_per_fsync": (work.get("entries_written", 0), work.get("writes", 0)),
+    }
+    return {name: round(of / by, 2) if by else None for name, (of, by) in pairs.items()}
 
 
 def _rate(row: dict[str, Any]) -> float:
@@ -187,23 +215,26 @@ def ratios(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print the table, and the ratios if there is anything to compare; what is the same in all rows is in the title."""
-    optional = {"clients": "client processes", "payload_bytes": "bytes a value", "commands": "commands as"}
-    varying = [name for name in optional if len({row[name] for row in rows}) > 1]
-    constant = [f"{optional[name]}: {rows[0][name]}" for name in optional if rows and name not in varying]
-    lines = []
+    """Print the rates, what they cost, and the ratios if there is anything to compare.
+
+    What is the same in all rows is in the title.
+    """
+    varying = [name for name in NAMES if len({row[name] for row in rows}) > 1]
+    same = " · ".join(f"{NAMES[name]}: {rows[0][name]}" for name in NAMES if rows and name not in varying)
+    heads = [NAMES[name] for name in varying]
+    rates, costs = [], []
     for row in rows:
-        cpu = row["cpu_s_per_100k"]
-        lines.append(
-            [row["system"], str(row["nodes"]), row["durability"], row["operation"]]
-            + [str(row[name]) for name in varying]
-            + [str(row["concurrency"]), screen.figure(_rate(row), 0), screen.figure(row["p50_ms"])]
-            + [screen.figure(row["p99_ms"]), str(row["errors"])]
-            + [" ".join(f"{cpu.get(role, 0.0):.1f}" for role in ("clients", "leader", "followers"))]
-        )
-    columns = ["system", "nodes", "durability", "operation", *(optional[name] for name in varying), "outstanding"]
-    columns += ["per second", "p50 ms", "p99 ms", "errors", "CPU s per 100,000: clients, leader, followers"]
-    screen.table(f"Throughput · {' · '.join(constant)}", columns, lines)
+        head = [str(row[name]) for name in varying]
+        errors = f"{row['errors']} {' '.join(row['error_names'])}".strip()
+        rates.append([*head, screen.figure(_rate(row), 0), screen.figure(row["p50_ms"]), screen.figure(row["p99_ms"])])
+        rates[-1].append(errors)
+        cpu = [screen.figure(row["cpu_s_per_100k"].get(role, math.nan)) for role in ("clients", "leader", "followers")]
+        costs.append([*head, *cpu, *(screen.figure(row[name], 1) for name in SHARED)])
+    screen.table(f"Throughput · {same}", [*heads, "per second", "p50 ms", "p99 ms", "errors"], rates)
+    columns = [*heads, "clients", "leader", "followers", *(name.replace("_", " ") for name in SHARED)]
+    screen.table(
+        "What it takes: CPU seconds per 100,000, and what shares an entry, a message, an fsync", columns, costs
+    )
     compared = ratios(rows)
     if compared:
         columns = ["against", "its durability", "operation", "nodes", "outstanding", "rate, times", "p50, times"]
@@ -212,34 +243,20 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw rate and latency over the number outstanding, a line for each system and setting."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    picture, (rates, latencies) = pyplot.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    varying = [name for name in NAMES if name != "concurrency" and len({row[name] for row in rows}) > 1]
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        name = f"{row['system']}, {row['nodes']} nodes, {row['durability']}, {row['operation']}"
-        if row["commands"] != "kv":
-            name += f" ({row['commands']})"
-        if len({each["payload_bytes"] for each in rows}) > 1:
-            name += f", {row['payload_bytes']} B"
-        if len({each["clients"] for each in rows}) > 1:
-            name += f", {row['clients']} clients"
+        name = ", ".join(f"{row[name]} {NAMES[name]}" for name in varying) or row["system"]
         lines.setdefault(name, []).append(row)
-    for name, line in lines.items():
-        line.sort(key=lambda row: int(row["concurrency"]))
-        outstanding = [row["concurrency"] for row in line]
-        rates.plot(outstanding, [_rate(row) for row in line], marker="o", label=name)
-        latencies.plot(outstanding, [row["p50_ms"] for row in line], marker="o", label=name)
-    for axes, label in ((rates, "per second"), (latencies, "p50 latency, ms")):
-        axes.set(xscale="log", yscale="log", xlabel="commands outstanding", ylabel=label)
-        axes.grid(visible=True, which="both", alpha=0.3)
-    rates.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=120)
-    pyplot.close(picture)
+    with screen.picture(path, 2) as (rates, latencies):
+        for name, line in lines.items():
+            line.sort(key=lambda row: int(row["concurrency"]))
+            outstanding = [row["concurrency"] for row in line]
+            rates.plot(outstanding, [_rate(row) for row in line], marker="o", label=name)
+            latencies.plot(outstanding, [row["p50_ms"] for row in line], marker="o", label=name)
+        for axes, label in ((rates, "per second"), (latencies, "p50 latency, ms")):
+            axes.set(xscale="log", yscale="log", xlabel="commands outstanding", ylabel=label)
+        rates.legend(fontsize="small")
 
 
 def main(
@@ -274,16 +291,7 @@ def main(
     screen.heading("Throughput")
     rows, failures = run(plan, usable_systems(others, screen.warn))
     show(rows)
-    if json is not None:
-        write_json(rows, json)
-        screen.written(json)
-    if plot_ is not None:
-        plot(rows, plot_)
-        screen.written(plot_)
-    for failure in failures:
-        screen.console.print(f"[red]failed: {failure}[/red]", highlight=False)
-    if failures:
-        raise typer.Exit(1)
+    screen.finish(rows, failures, json, plot_, plot)
 
 
 if __name__ == "__main__":

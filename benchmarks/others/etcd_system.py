@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loadgen import LoadSpec
-from benchmarks.others.processes import Processes, free_ports, wait_until
+from benchmarks.others.processes import Opaque, Processes, free_ports, wait_until
 from benchmarks.systems import CACHE, MEND_S, Unusable, fresh_directory
 
 SOURCE = Path(__file__).with_name("etcdload") / "main.go"
@@ -42,7 +42,10 @@ def generator_binary() -> Path:
     command = ["go", "build", "-o", str(binary), str(SOURCE)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
-        raise Unusable(f"the generator for etcd cannot be built: {done.stderr.strip()}")
+        raise Unusable(
+            "the generator for etcd cannot be built (on Debian: apt-get install golang-go golang-etcd-server-dev): "
+            + done.stderr.strip()
+        )
     return binary
 
 
@@ -62,7 +65,7 @@ class EtcdSystem:
         return EtcdDeployment(self.binary, nodes)
 
 
-class EtcdDeployment:
+class EtcdDeployment(Opaque):
     """Some members on loopback."""
 
     def __init__(self, binary: Path, nodes: int) -> None:
@@ -117,6 +120,10 @@ class EtcdDeployment:
         leader = self.leader()
         assert leader is not None
         return leader
+
+    def term(self) -> int:
+        """Return the highest term that a member knows."""
+        return max(int(self._status(number).get("raftTerm", 0)) for number in self.processes.running)
 
     def endpoints(self) -> dict[str, str]:
         """Return the members' addresses."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -38,6 +39,18 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = STAR
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} did not happen within {timeout_s:.0f} s")
         time.sleep(0.02)
+
+
+class Opaque:
+    """What is not seen of the others from outside."""
+
+    def work(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
+    def phases(self, at_s: float) -> tuple[float, float]:
+        """Neither."""
+        return math.nan, math.nan
 
 
 class Processes:

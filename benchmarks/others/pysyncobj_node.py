@@ -168,6 +168,7 @@ def serve_status(store: Store, connection: socket.socket) -> None:
                         "last_applied": status["last_applied"],
                         "commit_index": status["commit_idx"],
                         "ready": store.isReady(),
+                        "term": status["raft_term"],
                     }
                 )
                 + "\n"

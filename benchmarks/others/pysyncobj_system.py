@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loadgen import LoadSpec
-from benchmarks.others.processes import Processes, free_ports, wait_until
+from benchmarks.others.processes import Opaque, Processes, free_ports, wait_until
 from benchmarks.systems import CACHE, MEND_S, Unusable, fresh_directory
 
 VERSION = "0.3.17"
@@ -70,7 +70,7 @@ class PySyncObjSystem:
         return PySyncObjDeployment(self.python, nodes, durability)
 
 
-class PySyncObjDeployment:
+class PySyncObjDeployment(Opaque):
     """Some nodes, and one member without a vote that is the client."""
 
     def __init__(self, python: Path, nodes: int, durability: str) -> None:
@@ -114,7 +114,7 @@ class PySyncObjDeployment:
                     answer: dict[str, Any] = json.loads(lines.readline() or "{}")
         except OSError:
             answer = {}
-        return {"leader": None, "last_applied": -1, "commit_index": -1, "ready": False, **answer}
+        return {"leader": None, "last_applied": -1, "commit_index": -1, "ready": False, "term": 0, **answer}
 
     def _asked(self) -> int:
         return self.nodes if self.durability == CLIENT else 0
@@ -124,6 +124,10 @@ class PySyncObjDeployment:
         broken = self.broken[1] if self.broken else None
         said = {self._status(number)["leader"] for number in self.processes.running if number != broken}
         return self.addresses.index(said.pop()) if len(said) == 1 and None not in said else None
+
+    def term(self) -> int:
+        """Return the highest term that a node knows."""
+        return max(int(self._status(number)["term"]) for number in self.processes.running)
 
     def endpoints(self) -> dict[str, str]:
         """Return nothing: the load is inside a node."""

@@ -120,10 +120,56 @@ def test_reads_run_once_and_not_for_each_durability() -> None:
 
 
 def test_a_row_holds_medians_over_the_rounds() -> None:
-    rounds = [Measured(per_s, per_s / 10, 9.0, 100, 1, {"Busy": 1}, {"leader": 1.0}) for per_s in (10.0, 30.0, 20.0)]
+    work = {"writes": 5, "entries_written": 20, "appends_sent": 10, "entries_sent": 40}
+    rounds = [
+        Measured(per_s, per_s / 10, 9.0, 100, 1, {"Busy": 1}, {"leader": 1.0}, work=work)
+        for per_s in (10.0, 30.0, 20.0)
+    ]
     row = throughput._row(("actorraft", 3, "fsync", "kv", "set", 1, 128, 64), rounds, plan(rounds=3))
     assert (row["commits_per_s"], row["p50_ms"], row["errors"], row["rounds"]) == (20.0, 2.0, 3, 3)
     assert {"benchmark", "system", "nodes", "concurrency", "payload_bytes", "durability", "p99_ms"} <= set(row)
+    assert (row["commands_per_entry"], row["entries_per_message"], row["entries_per_fsync"]) == (5.0, 4.0, 4.0)
+
+
+class Deposed:
+    """A deployment whose new leader is known to be there at 10.0 s and to be missed from 9.5 s on."""
+
+    def fault(self, kind: str) -> float:
+        return 9.0
+
+    def phases(self, at_s: float) -> tuple[float, float]:
+        return 9.5, 10.0
+
+
+class Telling:
+    """A probe that says what it saw."""
+
+    def tell(self, line: str) -> None:
+        assert "until" in line
+
+    def wait_for(self, event: str, timeout_s: float) -> dict[str, Any]:
+        return {"recovered_s": 10.25, "gap_s": 1.5, "ends_s": [9.2, 10.75, 10.8], "errors": 0}
+
+
+def test_a_trial_is_told_in_three_parts_that_sum_up_to_the_silence() -> None:
+    trial = election._one_trial(Deposed(), Telling(), "crash")  # type: ignore[arg-type]
+    assert (trial.silences_ms, trial.phases_ms) == ([1250.0], [(500.0, 500.0, 250.0)])
+
+
+def test_writes_go_on_around_a_transfer_and_the_first_one_under_the_new_leader_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(election.time, "monotonic", lambda: 9.0)
+    trial = election._one_trial(Deposed(), Telling(), "transfer")  # type: ignore[arg-type]
+    assert (trial.silences_ms, trial.phases_ms) == ([1500.0], [(500.0, 500.0, 750.0)])
+
+
+def test_a_term_that_grew_under_load_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"system": "actorraft", "nodes": 3, "minutes": 5.0, "commits": 10, "max_ms": 3.0, "errors": 0}
+    assert election.show_watched([{**row, "term_before": 1, "term_after": 1}]) == []
+    assert election.show_watched([{**row, "term_before": 1, "term_after": 2}]) == [
+        "actorraft, 3 nodes: false elections took the term from 1 to 2"
+    ]
 
 
 def test_ratios_are_ours_over_theirs() -> None:
@@ -186,6 +232,10 @@ def test_throughput_runs_and_writes_its_rows_and_its_picture(tmp_path: Path) -> 
         assert row["commits_per_s"] + row["reads_per_s"] > 0
         assert row["errors"] == 0
         assert 0 < row["p50_ms"] <= row["p99_ms"]
+        if row["operation"] == "set":
+            assert row["commands_per_entry"] >= 1
+            assert row["entries_per_fsync"] > 0
+        assert {"leader", "client 0", "follower 0", "follower 1"} <= set(row["cpu_s_per_100k_by_process"])
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -198,4 +248,15 @@ def test_election_runs_and_writes_its_rows_and_its_picture(tmp_path: Path) -> No
     assert [(row["fault"], row["trials"]) for row in rows] == [("crash", 3), ("transfer", 3)]
     for row in rows:
         assert 0 < row["p50_ms"] <= row["max_ms"]
+        assert all(row[name] > 0 for name in election.PHASES)
     assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.cluster
+def test_full_load_costs_no_election(tmp_path: Path) -> None:
+    options = ["--nodes", "3", "--false-elections", "--minutes", "0.05", "--json", str(tmp_path / "e.json")]
+    assert "nothing broken" in run("benchmarks.election", *options)
+    (row,) = json.loads((tmp_path / "e.json").read_text())
+    assert row["term_before"] == row["term_after"] >= 1
+    assert row["commits"] > 0
+    assert row["errors"] == 0

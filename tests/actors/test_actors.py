@@ -569,19 +569,15 @@ def test_the_example_runs_unguarded_and_leaves_nothing_behind(tmp_path: Path, ho
     assert not Path(endpoint.removeprefix("ipc://")).parent.exists()
 
 
-@pytest.mark.slow
 def test_actors_one_after_another_leave_nothing_behind(start: Callable[..., ActorRef]) -> None:
-    start(Counter).ask(1).result()
-    before = resources()[1]
-    descriptors = []
+    close_system()  # what tests before this one opened is closed when this returns
+    start(Counter).ask(1).result(20.0)
+    before = resources()
 
-    for _ in range(5):
+    for _ in range(3):
         refs = [start(Counter) for _ in range(3)]
         assert [ref.ask(1).result(20.0) for ref in refs] == [1] * 3
         for ref in refs:
             ref.kill()
-        until(lambda refs=refs: all(_is_dead_to_tell(ref) for ref in refs))  # type: ignore[misc]
-        descriptors.append(resources()[0])
-
-    assert resources()[1] == before
-    assert descriptors[-1] <= descriptors[0]
+        # That an actor is dead is known before its link is closed: counted at that moment, there may be 6 too many.
+        until(lambda: resources() == before)

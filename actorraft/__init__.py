@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actorraft.actors.actor import Actor as Actor
-    from actorraft.actors.ref import ActorOptions as ActorOptions
     from actorraft.actors.ref import ActorRef as ActorRef
-    from actorraft.actors.ref import actor_ref as actor_ref
     from actorraft.actors.ref import spawn as spawn
     from actorraft.actors.supervision import Supervision as Supervision
     from actorraft.client import Client as Client
@@ -51,12 +49,14 @@ if TYPE_CHECKING:
     from actorraft.machine import context as context
     from actorraft.machine import query as query
     from actorraft.raft.config import RaftConfig as RaftConfig
+    from actorraft.replicated import ActorOptions as ActorOptions
+    from actorraft.replicated import actor_ref as actor_ref
 
 __version__ = "0.1.0"
 
 _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.actors.actor": ("Actor",),
-    "actorraft.actors.ref": ("ActorOptions", "ActorRef", "actor_ref", "spawn"),
+    "actorraft.actors.ref": ("ActorRef", "spawn"),
     "actorraft.actors.supervision": ("Supervision",),
     "actorraft.client": ("Client", "MemberStatus", "connect"),
     "actorraft.cluster": ("Cluster", "ReplicatedStateMachine"),
@@ -80,6 +80,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.futures": ("ResultFuture",),
     "actorraft.machine": ("CommandObjects", "Replace", "StateMachine", "command", "context", "query"),
     "actorraft.raft.config": ("RaftConfig",),
+    "actorraft.replicated": ("ActorOptions", "actor_ref"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

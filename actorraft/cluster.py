@@ -207,6 +207,7 @@ class Cluster(Client[M]):
         self._paused: set[int] = set()
         self._reasons: dict[int, str] = {}  # why a node stopped, in its own words
         self._token = os.urandom(32) if transport == "tcp" else None
+        self._supervised = supervision is not None
         self._monitor = Monitor(
             supervision=supervision,
             restart=_weakly(self._restart_unasked),

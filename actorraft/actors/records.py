@@ -58,6 +58,7 @@ class Record(NamedTuple):
     state: str
     exits: int = 0
     last_exit: Exit | None = None
+    replicas: tuple[tuple[int, str], ...] = ()  # of a replicated actor: (node id, where it takes clients)
 
     @property
     def dead(self) -> bool:
@@ -68,6 +69,17 @@ class Record(NamedTuple):
     def alive(self) -> bool:
         """Whether its process is there."""
         return self.state == UP and self.process is not None and is_running(self.process)
+
+
+def make_exit(name: str, code: int | None, reason: str, *, restarting: bool) -> Exit:
+    """Say how a process ended; `code` as subprocess has it."""
+    killed_by = None
+    if code is not None and code < 0:
+        try:
+            killed_by = signal.Signals(-code).name
+        except ValueError:
+            killed_by = f"signal {-code}"
+    return Exit(name, code if killed_by is None else None, killed_by, reason, restarting)
 
 
 def identify(pid: int) -> Process:

@@ -202,11 +202,17 @@ class ActorOptions:
             UsageError: it cannot be started so: no Actor class, cannot be pickled, the name is taken.
             StartError: its constructor or `on_start` raised, or the process did not come up; with its last words.
         """
-        if not (isinstance(cls, type) and issubclass(cls, Actor)):
-            raise UsageError(f"spawn takes a class that derives from Actor, not {cls!r}")
+        actor_class = check_actor_class(cls)
         return system().spawn(
-            cls, args, kwargs, name=self.name, mailbox_max=self.mailbox_max, supervision=self.supervision
+            actor_class, args, kwargs, name=self.name, mailbox_max=self.mailbox_max, supervision=self.supervision
         )
+
+
+def check_actor_class(cls: Callable[..., Actor]) -> type[Actor]:
+    """Return `cls`. Raises UsageError if it is no class of actors."""
+    if not (isinstance(cls, type) and issubclass(cls, Actor)):
+        raise UsageError(f"spawn takes a class that derives from Actor, not {cls!r}")
+    return cls
 
 
 def spawn(cls: Callable[..., Actor], /, *args: Any, **kwargs: Any) -> ActorRef:

@@ -14,9 +14,9 @@ import logging
 import os
 import re
 import shutil
-import signal
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,11 +29,11 @@ from actorraft.actors.records import (
     RESTARTING,
     STARTING,
     UP,
-    Exit,
     Record,
     down_file,
     identify,
     kill,
+    make_exit,
     read_record,
     record_file,
     write_record,
@@ -76,6 +76,7 @@ class System:
         self._post: Post | None = None
         self._monitor: Monitor | None = None
         self._closed = False
+        self.at_close: list[Callable[[], object]] = []  # what else ends with this
 
     @property
     def post(self) -> Post:
@@ -104,13 +105,10 @@ class System:
         pickles.send_by_value_if_needed(cls)
         code = pickles.dumps((cls, args, kwargs))
         with self._lock:
-            if self._closed:
-                raise UsageError("this process is ending: no actor can be started")
-            name = self._check_name(name) if name is not None else self._fresh_name(cls)
-            ref = ActorRef(name, f"ipc://{self.run_dir}/{name}.{os.urandom(4).hex()}", mailbox_max)
+            name, endpoint = self.reserve(cls, name, mailbox_max)
+            ref = ActorRef(name, endpoint, mailbox_max)
             child = _Child(ref, code, supervision)
             self._children[f"actor {name}"] = child
-            self._write(child, child.record)
         try:
             process = self._launch(child)
         except BaseException:
@@ -118,6 +116,20 @@ class System:
             raise
         self._watch(process, child)
         return ref
+
+    def reserve(self, cls: type, name: str | None, mailbox_max: int) -> tuple[str, str]:
+        """Take a name, and say in a record that an actor is being started under it; return it and a fresh endpoint.
+
+        Raises:
+            UsageError: it is taken, or no name; or this process is ending.
+        """
+        with self._lock:
+            if self._closed:
+                raise UsageError("this process is ending: no actor can be started")
+            name = self._check_name(name) if name is not None else self._fresh_name(cls)
+            endpoint = f"ipc://{self.run_dir}/{name}.{os.urandom(4).hex()}"
+            write_record(Record(endpoint, mailbox_max, identify(os.getpid()), None, STARTING))
+            return name, endpoint
 
     def _check_name(self, name: str) -> str:
         if not _NAME.fullmatch(str(name)):
@@ -262,6 +274,8 @@ class System:
         if self.pid != os.getpid() or self._closed:
             return
         self._closed = True
+        for end in self.at_close:
+            end()
         if self._monitor is not None:
             self._monitor.close()
         with self._lock:
@@ -278,14 +292,7 @@ class System:
 
 
 def _after_exit(child: _Child, state: str) -> Record:
-    code, reason = child.exit
-    killed_by = None
-    if code is not None and code < 0:
-        try:
-            killed_by = signal.Signals(-code).name
-        except ValueError:
-            killed_by = f"signal {-code}"
-    last = Exit(child.ref.name, code if killed_by is None else None, killed_by, reason, state == RESTARTING)
+    last = make_exit(child.ref.name, *child.exit, restarting=state == RESTARTING)
     return child.record._replace(process=None, state=state, exits=child.record.exits + 1, last_exit=last)
 
 

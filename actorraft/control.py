@@ -160,7 +160,7 @@ class RaftControl:
         self._snapshot_tried_index = -1  # where the last one was begun, whatever became of it
         if snapshot is not None:
             self.executor.submit(executor_restore(snapshot_id.index, self.storage))
-        self._snapshot_running = False
+        self._snapshot_running, self._snapshot_pause_s = False, 0.0  # how long the last one kept commands waiting
         self._receiving: dict[EntryId, SnapshotWriter] = {}  # snapshots that arrive chunk by chunk, and
         self._received: set[EntryId] = set()  # those of them that are complete
         self._pending: dict[int, Any] = {}  # index of an entry -> the client that waits for its result
@@ -310,13 +310,12 @@ class RaftControl:
                 self._watches[(client, watch.watch_id)] = watch.topic
                 for one in published:
                     self._reply(client, one)
-            case executor.SnapshotTaken(meta):
-                self._snapshot_running = False
+            case executor.SnapshotTaken(meta, held_up_s):
+                self._snapshot_running, self._snapshot_pause_s = False, held_up_s
                 if meta.snapshot_id.index > self._snapshot_index:
                     self._snapshot_index = meta.snapshot_id.index
                     trailing = self.config.trailing_entries
-                    first = self.server.snapshot_taken(meta.snapshot_id, meta.configuration, trailing)
-                    self.storage.compact(first)
+                    self.storage.compact(self.server.snapshot_taken(*meta[:2], trailing))
                     self.observe("snapshot", meta.snapshot_id.index)
                 self._answer_snapshot_waiters("")
             case executor.SnapshotFailed(reason):
@@ -576,6 +575,7 @@ class RaftControl:
             "last_applied": server.last_applied,
             "last_index": len(server.log) - 1,
             "snapshot_index": self._snapshot_index,
+            "snapshot_pause_s": self._snapshot_pause_s,
             "voters": sorted(configuration.voters),
             "learners": sorted(configuration.learners),
             "joint": configuration.joint,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -112,9 +112,10 @@ class Watched(NamedTuple):
 
 
 class SnapshotTaken(NamedTuple):
-    """The snapshot is durable; the log up to it may go."""
+    """The snapshot is durable; the log up to it may go. `held_up_s`: the longest time that commands waited for it."""
 
     meta: SnapshotMeta
+    held_up_s: float = 0.0
 
 
 class SnapshotFailed(NamedTuple):
@@ -148,13 +149,14 @@ class Executor:
         host: the machine; nobody else calls it.
         session_expiry_s: seconds of log time after which a silent session is forgotten.
         seed: of `context().random`, the same on every node.
-        timer: seconds, for noticing that digests of the state are not cheap.
+        timer: seconds, for noticing that digests and snapshots of the state are not cheap.
     """
 
     def __init__(
         self, host: MachineHost, *, session_expiry_s: float, seed: int = 0, timer: Callable[[], float] | None = None
     ) -> None:
         self.host = host
+        self._timer = timer if timer is not None else lambda: 0.0
         self.checks = Checks(host.sample, timer)
         self._checked: list[Checked] = []
         self.sessions = Sessions(session_expiry_s)
@@ -319,11 +321,37 @@ class Executor:
     # --- Snapshots (§7): the sessions and the clocks first, then what the machine writes ---
 
     def _take_snapshot(self, writer: SnapshotWriter) -> SnapshotTaken | SnapshotFailed | Stopped:
+        """Write all of it now; commands wait."""
+
+        def fill(write: Callable[[bytes], Any]) -> None:
+            write(self._snapshot_head())
+            self.host.snapshot(write)
+
+        began_s = self._timer()
+        done = self.write_snapshot(writer, fill)
+        return held_up(done, self._timer() - began_s)
+
+    def pieces(self) -> Generator[bytes, None, None]:
+        """Yield what a snapshot holds, for a host that `serves_while_copied`: commands may run between two pieces.
+
+        It is of the moment when the first piece was drawn.
+        """
+        head = self._snapshot_head()
+        pieces = self.host.pieces()
+        yield head + next(pieces)
+        yield from pieces
+
+    def _snapshot_head(self) -> bytes:
+        state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), list(self.published)]
+        head = codec.encode(state)
+        return _HEAD.pack(len(head)) + head
+
+    def write_snapshot(
+        self, writer: SnapshotWriter, fill: Callable[[Callable[[bytes], Any]], None]
+    ) -> SnapshotTaken | SnapshotFailed | Stopped:
+        """Write a snapshot and commit it; `fill` is given where to write. Of the state it touches nothing itself."""
         try:
-            state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), list(self.published)]
-            head = codec.encode(state)
-            writer.write(_HEAD.pack(len(head)) + head)
-            self.host.snapshot(writer.write)
+            fill(writer.write)
             return SnapshotTaken(writer.commit())
         except NoRoom as error:  # it is removed already; the log has room of its own, and may have for long
             return SnapshotFailed(str(error))
@@ -398,6 +426,15 @@ class InlineExecutor:
     def poll(self) -> list[Done]:
         done, self._done = self._done, []
         return done
+
+
+def held_up(done: SnapshotTaken | SnapshotFailed | Stopped, seconds: float) -> SnapshotTaken | SnapshotFailed | Stopped:
+    """Say how long commands waited for a snapshot."""
+    if type(done) is not SnapshotTaken:
+        return done
+    index, mib = done.meta.snapshot_id.index, done.meta.size_bytes / (1 << 20)
+    logger.info("snapshot up to index %d: %.1f MiB; commands waited %.0f ms for it", index, mib, seconds * 1000)
+    return done._replace(held_up_s=seconds)
 
 
 def by_entry(events: Iterable[tuple[int, str, Any]]) -> Iterator[tuple[int, str, list[Any]]]:

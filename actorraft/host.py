@@ -11,6 +11,7 @@ Threads:    one thread at a time.
 
 from __future__ import annotations
 
+import io
 import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +72,9 @@ class MachineHost:
         self._definitions = definitions or Definitions()
         self._dumps = self._definitions.dumps
         self._context: CommandContext | None = None
+        self.before_object: Callable[[], None] | None = (
+            None  # called before a command that may do anything to the state
+        )
         self._objects_only = False
         self._adopt(self._build())
         self._check_snapshots()
@@ -174,6 +178,8 @@ class MachineHost:
         if type(command) is not _Ext:
             raise UsageError(f"not a command: {type(command).__name__}")
         if command.code == OBJECT:
+            if self.before_object is not None:
+                self.before_object()
             asked = self._definitions.loads(command.data)
             return self._commands["apply"](asked) if self._row == "apply" else _on_state(asked, self.machine)
         if command.code == CALL:
@@ -348,13 +354,38 @@ class MachineHost:
         way = self._way()
         state = self._state(way)
         chunked = isinstance(state, Iterator)
-        head = _encode([self.version, way, chunked, self._definitions.state()])
-        file.write(_HEAD.pack(_MAGIC, len(head)))
-        file.write(head)
+        write(self._snapshot_head(way, chunked))
         for chunk in state if chunked else (state,):
             file.write(b"\x01")
             self._definitions.dump(chunk, file)
         file.write(b"\x00")
+
+    @property
+    def serves_while_copied(self) -> bool:
+        """Whether `pieces` can be drawn while commands go on.
+
+        The machine's class must say so itself: commands that a subclass adds may not keep what that takes.
+        """
+        return "snapshot_while_serving" in vars(type(self.machine)) and self._way() == "own"
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield what `snapshot` writes, as it is when the first piece is drawn, for a host that `serves_while_copied`.
+
+        Raises:
+            Exception: while iterating, what `snapshot` would.
+        """
+        chunks = self.machine.snapshot_while_serving()
+        yield self._snapshot_head("own", True)
+        for chunk in chunks:
+            buffer = io.BytesIO(b"\x01")
+            buffer.seek(1)
+            self._definitions.dump(chunk, buffer)
+            yield buffer.getvalue()
+        yield b"\x00"
+
+    def _snapshot_head(self, way: str, chunked: bool) -> bytes:
+        head = _encode([self.version, way, chunked, self._definitions.state()])
+        return _HEAD.pack(_MAGIC, len(head)) + head
 
     def restore(self, file: BinaryIO) -> None:
         """Become what `snapshot` wrote, on an instance fresh from the constructor.

@@ -176,7 +176,11 @@ class StateMachine:
     """A convenient base of machines: the defaults of `snapshot` and `restore`, to be called by `super()`."""
 
     def snapshot(self) -> Any:
-        """Return the state as something that pickle takes, or an iterator of such chunks; here, the attributes."""
+        """Return the state as something that pickle takes, or an iterator of such chunks; here, the attributes.
+
+        Commands wait until it is written, unless the class itself also has `snapshot_while_serving`, which returns
+        such an iterator whose chunks are of the moment of the call, whatever commands do between two of them.
+        """
         return default_state(self)
 
     def restore(self, state: Any) -> None:

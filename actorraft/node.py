@@ -10,6 +10,7 @@ Source:     architecture 5, 9 and 19.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import codec
 from actorraft.actors.mailbox import Kinds
+from actorraft.capture import Capture
 from actorraft.clock import SystemClock
 from actorraft.control import (
     ClientEvent,
@@ -36,7 +38,7 @@ from actorraft.control import (
     TickEvent,
 )
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
-from actorraft.executor import Done, Executor, Stopped, Work
+from actorraft.executor import Done, Executor, Restore, Stopped, TakeSnapshot, Work
 from actorraft.host import MachineHost
 from actorraft.logtime import Ticks
 from actorraft.raft.config import RaftConfig
@@ -52,6 +54,7 @@ logger = logging.getLogger("actorraft")
 
 EXIT_MACHINE: Final = 70  # EX_SOFTWARE: the machine cannot go on as the others do
 EXIT_DISK: Final = 74  # EX_IOERR: the disk refused
+DISK_WAIT_S: Final = 0.002  # until a snapshot whose disk is behind is looked at again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,8 @@ class ThreadExecutor:
         self._wake = wake
         self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._done: deque[Done] = deque()
+        self._capture: Capture | None = None  # a snapshot that is taken between pieces of work
+        executor.host.before_object = self._finish_capture  # which knows nothing of what it must keep
         threading.Thread(target=self._run, name="executor", daemon=True).start()
 
     def submit(self, work: Work) -> None:
@@ -124,17 +129,41 @@ class ThreadExecutor:
         return [done.popleft() for _ in range(len(done))]
 
     def _run(self) -> None:
-        while True:
-            work = self._work.get()
-            try:
+        try:
+            while True:
+                work = self._next()
+                if type(work) is TakeSnapshot and self._executor.host.serves_while_copied:
+                    self._finish_capture()
+                    self._capture = Capture(self._executor, work.writer, self._tell)
+                    continue
+                if type(work) is Restore:
+                    self._finish_capture()
                 done = self._executor.run(work)
-            except BaseException as error:  # ours, not the user's: a node without its executor must not go on
-                logger.critical("the executor failed", exc_info=True)
-                os._exit(_last_words(f"the executor failed: {type(error).__name__}: {error}", EXIT_MACHINE))
-            self._done.append(done)
-            self._wake()
-            if type(done) is Stopped:
-                return  # what was handed over after it must not be applied; the loop says why, and ends the process
+                self._tell(done)
+                if type(done) is Stopped:
+                    return  # what was handed over after it must not be applied; the loop says why, and ends the process
+        except BaseException as error:  # ours, not the user's: a node without its executor must not go on
+            logger.critical("the executor failed", exc_info=True)
+            os._exit(_last_words(f"the executor failed: {type(error).__name__}: {error}", EXIT_MACHINE))
+
+    def _next(self) -> Work:
+        """Wait for work; meanwhile, and once before each piece of it, go on with the snapshot under way."""
+        while (capture := self._capture) is not None:
+            drew = capture.step()
+            if capture.drawn:
+                self._capture = None
+            with contextlib.suppress(queue.Empty):
+                return self._work.get(timeout=0.0 if drew else DISK_WAIT_S)
+        return self._work.get()
+
+    def _finish_capture(self) -> None:
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.finish()
+
+    def _tell(self, done: Done) -> None:
+        self._done.append(done)
+        self._wake()
 
 
 class _Net:

@@ -5,7 +5,8 @@ one dict operation each and one look at an empty table; everything else pays for
 
 Source:     mission page, "Key-Value Store Integration"; log time: D§6.3 (sessions expire by it, and so do keys here).
 Invariant:  every key of `_expires_at` is a key of `_data`; `_due` holds (time, key) for each of them, and may hold
-            others that are out of date, at most as many again.
+            others that are out of date, at most as many again. Every key that changed while a snapshot is under way
+            is in `_kept` as it was, if it was there.
 Shape:      time is log time in seconds (`context().time`): every node removes a key at the same place in the log.
             A query sees the store as of the last entry: a key whose time has come is there until the next one.
 Not here:   ordering of keys. `range` and `keys` sort what they return; keep keys of one kind if you use them.
@@ -20,9 +21,9 @@ from typing import Any
 
 from actorraft.machine import StateMachine, command, context, query
 
-SNAPSHOT_KEYS_MAX = (
-    5_000  # keys in one chunk of a snapshot: a few milliseconds of pickling, so the loop is not kept waiting
-)
+SNAPSHOT_KEYS_MAX = 1_000  # keys in one chunk of a snapshot: about a millisecond, for which loop and commands wait
+
+_Item = tuple[Any, Any, float | None]  # key, value, when it expires
 
 
 class KVStore(StateMachine):
@@ -33,12 +34,15 @@ class KVStore(StateMachine):
         self._expires_at: dict[Any, float] = {}
         self._due: list[tuple[float, int, Any]] = []  # a heap; the number keeps keys from being compared
         self._due_count = 0
+        self._kept: dict[Any, _Item] | None = None  # what changed since the snapshot that is under way began, as it was
 
     # -- one key
 
     @command
     def set(self, key: Any, value: Any) -> bool:
         """Put `value` under `key`, for good; always True."""
+        if self._kept is not None:
+            self._keep(key)
         if self._expires_at:
             self._expire()
             self._expires_at.pop(key, None)
@@ -53,6 +57,8 @@ class KVStore(StateMachine):
     @command
     def delete(self, key: Any) -> bool:
         """Remove `key`; return whether it was there."""
+        if self._kept is not None:
+            self._keep(key)
         if self._expires_at:
             self._expire()
             self._expires_at.pop(key, None)
@@ -65,6 +71,8 @@ class KVStore(StateMachine):
             self._expire()
         if self._data.get(key) != expected:
             return False
+        if self._kept is not None:
+            self._keep(key)
         self._expires_at.pop(key, None)
         self._data[key] = value
         return True
@@ -74,6 +82,8 @@ class KVStore(StateMachine):
         """Add to the number under `key` (0 if there is none) and return the sum; keeps the key's expiry."""
         if self._expires_at:
             self._expire()
+        if self._kept is not None:
+            self._keep(key)
         total: int = self._data.get(key, 0) + amount
         self._data[key] = total
         return total
@@ -86,6 +96,8 @@ class KVStore(StateMachine):
         if seconds <= 0:
             raise ValueError(f"a key lives for more than 0 seconds, not {seconds!r}")
         self._expire()
+        if self._kept is not None:
+            self._keep(key)
         self._data[key] = value
         self._expires_at[key] = due = context().time + seconds
         self._due_count += 1
@@ -123,6 +135,8 @@ class KVStore(StateMachine):
         while due and due[0][0] <= now:
             expires_at, _, key = heapq.heappop(due)
             if self._expires_at.get(key) == expires_at:  # not set again since
+                if self._kept is not None:
+                    self._keep(key)
                 del self._expires_at[key]
                 del self._data[key]
 
@@ -131,6 +145,9 @@ class KVStore(StateMachine):
     @command
     def update(self, pairs: Mapping[Any, Any]) -> int:
         """Put every pair of `pairs`, all in one step; return how many there were."""
+        if self._kept is not None:
+            for key in pairs:
+                self._keep(key)
         if self._expires_at:
             self._expire()
             for key in pairs:
@@ -142,8 +159,8 @@ class KVStore(StateMachine):
     def clear(self) -> int:
         """Remove every key; return how many there were."""
         count = len(self._data)
-        self._data.clear()
-        self._expires_at.clear()
+        self._data, self._expires_at = {}, {}  # new ones: a snapshot under way goes on with the old
+        self._kept = None
         self._due.clear()
         return count
 
@@ -180,16 +197,46 @@ class KVStore(StateMachine):
 
     # -- the whole state
 
-    def snapshot(self) -> Iterator[list[tuple[Any, Any, float | None]]]:
-        """Yield the state in chunks of (key, value, when it expires)."""
+    def snapshot(self) -> Iterator[list[_Item]]:
+        """Yield the state in chunks; nothing may change meanwhile."""
         items = iter(self._data.items())
         expires_at = self._expires_at
         while chunk := [(key, value, expires_at.get(key)) for key, value in islice(items, SNAPSHOT_KEYS_MAX)]:
             yield chunk
 
-    def restore(self, state: Iterable[list[tuple[Any, Any, float | None]]]) -> None:
+    def snapshot_while_serving(self) -> Iterator[list[_Item]]:
+        """Return such chunks of the state as it is now; commands may run between two of them.
+
+        Takes 10 ms and 8 MB for a million keys. One at a time.
+        """
+        self._kept = {}
+        keys = list(self._data)
+        keys.reverse()  # taken from the end, so that the list goes away piece by piece
+        chunks = self._chunks(keys, self._data, self._expires_at, self._kept)
+        next(chunks)  # into its `try`, for it may be given up before anybody draws from it
+        return chunks
+
+    def _chunks(
+        self, keys: list[Any], data: dict[Any, Any], expires_at: dict[Any, float], kept: dict[Any, _Item]
+    ) -> Iterator[list[_Item]]:
+        try:
+            yield []
+            while keys:
+                chunk = keys[: -SNAPSHOT_KEYS_MAX - 1 : -1]
+                del keys[-SNAPSHOT_KEYS_MAX:]
+                yield [kept[key] if key in kept else (key, data[key], expires_at.get(key)) for key in chunk]
+        finally:
+            if self._kept is kept:
+                self._kept = None
+
+    def _keep(self, key: Any) -> None:
+        """Remember an item before it changes; whoever changes items must call this."""
+        if self._kept is not None and key in self._data:
+            self._kept.setdefault(key, (key, self._data[key], self._expires_at.get(key)))
+
+    def restore(self, state: Iterable[list[_Item]]) -> None:
         """Take over a state that `snapshot` yielded."""
-        self._data, self._expires_at = {}, {}
+        self._data, self._expires_at, self._kept = {}, {}, None
         for chunk in state:
             for key, value, expires_at in chunk:
                 self._data[key] = value

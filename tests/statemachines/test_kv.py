@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from actorraft.testing import context
+from statemachines import kv
 from statemachines.kv import SNAPSHOT_KEYS_MAX, KVStore
 from tests.statemachines.test_contract import copy_of
 
@@ -131,6 +133,9 @@ class KVModel(RuleBasedStateMachine):
         self.store = KVStore()
         self.model: dict[str, tuple[Any, float | None]] = {}
         self.now = 0.0
+        self.under_way: Iterator[Any] | None = None  # a snapshot that is drawn while commands go on
+        self.expected: list[Any] = []
+        self.drawn: list[Any] = []
 
     def enter(self) -> None:
         """What is due is gone before a command looks."""
@@ -197,6 +202,30 @@ class KVModel(RuleBasedStateMachine):
         self.store = copy_of(self.store)
         assert list(self.store.snapshot()) == before
 
+    @precondition(lambda self: self.under_way is None)
+    @rule()
+    def begin_a_snapshot_while_serving(self) -> None:
+        self.expected = [item for chunk in self.store.snapshot() for item in chunk]
+        self.under_way, self.drawn = self.store.snapshot_while_serving(), []
+
+    @precondition(lambda self: self.under_way is not None)
+    @rule()
+    def draw_a_chunk_of_it(self) -> None:
+        assert self.under_way is not None
+        chunk = next(self.under_way, None)
+        if chunk is not None:
+            self.drawn += chunk
+            return
+        assert self.drawn == self.expected, "whatever commands did between two chunks"
+        assert self.store._kept is None
+        self.under_way = None
+
+    @precondition(lambda self: self.under_way is not None)
+    @rule()
+    def give_it_up(self) -> None:
+        self.under_way = None
+        assert self.store._kept is None
+
     @invariant()
     def agree_on_what_is_not_due(self) -> None:
         for key, (value, expires_at) in self.model.items():
@@ -205,4 +234,7 @@ class KVModel(RuleBasedStateMachine):
                 assert self.store.expires_at(key) == expires_at
 
 
-TestKVModel = KVModel.TestCase
+class TestKVModel(KVModel.TestCase):  # type: ignore[name-defined,misc]
+    @pytest.fixture(autouse=True)
+    def _small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(kv, "SNAPSHOT_KEYS_MAX", 1)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("actorraft")
 
 M = TypeVar("M")
+LINK_S = 1.0  # how long a node that was never reached is given for its link to come up
 CONSISTENCIES = ("linearizable", "lease", "stale")
 
 
@@ -313,11 +314,17 @@ class Client(Generic[M]):
         if to == before:
             return before
         deadline_s = time.monotonic() + timeout
-        self._ask_leader("transfer", {"target": to}, timeout)
+
+        def handed_over() -> bool:
+            return self._led_by_other(before) if to is None else self._session.leader == to
+
+        try:
+            self._ask_leader("transfer", {"target": to}, timeout)
+        except Unavailable:
+            if not handed_over():  # else an election was faster
+                raise
         with self._changed:
-            done = self._changed.wait_for(
-                lambda: self._session.leader not in (None, before), max(0.0, deadline_s - time.monotonic())
-            )
+            done = self._changed.wait_for(handed_over, max(0.0, deadline_s - time.monotonic()))
         if not done:
             raise Unavailable(f"node {before} could not hand over within {timeout} s and leads on")
         return self.wait_for_leader(timeout)
@@ -331,7 +338,7 @@ class Client(Generic[M]):
         Raises:
             ActorRaftError: the machine's `snapshot` raised, or the disk refused; nothing is lost, the log goes on.
         """
-        asked = {node_id: self._admin(node_id, "snapshot", {}, timeout) for node_id in sorted(self._session.nodes)}
+        asked = {node_id: self._admin(node_id, "snapshot", {}, timeout) for node_id in sorted(self._endpoints)}
         taken: dict[int, int] = {}
         failed: list[str] = []
         for node_id, future in asked.items():
@@ -414,22 +421,36 @@ class Client(Generic[M]):
 
     def _admin(self, node_id: int, verb: str, arguments: dict[str, Any], timeout: float) -> Future[Any]:
         future: Future[Any] = ResultFuture()
-        deadline_s = time.monotonic() + timeout
-        self._request(lambda session: session.admin(node_id, verb, arguments, future, deadline_s))
+        now_s = time.monotonic()
+        deadline_s, link_by_s = now_s + timeout, now_s + min(timeout, LINK_S)
+        self._request(lambda session: session.admin(node_id, verb, arguments, future, deadline_s, link_by_s))
         return future
 
     def _ask_leader(self, verb: str, arguments: dict[str, Any], timeout: float) -> Any:
-        """Ask whoever leads, through changes of leader."""
+        """Ask whoever leads, through changes of leader; one that is paused is not waited for once another leads."""
         deadline_s = time.monotonic() + timeout
         while True:
             leader = self.wait_for_leader(max(0.0, deadline_s - time.monotonic()))
+            asked = self._admin(leader, verb, arguments, max(0.1, deadline_s - time.monotonic()))
+            asked.add_done_callback(self._tell_changed)
+            with self._changed:
+                self._changed.wait_for(lambda asked=asked, leader=leader: asked.done() or self._led_by_other(leader))  # type: ignore[misc]
+            if not asked.done():
+                continue  # what it answers later is dropped
             try:
-                return self._admin(leader, verb, arguments, max(0.1, deadline_s - time.monotonic())).result()
+                return asked.result()
             except Unavailable as error:
                 elsewhere = isinstance(error, NodeSilent) or "not leader" in str(error)
                 if time.monotonic() >= deadline_s or not elsewhere:
                     raise
                 time.sleep(0.01)
+
+    def _led_by_other(self, node_id: int) -> bool:
+        return self._session.leader not in (None, node_id)
+
+    def _tell_changed(self, _: Any) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     # --- The end ---
 

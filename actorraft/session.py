@@ -133,6 +133,8 @@ class ClientSession:
         self.published: list[codec.Published] = []
         self._watches: dict[int, WatchState] = {}
         self._admin: dict[int, tuple[Any, int, float]] = {}  # request id -> future, node, deadline
+        self._early: dict[int, tuple[Any, int, float, float, bytes]] = {}  # the same, for nodes not connected yet
+        self._met: set[int] = set()  # nodes that were connected once
         self._next_request = 0
         self._round_robin = 0
 
@@ -141,7 +143,7 @@ class ClientSession:
     @property
     def idle(self) -> bool:
         """Whether nothing is outstanding."""
-        return not (self._queue or self._frames or self._queries or self._query_frames or self._admin)
+        return not (self._queue or self._frames or self._queries or self._query_frames or self._admin or self._early)
 
     def submit(self, calls: Iterable[Call]) -> None:
         """Queue commands, in order."""
@@ -182,14 +184,27 @@ class ClientSession:
         if reply.values or reply.error:
             self.published.append(reply)
 
-    def admin(self, node_id: int, verb: str, arguments: dict[str, Any], future: Any, deadline_s: float) -> None:
-        """Ask one node for something rare; the reply, or that there is none, goes to `admin_replies` or `failures`."""
+    def admin(
+        self, node_id: int, verb: str, arguments: dict[str, Any], future: Any, deadline_s: float, link_by_s: float = 0.0
+    ) -> None:
+        """Ask one node for something rare; the reply, or that there is none, goes to `admin_replies` or `failures`.
+
+        A node that was never connected is waited for until `link_by_s`: its link may be coming up.
+        """
         request_id = self._request_id()
         frame = codec.encode(codec.Admin(request_id, verb, arguments))
         if node_id in self.nodes and self._send(node_id, frame):
             self._admin[request_id] = (future, node_id, deadline_s)
+        elif node_id not in self._met:
+            self._early[request_id] = (future, node_id, link_by_s, deadline_s, frame)
         else:
             self.failures.append((future, NodeSilent(f"node {node_id} is not reachable")))
+
+    def _send_early(self, node_id: int) -> None:
+        for request_id, (future, node, _, deadline_s, frame) in list(self._early.items()):
+            if node == node_id and self._send(node_id, frame):
+                del self._early[request_id]
+                self._admin[request_id] = (future, node_id, deadline_s)
 
     def _request_id(self) -> int:
         self._next_request += 1
@@ -200,8 +215,11 @@ class ClientSession:
     def connected(self, node_id: int, now_s: float) -> None:
         """A node can be reached: ask who leads."""
         self.nodes.add(node_id)
+        self._met.add(node_id)
         self._query_retry_s = 0.0
         self._send(node_id, HELLO)
+        if self._early:
+            self._send_early(node_id)
 
     def disconnected(self, node_id: int, now_s: float) -> None:
         """A node is gone: what was sent there may or may not have arrived."""
@@ -390,6 +408,10 @@ class ClientSession:
             if now_s >= deadline_s:
                 del self._admin[request_id]
                 self.failures.append((future, NodeSilent(f"node {node_id} did not answer in time")))
+        for request_id, (future, node_id, link_by_s, _, _) in list(self._early.items()):
+            if now_s >= link_by_s:
+                del self._early[request_id]
+                self.failures.append((future, NodeSilent(f"node {node_id} is not reachable")))
         if now_s >= self._retry_s:
             self._retry_s = math.inf
         oldest = next(iter(self._frames.values()), None)
@@ -418,6 +440,7 @@ class ClientSession:
         for query in self._query_frames.values():
             times.append(min(query.sent_s + self.RESEND_S, query.calls[0].deadline_s))
         times.extend(deadline_s for _, _, deadline_s in self._admin.values())
+        times.extend(link_by_s for _, _, link_by_s, _, _ in self._early.values())
         if self._registering_s is not None:
             times.append(self._registering_s + self.RESEND_S)
         if self.leader is None:
@@ -584,10 +607,12 @@ class ClientSession:
             self.failures.extend((call.future, closed) for call in query.calls)
         self.failures.extend((call.future, closed) for call in self._queries)
         self.failures.extend((future, closed) for future, _, _ in self._admin.values())
+        self.failures.extend((each[0], closed) for each in self._early.values())
         self._queue.clear()
         self._queries.clear()
         self._frames.clear()
         self._query_frames.clear()
         self._admin.clear()
+        self._early.clear()
         if self.client_id is not None and self.leader is not None:
             self._send(self.leader, codec.encode(codec.CloseSession(self.client_id)))

@@ -277,3 +277,31 @@ def test_reads_wait_for_a_leader_and_leave_at_once_when_there_is_one() -> None:
     net.session.receive(2, codec.LeaderIs(1, 2), 1.001)
 
     assert [2] == [node_id for node_id, _ in net.take(codec.Query)]
+
+
+def test_who_asks_a_node_before_its_link_is_up_is_answered_and_is_told_in_time_if_it_never_comes() -> None:
+    net = Net()
+    session = net.session
+    session.admin(0, "status", {}, "there", 10.0, 1.0)
+    session.admin(1, "status", {}, "not there", 10.0, 1.0)
+    assert session.deadline_s() <= 1.0
+
+    session.connected(0, 0.5)
+    [(node_id, asked)] = net.take(codec.Admin)
+    session.receive(0, codec.AdminReply(asked.request_id, "", "well"), 0.6)
+    session.advance(1.0)
+
+    assert node_id == 0
+    assert [(future, reply.value) for future, reply in session.admin_replies] == [("there", "well")]
+    assert [(future, str(error)) for future, error in session.failures] == [("not there", "node 1 is not reachable")]
+    assert session.idle
+
+
+def test_a_node_that_was_reached_and_is_gone_is_not_waited_for() -> None:
+    net = Net()
+    session = net.open()
+    session.disconnected(2, 1.0)
+
+    session.admin(2, "status", {}, "asked", 10.0, 5.0)
+
+    assert [(future, str(error)) for future, error in session.failures] == [("asked", "node 2 is not reachable")]

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,6 +105,27 @@ def test_a_leader_that_was_paused_for_five_seconds_changes_nothing(raft_cluster:
         eventually(lambda: {row.id: row.state for row in cluster.status()}[leader] == "follower")
     assert load.audit() > 0
     agree(cluster)
+
+
+def test_a_leader_that_is_paused_is_not_waited_for_once_another_leads(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    leader = cluster.wait_for_leader()
+    cluster.nodes[leader].pause()
+    begun_s = time.monotonic()
+    assert cluster._ask_leader("status", {}, 30.0)["id"] != leader
+    assert time.monotonic() - begun_s < 5.0
+    other = next(node_id for node_id in cluster.nodes if node_id not in (leader, cluster.wait_for_leader()))
+    assert cluster.transfer_leadership(other) == other
+
+
+def test_right_after_spawn_every_node_can_be_asked(raft_cluster: Spawn) -> None:
+    for _ in range(3):
+        cluster = raft_cluster(Ledger, nodes=3)
+        assert sorted(cluster.take_snapshot()) == [0, 1, 2]  # the first of all calls: most links are not up yet
+        assert [row.error for row in cluster.status()] == [None] * 3
+        with cluster.client() as late:
+            assert sorted(late.take_snapshot()) == [0, 1, 2]
+        cluster.close()
 
 
 def test_a_partition_of_the_leader_loses_nothing_and_is_caught_up_after_the_heal(raft_cluster: Spawn) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from concurrent.futures import Future
 from typing import Any
@@ -18,6 +19,7 @@ class Asking(Client[Any]):
 
     def __init__(self, *answers: tuple[int, Any]) -> None:
         self.answers = deque(answers)
+        self._changed = threading.Condition()
 
     def wait_for_leader(self, timeout: float | None = 30.0) -> int:
         return self.answers[0][0]

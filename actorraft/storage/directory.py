@@ -84,19 +84,30 @@ os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 
 class DirectoryLock:
-    """Exclusive use of a folder for as long as this is open. Raises UsageError if another has it for `wait_s`."""
+    """Exclusive use of a folder for as long as this is open.
+
+    Raises:
+        UsageError: another process has it for `wait_s` seconds, or this one has it already.
+    """
 
     def __init__(self, directory: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
         self.path = directory / LOCK_FILE
+        self._held = False
         with cannot_be_used(directory):
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         _locks.add(self)
         deadline = time.monotonic() + wait_s
         try:
             while not self._taken():
+                if self._held_here():  # waiting for oneself is no use
+                    raise UsageError(
+                        f"{directory} is in use by process {os.getpid()}, which is this one: close the cluster that it "
+                        "belongs to first, or reach it by cluster.client() or connect(cluster.endpoints)"
+                    )
                 if time.monotonic() >= deadline:
                     raise UsageError(f"{directory} is in use by process {self._holder()}; close that one first")
                 time.sleep(0.02)
+            self._held = True
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, str(os.getpid()).encode(), 0)
         except OSError as error:
@@ -109,6 +120,7 @@ class DirectoryLock:
     def close(self) -> None:
         """Let go. Idempotent."""
         fd, self._fd = self._fd, -1
+        self._held = False
         if fd >= 0:
             os.close(fd)
 
@@ -120,6 +132,13 @@ class DirectoryLock:
                 return False
             raise
         return True
+
+    def _held_here(self) -> bool:
+        for lock in list(_locks):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if lock._held and os.path.samestat(os.fstat(self._fd), os.fstat(lock._fd)):
+                    return True
+        return False
 
     def _holder(self) -> str:
         return os.pread(self._fd, 20, 0).decode("ascii", "replace") or "unknown"

@@ -37,6 +37,15 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def written_bytes(pid: int) -> int:
+    """Return the bytes that a process has caused to be written to disks; 0 where that cannot be read."""
+    try:
+        lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    except OSError:
+        return 0
+    return int(lines["write_bytes"]) - int(lines["cancelled_write_bytes"])
+
+
 def disk_bytes(directory: Path) -> int:
     """Return the bytes that the files below `directory` take on the disk."""
     total = 0

@@ -26,7 +26,7 @@ from actorraft import codec, executor
 from actorraft.checks import Checked, Schedule
 from actorraft.clock import SystemClock
 from actorraft.errors import NoRoom, StorageFailed, Unavailable
-from actorraft.executor import ExecutorPort, LogOnly
+from actorraft.executor import ExecutorPort, LogOnly, Restore
 from actorraft.logtime import LogTime, Ticks
 from actorraft.metrics import Metrics
 from actorraft.ports import Clients, Clock, SnapshotWriter, Storage
@@ -156,10 +156,11 @@ class RaftControl:
         )
         self._handed_index = snapshot_id.index  # the last entry given to the executor
         self._log_bytes = 0  # handed over since the last snapshot
+        self._snapshot_bytes = snapshot.size_bytes if snapshot is not None else 0
         self._snapshot_index = snapshot_id.index
         self._snapshot_tried_index = -1  # where the last one was begun, whatever became of it
         if snapshot is not None:
-            self.executor.submit(executor_restore(snapshot_id.index, self.storage))
+            self.executor.submit(Restore.newest(snapshot_id.index, self.storage))
         self._snapshot_running, self._snapshot_pause_s = False, 0.0  # how long the last one kept commands waiting
         self._receiving: dict[EntryId, SnapshotWriter] = {}  # snapshots that arrive chunk by chunk, and
         self._received: set[EntryId] = set()  # those of them that are complete
@@ -313,7 +314,7 @@ class RaftControl:
             case executor.SnapshotTaken(meta, held_up_s):
                 self._snapshot_running, self._snapshot_pause_s = False, held_up_s
                 if meta.snapshot_id.index > self._snapshot_index:
-                    self._snapshot_index = meta.snapshot_id.index
+                    self._snapshot_index, self._snapshot_bytes = meta.snapshot_id.index, meta.size_bytes
                     trailing = self.config.trailing_entries
                     self.storage.compact(self.server.snapshot_taken(*meta[:2], trailing))
                     self.observe("snapshot", meta.snapshot_id.index)
@@ -474,7 +475,9 @@ class RaftControl:
 
     def _maybe_snapshot(self) -> None:
         entries = self._handed_index - max(self._snapshot_index, self._snapshot_tried_index)
-        if self._log_bytes >= self.config.snapshot_after_bytes or entries >= self.config.snapshot_after_entries:
+        # At least as much log as the last one was large: a large state is not written again and again.
+        due_bytes = max(self.config.snapshot_after_bytes, self._snapshot_bytes)
+        if self._log_bytes >= due_bytes or entries >= self.config.snapshot_after_entries:
             self._begin_snapshot()
 
     def _begin_snapshot(self) -> None:
@@ -518,7 +521,7 @@ class RaftControl:
         self._received.clear()
         self._handed_index = self._snapshot_index = snapshot_id.index
         self._log_bytes = 0
-        self.executor.submit(executor_restore(snapshot_id.index, self.storage))
+        self.executor.submit(Restore.newest(snapshot_id.index, self.storage))
 
     # --- Administration ---
 
@@ -692,9 +695,3 @@ class RaftControl:
             # Time first: after a long pause a leader must learn that it may be deposed before it serves anybody.
             elapsed = ticks.take()
             self.process_events([TickEvent(elapsed), *batch] if elapsed else batch)
-
-
-def executor_restore(index: int, storage: Storage) -> executor.Restore:
-    """Make the work that brings the machine to the newest snapshot: opened now, as a newer one may be there by then."""
-    file = storage.open_snapshot()
-    return executor.Restore(index, lambda: file)

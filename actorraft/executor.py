@@ -26,7 +26,7 @@ from actorraft.checks import EVERY_ENTRIES_MASK, Checked, Checks
 from actorraft.errors import CorruptionError, NoRoom, StorageFailed
 from actorraft.host import MachineHost, MachineStopped
 from actorraft.machine import CommandContext
-from actorraft.ports import SnapshotMeta, SnapshotWriter
+from actorraft.ports import SnapshotMeta, SnapshotWriter, Storage
 from actorraft.raft.messages import LogEntry
 from actorraft.sessions import Sessions
 
@@ -64,6 +64,12 @@ class Restore(NamedTuple):
 
     last_index: int
     open: Callable[[], BinaryIO]
+
+    @classmethod
+    def newest(cls, last_index: int, storage: Storage) -> Restore:
+        """Make it of the newest snapshot: opened now, as there may be a newer one by the time this is run."""
+        file = storage.open_snapshot()
+        return cls(last_index, lambda: file)
 
 
 class Watch(NamedTuple):

@@ -23,7 +23,7 @@ class RaftConfig:
     append_bytes_max: int = 1 << 20  # one AppendEntries; a single larger entry travels alone
     uncommitted_bytes_max: int = 64 << 20  # accepted by the leader and not yet applied; more is Busy
     frame_bytes_max: int = 16 << 20  # one client frame, so one log entry
-    snapshot_after_bytes: int = 64 << 20
+    snapshot_after_bytes: int = 64 << 20  # of log; or as many bytes as the last snapshot has, if these are more
     snapshot_after_entries: int = 100_000
     trailing_entries: int = 1_000  # kept behind a snapshot for followers that are a little late
     trailing_bytes_max: int = 16 << 20  # and what they may take

@@ -10,7 +10,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-script-location
 PYTEST := $(BIN)/python -m pytest -q
-CODE   := actorraft transports statemachines benchmarks examples tests
+# Compiled when installed, as pip does with what is not editable: nodes start twice as fast as when each compiles it.
+LIBRARY := actorraft transports statemachines
+CODE   := $(LIBRARY) benchmarks examples tests
 
 #   make slow     the long tests
 .PHONY: demo test seeds slow verify fix bench clean
@@ -60,9 +62,11 @@ $(VENV)/bin/python:
 $(VENV)/run.stamp: pyproject.toml setup.cfg | $(VENV)/bin/python
 	@echo "== installing what it needs into $(VENV) (once)"
 	@$(PIP) --editable '.[demo]'
+	@$(BIN)/python -m compileall -q $(LIBRARY)
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml setup.cfg | $(VENV)/bin/python
 	@echo "== installing the tools into $(VENV) (once)"
 	@$(PIP) --editable '.[dev]'
+	@$(BIN)/python -m compileall -q $(LIBRARY)
 	@touch $@ $(VENV)/run.stamp

@@ -40,7 +40,7 @@ class LoadSpec:
     seconds: float = 5.0
     operation: str = "set"
     commands: str = "kv"
-    timeout_s: float = 30.0
+    timeout_s: float = 120.0  # 10,000 outstanding of 64 KiB take a while to drain
     first_key: int = 0
     options: dict[str, Any] = field(default_factory=dict)  # of the system's own
 

@@ -97,7 +97,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     shown = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
         words = all(not row[number][:1].isdigit() for row in rows)
-        shown.add_column(column, justify="left" if words else "right")
+        shown.add_column(column, justify="left" if words else "right", no_wrap=words)
     for row in rows:
         shown.add_row(*row)
     console.print(shown)

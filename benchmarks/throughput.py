@@ -120,7 +120,8 @@ def _run_deployment(
             if not deployment.serves(operation):
                 bar.advance(plan.seconds + plan.warmup_s)
                 continue
-            label = f"{each.name}, {nodes} nodes, {durability}, {operation}, {concurrency} outstanding"
+            label = f"{each.name}, {nodes} nodes, {durability}, {operation} as {commands}, {payload} B, "
+            label += f"{clients} clients, {concurrency} outstanding"
             bar.say(label)
             spec = LoadSpec(
                 endpoints=deployment.endpoints(),
@@ -164,16 +165,16 @@ def _row(key: Key, measured: list[Measured], plan: Plan) -> dict[str, Any]:
         "rounds": len(measured),
         "cpu_s_per_100k": middle.cpu_s_per_100k,
         "cpu_s_per_100k_by_process": middle.cpu_by_process,
-        **_shared(middle),
+        **_shared(middle, operation),
     }
 
 
-def _shared(measured: Measured) -> dict[str, float | None]:
-    """Return how much one entry, one message to a follower and one fsync of the leader are shared by.
+def _shared(measured: Measured, operation: str) -> dict[str, float | None]:
+    """Return how much one entry, one message to a follower and one fsync of the leader are shared by; reads have none.
 
     An entry is a frame of one client: the commands that it had when its last send was under way.
     """
-    work = measured.work
+    work = measured.work if operation == "set" else {}
     commands = measured.count
     pairs = {
         "commands_per_entry": (commands, work.get("entries_written", 0)),
@@ -228,13 +229,11 @@ def show(rows: list[dict[str, Any]]) -> None:
         errors = f"{row['errors']} {' '.join(row['error_names'])}".strip()
         rates.append([*head, screen.figure(_rate(row), 0), screen.figure(row["p50_ms"]), screen.figure(row["p99_ms"])])
         rates[-1].append(errors)
-        cpu = [screen.figure(row["cpu_s_per_100k"].get(role, math.nan)) for role in ("clients", "leader", "followers")]
+        cpu = [screen.figure(row["cpu_s_per_100k"].get(role) or None) for role in ("clients", "leader", "followers")]
         costs.append([*head, *cpu, *(screen.figure(row[name], 1) for name in SHARED)])
     screen.table(f"Throughput · {same}", [*heads, "per second", "p50 ms", "p99 ms", "errors"], rates)
-    columns = [*heads, "clients", "leader", "followers", *(name.replace("_", " ") for name in SHARED)]
-    screen.table(
-        "What it takes: CPU seconds per 100,000, and what shares an entry, a message, an fsync", columns, costs
-    )
+    columns = [*heads, "clients", "leader", "followers", "/entry", "/message", "/fsync"]
+    screen.table("CPU seconds per 100,000; commands per entry, entries per message and per fsync", columns, costs)
     compared = ratios(rows)
     if compared:
         columns = ["against", "its durability", "operation", "nodes", "outstanding", "rate, times", "p50, times"]

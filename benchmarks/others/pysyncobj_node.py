@@ -97,8 +97,8 @@ class Caller:
             self.say("progress", count=state["count"] - first)
         elapsed, count = time.perf_counter() - start, state["count"] - first
         last_timed = len(latencies)
-        inside_the_leader = self.options["address"] is not None  # then its seconds are the leader's already
-        cpu_s = 0.0 if inside_the_leader else time.process_time() - cpu_before
+        inside_a_node = self.options["address"] is not None  # then its seconds are that node's already
+        cpu_s = 0.0 if inside_a_node else time.process_time() - cpu_before
         self.say("measured")
         state["running"] = False
         patience = time.monotonic() + 5.0  # for what is still under way; a command that is lost is never answered

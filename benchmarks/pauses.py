@@ -20,7 +20,6 @@ import typer
 from actorraft import RaftConfig, ReplicatedStateMachine
 from actorraft.cluster import Cluster
 from benchmarks import measure, screen
-from benchmarks.harness import write_json
 from benchmarks.systems import fresh_directory
 from statemachines.kv import KVStore
 
@@ -174,9 +173,7 @@ def main(
         shutil.rmtree(directory, ignore_errors=True)
     columns = ["", "commit p50 ms", "longest", "of it the leader's own", "loop p50 ms", "longest", "leader MiB"]
     screen.table(f"{keys:,} keys of {payload} B, {nodes} nodes, {durability}", columns, lines)
-    if json is not None:
-        write_json(rows, json)
-        screen.written(json)
+    screen.finish(rows, json=json)
 
 
 if __name__ == "__main__":

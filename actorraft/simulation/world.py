@@ -320,6 +320,8 @@ class World:
         verdict = check_history(call.operation for call in self.calls)
         if verdict.violations:
             raise InvariantViolation("linearizability", str(verdict.violations[0]))
+        if verdict.undecided:
+            raise InvariantViolation("linearizability", f"undecided for keys {', '.join(verdict.undecided)}")
 
     def _judge_log_time(self, machine: SimHost) -> None:
         """Log time may run with the leaders' monotonic clocks, never with their wall clocks."""

@@ -13,7 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actorraft.simulation.linearizability import Operation, check_history, read_history, write_history
+from actorraft.simulation.linearizability import (
+    Operation,
+    _is_quickly_explained,
+    check_history,
+    read_history,
+    write_history,
+)
 
 VALUES = ["a", "b", "c"]
 
@@ -178,6 +184,44 @@ def test_one_stale_read_planted_in_a_long_history_is_found(seed: int) -> None:
 
     assert not verdict
     assert [target.key] == [violation.key for violation in verdict.violations]
+
+
+def small_history(seed: int, count: int = 6) -> list[Operation]:
+    """Few operations on one key, most at once, of which half have a wrong result somewhere."""
+    rng = random.Random(seed)
+    history = Recorder(rng, keys=1, clients=count - rng.randrange(3), unknown=0.15).record(count, appends=False)
+    at = rng.randrange(2 * count)
+    if at < count and history[at].status == "ok":
+        wrong = rng.choice([None, *(op.value for op in history)]) if history[at].op == "get" else not history[at].result
+        history[at] = history[at]._replace(result=wrong)
+    return history
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_it_agrees_with_brute_force_on_small_histories_of_a_real_register(block: int) -> None:
+    """The quick search may miss an order, and must not find one that there is not."""
+    for seed in range(100 * block, 100 * block + 100):
+        history = small_history(seed)
+
+        possible = brute_force(history)
+
+        assert bool(check_history(history)) == possible, f"seed {seed}"
+        assert possible or not _is_quickly_explained(history, 1_000), f"seed {seed}"
+
+
+def test_the_quick_search_finds_an_order_of_most_histories() -> None:
+    histories = [Recorder(random.Random(seed), keys=1, clients=12).record(300, appends=False) for seed in range(40)]
+
+    assert sum(_is_quickly_explained(history, 1_000) for history in histories) > 20
+
+
+def test_many_writes_at_once_need_no_long_search() -> None:
+    """Thirty writes wait for one another's answers, as in a partition; some are read meanwhile, two deletes find something."""
+    writes = [ok("put", 0, 1_000 + number, f"<{number}>") for number in range(30)]
+    reads = [ok("get", 10 * number, 10 * number + 5, result=f"<{number}>") for number in range(1, 20, 3)]
+    deletes = [ok("delete", 300 + number, 900 + number, result=True) for number in range(2)]
+
+    assert check_history(writes + reads + deletes, configurations_max=1_000)
 
 
 def ok(op: str, call: int, returned: int, value: Any = None, result: Any = None, expected: Any = None) -> Operation:

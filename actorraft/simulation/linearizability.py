@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CONFIGURATIONS_MAX = 50_000  # per key and instant; beyond it the verdict on the key is "undecided"
-QUICK_CONFIGURATIONS_MAX = 1_000  # beyond it the quick search gives up
+QUICK_CONFIGURATIONS_MAX = 5_000  # beyond it the quick search gives up
 
 
 class Operation(NamedTuple):
@@ -442,6 +442,7 @@ class _QuickCheck(_KeyCheck):
         super().__init__(operations, configurations_max)
         self.last_asked: dict[Any, tuple[int, int]] | None = None  # value -> last call and return of who must see it
         self.made_once: set[Any] = set()
+        self.last_denied: dict[Any, int] = {}  # value -> last call of who must not find it
 
     def _look_ahead(self) -> dict[Any, tuple[int, int]]:
         """Find out who asks for what until when; only histories with calls at the same time need it."""
@@ -451,6 +452,8 @@ class _QuickCheck(_KeyCheck):
             if operation.status == "ok" and act[0] == EXACT and operation.return_ns is not None:
                 called, returned = asked.get(act[1], (-1, -1))
                 asked[act[1]] = max(called, operation.call_ns), max(returned, operation.return_ns)
+            if operation.status == "ok" and act[0] == NOT and act[1] is not None:
+                self.last_denied[act[1]] = max(self.last_denied.get(act[1], -1), operation.call_ns)
             if operation.status != "fail" and act[2] == SET and act[3] is not None:
                 makers[act[3]] = makers.get(act[3], 0) + 1
         self.made_once = {value for value, count in makers.items() if count == 1}
@@ -468,10 +471,11 @@ class _QuickCheck(_KeyCheck):
         while stack:
             state, mask, used = stack.pop()
             mask = self._read_pending(state, mask, 0)
+            useful = self._useful_write(state, mask, unseen)
             if mask & (bit | bit << 1):
                 found.add((state, mask & ~(bit | bit << 1), used))
-                continue
-            useful = self._useful_write(state, mask, unseen)
+                if mask & bit or not useful:
+                    continue
             for other, (other_act, _) in self.pending.items():
                 if mask & other or (other in unseen and other not in (bit, useful)):
                     continue
@@ -506,7 +510,9 @@ class _QuickCheck(_KeyCheck):
 
     def _useful_write(self, state: Any, mask: int, unseen: set[int]) -> int:
         """Return the unseen write to try now, if another value is of use to somebody: the first to return. Else 0."""
-        if not any(act[0] == NOT and act[1] == state and not mask & bit for bit, (act, _) in self.pending.items()):
+        if self.last_denied.get(state, -1) <= self.now and not any(
+            act[0] == NOT and act[1] == state and not mask & bit for bit, (act, _) in self.pending.items()
+        ):
             return 0
         free = [(self.pending[bit][1].return_ns or 0, bit) for bit in unseen if not mask & bit]
         return min(free)[1] if free else 0

@@ -31,7 +31,7 @@ from actorraft.simulation.node import SimNode
 from actorraft.simulation.trace import Trace
 from actorraft.simulation.workload import Call, Operator, SimClient
 
-STEPS = 12_000  # events of the first part: 1,000 seeds take about 3 minutes on 2 cores
+STEPS = 16_000  # events of the first part: 1,000 seeds take about 3 minutes on 2 cores
 CONVERGE_S = 20.0  # within this after the mending everybody must be equal
 TICK_S = 0.01
 

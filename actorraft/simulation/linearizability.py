@@ -87,6 +87,7 @@ class Verdict(NamedTuple):
 
 # An operation, reduced to what the search asks: (need, argument, effect, value).
 UNSEEN = "(a value that no operation asks for)"
+BEYOND = "(and more that was never read)"
 ANY, EXACT, NOT = 0, 1, 2  # it fits any state; only the state `argument`; any but `argument`
 KEEP, SET, APPEND = 0, 1, 2  # what it does with the state
 Act = tuple[int, Any, int, Any]
@@ -305,8 +306,9 @@ class _KeyCheck:
         seen: set[Config] = set(configs)
         stack = list(configs)
         while stack:
-            config = stack.pop()
-            state, mask, used = config
+            state, mask, used = stack.pop()
+            if self.guide is not None and state == self.guide + BEYOND:
+                mask |= self._pending_appends()  # nobody sees them any more
             if mask & bit:
                 found.add((state, mask ^ bit, used))
                 continue
@@ -385,7 +387,7 @@ class _KeyCheck:
         seen = set(stack)
         while stack:
             now, now_used = stack.pop()
-            after = _after(now, act)
+            after = self._shortened(_after(now, act))
             if self._guided(after):
                 yield after, now_used
             for other, bits in self.unknown.items():
@@ -403,6 +405,19 @@ class _KeyCheck:
         """On a key with appends and gets only: whether the longest content read can still come about."""
         guide = self.guide
         return guide is None or guide.startswith(state) or state.startswith(guide)
+
+    def _shortened(self, state: Any) -> Any:
+        """Give all contents that are longer than any that was read one name."""
+        guide = self.guide
+        beyond = guide is not None and len(state) > len(guide) and state.startswith(guide)
+        return guide + BEYOND if beyond else state
+
+    def _pending_appends(self) -> int:
+        mask = 0
+        for bit, (act, _) in self.pending.items():
+            if act[2] == APPEND:
+                mask |= bit
+        return mask
 
     def _undominated(self, configs: set[Config]) -> list[Config]:
         """Forget a configuration if another has the same state with fewer unknown operations used."""

@@ -224,6 +224,14 @@ def test_many_writes_at_once_need_no_long_search() -> None:
     assert check_history(writes + reads + deletes, configurations_max=1_000)
 
 
+def test_many_appends_at_once_that_nobody_reads_need_no_long_search() -> None:
+    history = [ok("append", 0, 1_000 + number, f"<{number}>") for number in range(30)]
+    history += [ok("get", 500, 510, result="<7><3>"), ok("get", 600, 610, result="<7><3><29>")]
+
+    assert check_history(history, configurations_max=1_000)
+    assert check_history([*history, ok("get", 620, 630, result="<7><3>")]).violations
+
+
 def ok(op: str, call: int, returned: int, value: Any = None, result: Any = None, expected: Any = None) -> Operation:
     return Operation(0, op, "k", value, expected, result, "ok", call, returned)
 

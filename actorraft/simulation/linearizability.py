@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CONFIGURATIONS_MAX = 50_000  # per key and instant; beyond it the verdict on the key is "undecided"
-QUICK_CONFIGURATIONS_MAX = 5_000  # beyond it the quick search gives up
 
 
 class Operation(NamedTuple):
@@ -439,7 +438,7 @@ def _is_quickly_explained(operations: list[Operation], configurations_max: int) 
     if any(operation.op == "append" for operation in operations):
         return False
     try:
-        return _QuickCheck(operations, min(configurations_max, QUICK_CONFIGURATIONS_MAX)).run() is None
+        return _QuickCheck(operations, configurations_max).run() is None
     except _Undecided:
         return False
 
@@ -467,7 +466,7 @@ class _QuickCheck(_KeyCheck):
             if operation.status == "ok" and act[0] == EXACT and operation.return_ns is not None:
                 called, returned = asked.get(act[1], (-1, -1))
                 asked[act[1]] = max(called, operation.call_ns), max(returned, operation.return_ns)
-            if operation.status == "ok" and act[0] == NOT and act[1] is not None:
+            if operation.status == "ok" and act[0] == NOT:
                 self.last_denied[act[1]] = max(self.last_denied.get(act[1], -1), operation.call_ns)
             if operation.status != "fail" and act[2] == SET and act[3] is not None:
                 makers[act[3]] = makers.get(act[3], 0) + 1
@@ -486,17 +485,17 @@ class _QuickCheck(_KeyCheck):
         while stack:
             state, mask, used = stack.pop()
             mask = self._read_pending(state, mask, 0)
-            useful = self._useful_write(state, mask, unseen)
             if mask & (bit | bit << 1):
                 found.add((state, mask & ~(bit | bit << 1), used))
-                if mask & bit or not useful:
+                if mask & bit or not self._is_denied(state, mask):
                     continue
+            useful = self._useful_write(state, mask, unseen)
             for other, (other_act, _) in self.pending.items():
                 if mask & other or (other in unseen and other not in (bit, useful)):
                     continue
                 if other_act[2] == SET and self._is_awaited(state, mask | other):
                     continue
-                covered = covers if other_act[:3:2] == (ANY, SET) else 0
+                covered = covers if other_act[2] == SET and other_act[0] != EXACT else 0
                 for after, now_used in self._apply(state, used, other_act):
                     if other == bit:
                         found.add((after, (mask | covered) & ~(bit << 1), now_used))
@@ -521,13 +520,20 @@ class _QuickCheck(_KeyCheck):
     def _is_unseen_write(self, act: Act) -> bool:
         """Whether it needs nothing and nobody must see what it writes from now on."""
         assert self.last_asked is not None
-        return act[0] == ANY and act[2] == SET and self.last_asked.get(act[3], (-1, -1))[1] < self.now
+        if act[0] != ANY or act[2] != SET or act[3] is None:
+            return False
+        return self.last_asked.get(act[3], (-1, -1))[1] < self.now
 
     def _useful_write(self, state: Any, mask: int, unseen: set[int]) -> int:
         """Return the unseen write to try now, if another value is of use to somebody: the first to return. Else 0."""
-        if self.last_denied.get(state, -1) <= self.now and not any(
-            act[0] == NOT and act[1] == state and not mask & bit for bit, (act, _) in self.pending.items()
-        ):
+        if not (self._is_denied_now(state, mask) or (state is not None and self._is_denied(state, mask))):
             return 0
         free = [(self.pending[bit][1].return_ns or 0, bit) for bit in unseen if not mask & bit]
         return min(free)[1] if free else 0
+
+    def _is_denied(self, state: Any, mask: int) -> bool:
+        """Whether somebody must not find this value, now or later."""
+        return self.last_denied.get(state, -1) > self.now or self._is_denied_now(state, mask)
+
+    def _is_denied_now(self, state: Any, mask: int) -> bool:
+        return any(act[0] == NOT and act[1] == state and not mask & bit for bit, (act, _) in self.pending.items())

@@ -16,6 +16,7 @@ import shutil
 import struct
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
@@ -40,6 +41,20 @@ def _run(*command: str | Path) -> None:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise OSError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
+
+
+@contextlib.contextmanager
+def shared(place: Path) -> Iterator[None]:
+    """Have what is mounted and unmounted below `place` be so for processes in namespaces of their own too.
+
+    Else these would hold on to an image that was unmounted, and it could not be mounted afresh.
+    """
+    _run("mount", "--bind", place, place)
+    try:
+        _run("mount", "--make-shared", place)
+        yield
+    finally:
+        _run("umount", "-l", place)
 
 
 class Image:
@@ -99,6 +114,10 @@ class Image:
         if self._frozen:
             _run("fsfreeze", "-u", self.path)
             self._frozen = False
+
+    def sync(self) -> None:
+        """Have all that was written so far reach the disk."""
+        _run("sync", "-f", self.path)
 
     def cut_power(self) -> None:
         """From now on nothing reaches the disk, not even what was written before and not synced."""

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 from actorraft.cluster import Cluster
 from actorraft.errors import ActorRaftError
+from actorraft.node import EXIT_DISK
 from tests.nemesis.disks import Image
 
 logger = logging.getLogger("nemesis")
@@ -70,6 +71,7 @@ class Faults:
         network: what partitions; the cluster's own by default.
         images: node id -> the disk that its data lives on, for "disk".
         moved: called with the cluster's endpoints when nodes were added or removed.
+        failing_disks: whether "disk" may also lose what was not synced.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class Faults:
         network: Network | None = None,
         images: Mapping[int, Image] | None = None,
         moved: Callable[[dict[int, str]], None] = lambda _: None,
+        failing_disks: bool = False,
     ) -> None:
         self.cluster = cluster
         self.kinds = kinds
         self.network: Network = network if network is not None else cluster
         self.images = dict(images or {})
         self.moved = moved
+        self.failing_disks = failing_disks
         self.done: list[Done] = []
         self.problems: list[str] = []  # what went wrong with a fault itself, or with mending it
         self._seed = seed
@@ -121,7 +125,10 @@ class Faults:
         self.network.heal()
         for node in self.cluster.nodes.values():
             if not node.alive:
-                node.restart()
+                try:
+                    node.restart()
+                except ActorRaftError as error:  # the judge misses it among the replicas
+                    self.problems.append(f"node {node.id} could not be started again: {error}")
 
     def _run(self, kinds: list[str], rng: random.Random) -> None:
         while not self._stop.wait(rng.uniform(0.1, 0.5)):
@@ -274,28 +281,58 @@ class Faults:
         with self._claim(rng, leader_share=0.7, among=set(self.images)) as node_id:
             if node_id is None:
                 return
-            image, leads = self.images[node_id], node_id == self.cluster.leader()
-            if rng.random() < 0.5:
-                image.freeze()
-                try:
-                    self._note("disk", f"node {node_id}: writes hang", leader=leads)
-                    self._hold(rng.uniform(0.2, 2.0))
-                finally:
-                    image.thaw()
-                return
-            node = self.cluster.nodes[node_id]
-            pid = node.pid
-            image.fill()
-            try:
-                self._note("disk", f"node {node_id}: full", leader=leads)
-                deadline_s = time.monotonic() + 4.0
-                while node.pid == pid and time.monotonic() < deadline_s and not self._stop.is_set():
-                    self._write_ballast()
-            finally:
-                image.free()
-            if node.pid != pid:
-                self._note("disk", f"node {node_id}: stopped because it was full, as it should", leader=False)
-                node.restart()  # by now supervision may have tried, in vain
+            leads, how = node_id == self.cluster.leader(), rng.random()
+            if how < 0.4:
+                self._disk_hangs(node_id, leads, rng)
+            elif how < 0.7 or not self.failing_disks:
+                self._disk_full(node_id, leads)
+            else:
+                self._disk_fails(node_id, leads)
+
+    def _disk_hangs(self, node_id: int, leads: bool, rng: random.Random) -> None:
+        image = self.images[node_id]
+        image.freeze()
+        try:
+            self._note("disk", f"node {node_id}: writes hang", leader=leads)
+            self._hold(rng.uniform(0.2, 2.0))
+        finally:
+            image.thaw()
+
+    def _disk_full(self, node_id: int, leads: bool) -> None:
+        image, node = self.images[node_id], self.cluster.nodes[node_id]
+        pid = node.pid
+        image.fill()
+        try:
+            self._note("disk", f"node {node_id}: full", leader=leads)
+            deadline_s = time.monotonic() + 4.0
+            while node.pid == pid and time.monotonic() < deadline_s and not self._stop.is_set():
+                self._write_ballast()
+        finally:
+            image.free()
+        if node.pid != pid:
+            self._note("disk", f"node {node_id}: stopped because it was full, as it should", leader=False)
+            node.restart()  # by now supervision may have tried, in vain
+
+    def _disk_fails(self, node_id: int, leads: bool) -> None:
+        """EIO for every write and sync, from the kernel; what was not synced before is gone."""
+        image, node = self.images[node_id], self.cluster.nodes[node_id]
+        process = self.cluster._processes[node_id]
+        image.cut_power()
+        try:
+            self._note("disk", f"node {node_id}: EIO", leader=leads)
+            deadline_s = time.monotonic() + 4.0
+            while process.alive and time.monotonic() < deadline_s:
+                time.sleep(0.02)  # the clients' writes reach it
+            if process.alive:
+                self.problems.append(f"{self._now_s():.1f} s, disk: node {node_id} goes on although its disk fails")
+            elif process.returncode == EXIT_DISK:
+                self._note("disk", f"node {node_id}: stopped because of EIO, as it should", leader=False)
+            else:
+                self.problems.append(f"{self._now_s():.1f} s, disk: node {node_id} met EIO: {process.last_words()}")
+        finally:
+            node.kill()  # supervision tries it again, in vain
+            image.power_on()
+            node.restart()
 
     def _write_ballast(self) -> None:
         """Have every log grow, into what was allocated ahead and beyond; on a key that no client knows."""

@@ -74,6 +74,8 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda _text,
         skipped: dict[str, str] = {}
         kinds = set(options.faults)
         network, why = _network(stack, options)
+        if "disk" in kinds and not disks.why_not():
+            stack.enter_context(disks.shared(place))
         mounts = stack.enter_context(contextlib.ExitStack())  # let go of after the cluster
         cluster = stack.enter_context(_cluster(options, place, network))
         images: dict[int, disks.Image] = {}
@@ -88,7 +90,15 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda _text,
             for client in clients:
                 client.move(endpoints)
 
-        faults = Faults(cluster, kinds, options.seed, network=network, images=images, moved=moved)
+        faults = Faults(
+            cluster,
+            kinds,
+            options.seed,
+            network=network,
+            images=images,
+            moved=moved,
+            failing_disks=options.durability == "fsync",
+        )
         began_s = time.monotonic()
         _make_faults(faults, options.seconds, progress)
         time.sleep(QUIET_S)
@@ -151,6 +161,7 @@ def _move_to_images(
             return str(error)
         stack.callback(image.close)
         shutil.copytree(aside, folder, dirs_exist_ok=True)
+        image.sync()  # the node synced what it wrote; a copy of it is not
         shutil.rmtree(aside)
         images[node.id] = image
         node.restart()

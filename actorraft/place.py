@@ -6,11 +6,10 @@ Shape:      the run's directory holds sockets, token and the nodes' output, and 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from actorraft.actors.rundir import RunDir
 from actorraft.errors import UsageError
 from actorraft.storage.directory import ClusterDirectory, ClusterInfo
 
@@ -27,10 +26,11 @@ class Place:
     def __init__(
         self, data_dir: str | os.PathLike[str] | None, machine: str, nodes: int | None, name: str | None
     ) -> None:
-        self.run_dir = Path(tempfile.mkdtemp(prefix="actorraft-"))  # mode 0700
-        if len(os.fsencode(self.run_dir)) > RUN_DIR_BYTES_MAX:
-            self.run_dir.rmdir()
-            self.run_dir = Path(tempfile.mkdtemp(prefix="actorraft-", dir="/tmp"))
+        self._run = RunDir()
+        if len(os.fsencode(self._run.path)) > RUN_DIR_BYTES_MAX:
+            self._run.remove()
+            self._run = RunDir(place="/tmp")
+        self.run_dir = self._run.path
         self._directory: ClusterDirectory | None = None
         self.keeps_data = data_dir is not None
         try:
@@ -77,4 +77,4 @@ class Place:
         """Let go of the data; remove what was for this run only. Idempotent."""
         if self._directory is not None:
             self._directory.close()
-        shutil.rmtree(self.run_dir, ignore_errors=True)
+        self._run.remove()

@@ -13,8 +13,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +36,7 @@ from actorraft.actors.records import (
     record_file,
     write_record,
 )
+from actorraft.actors.rundir import RunDir
 from actorraft.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,8 +67,11 @@ class System:
 
     def __init__(self, run_dir: Path | None = None) -> None:
         self.pid = os.getpid()
-        self.owns_run_dir = run_dir is None
-        self.run_dir = run_dir if run_dir is not None else Path(tempfile.mkdtemp(prefix="actorraft-actors-"))
+        self._own_run: RunDir | None = None
+        if run_dir is None:
+            self._own_run = RunDir("actorraft-actors-")
+            run_dir = self._own_run.path
+        self.run_dir = run_dir
         self._children: dict[str, _Child] = {}  # by the name of the process
         self._numbers: dict[str, int] = {}
         self._lock = threading.RLock()
@@ -287,8 +289,8 @@ class System:
                 self._bury(child)
         if self._post is not None:
             self._post.close()
-        if self.owns_run_dir:
-            shutil.rmtree(self.run_dir, ignore_errors=True)
+        if self._own_run is not None:
+            self._own_run.remove()
 
 
 def _after_exit(child: _Child, state: str) -> Record:

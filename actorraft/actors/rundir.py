@@ -1,0 +1,77 @@
+"""The directory of one run: sockets, output, tokens. Its maker removes it; if that was killed, who makes the next one.
+
+Invariant:  a directory that holds a file `run` is of a run that goes on as long as somebody holds a lock on that file.
+            The lock is there before the name is, so a directory that is being made is never taken for a left one;
+            forks of the maker hold it too. Only directories with such a file, a name like ours, in the directory for
+            temporary files, of this user and entered by no one else, are ever removed; links are not followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import Final
+
+RUN_FILE: Final = "run"
+PREFIX: Final = "actorraft-"
+
+
+class RunDir:
+    """A fresh directory for one run, entered by this user only.
+
+    Args:
+        prefix: of its name; begins with PREFIX.
+        place: where it is made; None: the directory for temporary files.
+    """
+
+    def __init__(self, prefix: str = PREFIX, place: str | None = None) -> None:
+        self._pid = os.getpid()
+        sweep(Path(place if place is not None else tempfile.gettempdir()))
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=place))  # mode 0700
+        aside = self.path / f"{RUN_FILE}.new"
+        self._fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody else sees it as left either
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            aside.rename(self.path / RUN_FILE)
+
+    def remove(self) -> None:
+        """Remove it and what is in it. Idempotent; does nothing in a fork."""
+        if self._pid == os.getpid():
+            shutil.rmtree(self.path, ignore_errors=True)
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+
+def sweep(place: Path) -> list[Path]:
+    """Remove what runs that were killed left in `place`; return what was removed."""
+    removed: list[Path] = []
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.startswith(PREFIX) and _is_left(entry):
+                shutil.rmtree(entry.path, ignore_errors=True)
+                removed.append(Path(entry.path))
+    return removed
+
+
+def _is_left(entry: os.DirEntry[str]) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) != 0o700:
+            return False
+        fd = os.open(os.path.join(entry.path, RUN_FILE), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False  # somebody runs there
+    else:
+        return True
+    finally:
+        os.close(fd)

@@ -33,7 +33,7 @@ from actorraft.actors.mailbox import Kinds
 from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageError
 from actorraft.events import EventHub, EventStream, Published, WatchStream
 from actorraft.futures import ResultFuture, resolve_many
-from actorraft.pickling import Encoder, decode_result, machine_name
+from actorraft.pickling import Encoder, decode_result, is_unknown_type, machine_name
 from actorraft.session import Call, ClientSession, NodeSilent, QueryCall
 
 if TYPE_CHECKING:
@@ -522,6 +522,8 @@ class Client(Generic[M]):
         if session.answers:
             answers, session.answers = session.answers, []
             for queries, values in answers:
+                if queries[0].consistency == "stale":
+                    queries, values = self._settle_stale(queries, values)
                 self._resolve_values([query.future for query in queries], values)
         if session.failures:
             failures, session.failures = session.failures, []
@@ -541,6 +543,16 @@ class Client(Generic[M]):
                     future.set_exception(_NodeRefused(reply.error))
                 else:
                     future.set_result(reply.value)
+
+    def _settle_stale(self, queries: list[QueryCall], values: list[Any]) -> tuple[list[QueryCall], list[Any]]:
+        """Ask again for what a node did not know that lags behind the definition of it: so that it catches up first."""
+        settled = []
+        for query, value in zip(queries, values, strict=False):
+            if is_unknown_type(value):
+                self._session.query(query._replace(consistency="linearizable"))
+            else:
+                settled.append((query, value))
+        return [query for query, _ in settled], [value for _, value in settled]
 
     def _publish(self, said: codec.Published) -> None:
         stream = self._watches.get(said.watch_id)

@@ -432,6 +432,11 @@ def decode_result(value: Any) -> Any:
     raise ResultLost(f"a result of kind {value.code}, which this version does not know")
 
 
+def is_unknown_type(value: Any) -> bool:
+    """Whether a decoded result value says that the node has no class or function of a name that it was sent."""
+    return type(value) is _Ext and value.code == ERROR and msgspec.msgpack.decode(value.data)[0] == NOT_KNOWN
+
+
 def _load_result(data: Any) -> Any:
     try:
         if data[0] == BY_VALUE:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actorraft import Cluster, RaftConfig, Unavailable, UsageError
+from actorraft import Cluster, RaftConfig, Unavailable, UnknownType, UsageError
 from tests.cluster.helpers import Spawn, eventually, follower_of
 from tests.cluster.machines import Applied, Ledger
 
@@ -129,6 +130,41 @@ def test_an_isolated_leader_serves_stale_reads_and_no_others(raft_cluster: Spawn
     assert cluster.proxy(to=old, consistency="stale").get("k") == [1]
     cluster.heal()
     assert cluster.proxy(to=old, timeout=60.0).get("k") == [1, 2]
+
+
+def test_a_stale_read_that_needs_what_its_node_does_not_know_yet_waits_for_it(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(dict, nodes=3)
+    cluster.execute(lambda state: state.update(a=1))
+    behind = follower_of(cluster)
+    cluster.partition(set(cluster.nodes) - {behind})
+
+    class Wanted:
+        def __init__(self, key: str) -> None:
+            self.key = key
+
+        def __call__(self, state: dict[str, int]) -> Any:
+            return state.get(self.key)
+
+    assert cluster.query(Wanted("a")) == 1
+    with pytest.raises(Unavailable):
+        cluster.query(Wanted("a"), consistency="stale", to=behind, timeout=0.5)
+    healing = threading.Timer(0.5, cluster.heal)
+    healing.start()
+    assert cluster.query(Wanted("a"), consistency="stale", to=behind, timeout=60.0) == 1
+    healing.join()
+
+
+def test_a_read_that_no_node_can_ever_understand_says_so_at_once(
+    raft_cluster: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("def look(state): return 1\n")
+    cluster = raft_cluster(dict, nodes=3)
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here  # type: ignore[import-not-found]
+
+    for consistency in ("linearizable", "stale"):
+        with pytest.raises(UnknownType, match="only_here"):
+            cluster.query(only_here.look, consistency=consistency, to="any", timeout=60.0)
 
 
 def test_a_read_to_a_node_that_is_down_is_unavailable_and_to_any_goes_elsewhere(raft_cluster: Spawn) -> None:

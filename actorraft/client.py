@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("actorraft")
 
 M = TypeVar("M")
+ASK_WHERE_S = 0.1  # how often nodes are asked where an unknown leader is
 LINK_S = 1.0  # how long a node that was never reached is given for its link to come up
 CONSISTENCIES = ("linearizable", "lease", "stale")
 
@@ -120,6 +121,7 @@ class Client(Generic[M]):
         self._events = EventHub()
         self._watches: dict[int, WatchStream] = {}
         self._watch_ids = itertools.count()
+        self._asked_where_s = -math.inf
         self._session = ClientSession(
             channel.send,
             nonce=int.from_bytes(os.urandom(7), "little"),
@@ -507,11 +509,33 @@ class Client(Generic[M]):
             session.submit([inbox.popleft() for _ in range(count)])
         session.advance(now_s)
         self._resolve()
+        if session.stranger is not None and session.stranger not in self._endpoints:
+            self._ask_where(session, now_s)
         if (session.leader, session.term) != before:
             if session.leader not in (None, before[0]):
                 self._events.emit("leader", session.leader, f"leads in term {session.term}")
             with self._changed:
                 self._changed.notify_all()
+
+    def _ask_where(self, session: ClientSession, now_s: float) -> None:
+        """Somebody leads who joined after this client came: whoever can be reached knows where it is."""
+        session.stranger = None
+        if now_s < self._asked_where_s + ASK_WHERE_S:
+            return
+        self._asked_where_s = now_s
+        for node_id in session.nodes:
+            future: ResultFuture[list[tuple[int, str]]] = ResultFuture()
+            future.add_done_callback(self._on_endpoints)
+            session.admin(node_id, "endpoints", {}, future, now_s + 1.0)
+
+    def _on_endpoints(self, future: Future[list[tuple[int, str]]]) -> None:
+        """In the I/O thread: link to nodes that are new."""
+        told = future.result() if future.exception() is None else []
+        new = {node_id: endpoint for node_id, endpoint in told if node_id not in self._endpoints}
+        if new and not self._closed:
+            _, mark, token_file = next(iter(self._endpoints.values())).partition("#")  # one for all
+            self._endpoints = self._endpoints | {node_id: at + mark + token_file for node_id, at in new.items()}
+            self._channel.set_endpoints({node_id: at.partition("#")[0] for node_id, at in self._endpoints.items()})
 
     def _resolve(self) -> None:
         session = self._session

@@ -351,12 +351,14 @@ class Cluster(Client[M]):
     def _tell_peers(self, node_ids: tuple[int, ...]) -> None:
         """Tell nodes that know of each other already, or are to know now, where all are."""
         peers = {node_id: peer for node_id, (peer, _) in self._bound.items()}
+        clients = [(node_id, client) for node_id, (_, client) in self._bound.items()]
         for node_id in node_ids:
             process = self._processes[node_id]
             if not process.alive:
                 continue  # it is told at its start
             with contextlib.suppress(UsageError):  # it died meanwhile
                 process.send(("peers", peers))
+                process.send(("clients", clients))
                 if node_id in self._cuts:  # a process that was started during a partition is on its side of it
                     process.send(("cut", (self._cut_serial, self._cuts[node_id])))
 

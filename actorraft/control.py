@@ -138,6 +138,7 @@ class RaftControl:
         self.highest_term: Callable[[], int] = lambda: self.server.current_term
         self.counts: Counter[str] = Counter()  # what went wrong and was dropped, by name
         self.metrics = Metrics()
+        self.client_endpoints: list[tuple[int, str]] = []  # where clients reach each node, for clients that ask
         self.urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
         self._urgent_delay_ms: int | None = None
 
@@ -542,6 +543,8 @@ class RaftControl:
                     return
                 case "read_snapshot":
                     value = self._read_newest_snapshot(request.arguments["offset"])
+                case "endpoints":
+                    value = self.client_endpoints
                 case "digest":
                     self.executor.submit(executor.TakeDigest(client, request.request_id))
                     return

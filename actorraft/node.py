@@ -281,6 +281,8 @@ class RaftNode:
         match verb:
             case "peers":
                 self._set_peers(value)
+            case "clients":
+                self.control.client_endpoints = value
             case "campaign":
                 self._campaign = True
             case "cut":

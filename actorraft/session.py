@@ -112,6 +112,7 @@ class ClientSession:
         self._frame_calls_max = frame_calls_max
         self.nodes: set[int] = set()  # connected now
         self.leader: int | None = None
+        self.stranger: int | None = None  # a leader that was named, and that there was no link to
         self.term = 0
         self.client_id: int | None = None
         self.results: list[tuple[list[Call], list[Any]]] = []  # answered frames; the owner takes and clears them
@@ -296,7 +297,8 @@ class ClientSession:
         if leader_id is None or term < self.term:
             return
         self.term = term
-        if leader_id not in self.nodes:  # who says so may not have noticed its death yet
+        if leader_id not in self.nodes:  # who says so may not have noticed its death yet; or it joined lately
+            self.stranger = leader_id
             if self.leader is not None:
                 self._lose_leader(now_s + self.HELLO_S)
         elif leader_id != self.leader:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from actorraft import RaftConfig, ReplicatedStateMachine, UsageError
+from actorraft import RaftConfig, ReplicatedStateMachine, UsageError, connect
 from tests.cluster.helpers import Spawn, agree, eventually, follower_of
 from tests.cluster.load import Load
 from tests.cluster.machines import Ledger
 
 pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as pool:
+        yield pool
 
 
 def test_nodes_join_and_leave_under_load_the_leader_too(raft_cluster: Spawn) -> None:
@@ -116,5 +129,67 @@ def test_a_restart_in_the_middle_of_a_change_ends_with_everybody_agreed(raft_clu
         cluster.nodes[cluster.wait_for_leader()].restart()
         before = load.done()
         eventually(lambda: load.done() > before, what="writes go on")
+    assert load.audit() > 0
+    agree(cluster)
+
+
+def test_a_node_is_added_though_the_leader_is_killed_while_it_catches_up(
+    pool: ThreadPoolExecutor, raft_cluster: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    set_endpoints = cluster._set_endpoints
+
+    def pause_it_first() -> None:  # so that it stays a learner
+        cluster.nodes[max(cluster.nodes)].pause()
+        set_endpoints()
+
+    monkeypatch.setattr(cluster, "_set_endpoints", pause_it_first)
+    with Load(cluster, processes=0) as load:
+        for joined in (3, 4):
+            adding = pool.submit(cluster.add_node)
+            eventually(lambda joined=joined: joined in cluster._ask_leader("status", {}, 60.0)["learners"])  # type: ignore[misc]
+            leader = cluster.wait_for_leader()
+            os.kill(cluster.nodes[leader].pid or 0, signal.SIGKILL)
+            eventually(lambda leader=leader: cluster.leader() not in (None, leader), what="another leads")  # type: ignore[misc]
+            cluster.nodes[joined].resume()
+            assert adding.result(60.0) == joined
+            eventually(lambda: all(node.alive for node in cluster.nodes.values()), what="all are up")
+    assert load.audit() > 0
+    assert sorted(cluster._ask_leader("status", {}, 60.0)["voters"]) == [0, 1, 2, 3, 4]
+    agree(cluster)
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_a_client_follows_the_lead_to_a_node_that_joined_after_it_came(raft_cluster: Spawn, transport: str) -> None:
+    cluster = raft_cluster(Ledger, nodes=1, transport=transport)
+    with cluster.client() as early, connect(cluster.endpoints, Ledger) as elsewhere:
+        early.proxy().append("k", 0)
+        joined = cluster.add_node()
+        cluster.transfer_leadership(joined)
+        assert early.proxy(timeout=60.0).append("k", 1) == 2
+        assert elsewhere.proxy(timeout=60.0).append("k", 2) == 3
+        cluster.remove_node(0)
+        assert early.proxy(timeout=60.0).append("k", 3) == 4
+        assert early.endpoints[joined] == cluster.endpoints[joined]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_nodes_join_and_leave_while_leaders_are_killed_at_any_moment(
+    pool: ThreadPoolExecutor, raft_cluster: Spawn, rng: random.Random
+) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    with Load(cluster, processes=0) as load:
+        for turn in range(8):
+            joins = turn % 2 == 0
+            change = pool.submit(cluster.add_node if joins else partial(cluster.remove_node, max(cluster.nodes)))
+            time.sleep(rng.random() * 0.6)
+            leader = cluster.wait_for_leader()
+            os.kill(cluster.nodes[leader].pid or 0, signal.SIGKILL)
+            change.result(90.0)
+            assert len(cluster.nodes) == 3 + joins
+            eventually(lambda: all(node.alive for node in cluster.nodes.values()), what="all are up")
+            before = load.done()
+            eventually(lambda before=before: load.done() > before, what="writes go on")  # type: ignore[misc]
     assert load.audit() > 0
     agree(cluster)

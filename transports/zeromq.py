@@ -47,6 +47,8 @@ PROTOCOL_VERSION: Final = b"\x01"
 BATCH_MAX: Final = 512  # messages taken from one socket in one wait
 BATCH_BYTES_MAX: Final = 64 << 20
 OUTGOING_MAX: Final = 10_000  # messages that a RaftNet's thread has not taken yet
+LARGE_BYTES: Final = 64 << 10  # an answer of that size is counted until libzmq has written it out
+LARGE_BYTES_MAX: Final = 64 << 20  # of such answers waiting for one client
 EARLY_MAX: Final = 1000  # messages for a peer that was never there yet
 HEARTBEAT_MS: Final = 200
 HEARTBEAT_TIMEOUT_MS: Final = 600
@@ -376,6 +378,7 @@ class ZeroMQMailbox(_Sockets):
         self._guard = (token or b"") + PROTOCOL_VERSION
         self._heads: dict[bytes, int] = {}  # heads that were found good -> node id
         self._peers: frozenset[int] = frozenset()
+        self._large: dict[bytes, deque[tuple[zmq.MessageTracker, int]]] = {}  # client -> large answers on their way
         self._peer_router = self._socket(zmq.ROUTER)
         self._client_router = self._socket(zmq.ROUTER, frame_bytes_max + (64 << 10))
         self._client_router.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -460,9 +463,16 @@ class ZeroMQMailbox(_Sockets):
         """Answer a client, never blocking; False if its queue is full now, None if it is gone."""
         self._again[self._client_drain] = None  # a send may take the signal that a message has come
         send = self._client_router.send
+        large = len(frame) >= LARGE_BYTES
+        if large and not self._has_room(client, len(frame)):
+            self.counts["answers not sent: full"] += 1
+            return False
         try:
             send(client, zmq.NOBLOCK | zmq.SNDMORE)
-            send(frame, zmq.NOBLOCK)
+            if large:
+                self._large[client].append((send(frame, zmq.NOBLOCK, copy=False, track=True), len(frame)))
+            else:
+                send(frame, zmq.NOBLOCK)
         except zmq.Again:
             self.counts["answers not sent: full"] += 1
             return False
@@ -470,6 +480,16 @@ class ZeroMQMailbox(_Sockets):
             self.counts["answers not sent: gone"] += 1
             return None
         return True
+
+    def _has_room(self, client: bytes, size: int) -> bool:
+        """Whether a large answer may wait for a client: ZeroMQ bounds messages, and these would be gigabytes."""
+        for one, waiting in list(self._large.items()):
+            while waiting and waiting[0][0].done:
+                waiting.popleft()
+            if not waiting:
+                del self._large[one]
+        waiting = self._large.setdefault(client, deque())
+        return not waiting or sum(bytes_ for _, bytes_ in waiting) + size <= LARGE_BYTES_MAX
 
 
 class ZeroMQClientChannel(_Sockets):

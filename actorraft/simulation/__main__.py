@@ -52,6 +52,8 @@ def print_summary(summary: Summary, wall_s: float, workers: int) -> None:
             f"{summary.operations:,}, {summary.unknown:,} ended unknown, and most were found out later",
         ),
     ]
+    if summary.undecided:
+        rows.append(("keys with a history too tangled to judge", f"{summary.undecided:,}"))
     for row in rows:
         table.add_row(*row)
     table.add_section()

@@ -78,6 +78,7 @@ class Summary:
     commits: int = 0
     operations: int = 0
     unknown: int = 0
+    undecided: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     violations: list[Outcome] = field(default_factory=list)
 
@@ -90,6 +91,7 @@ class Summary:
         self.commits += outcome.commits
         self.operations += outcome.operations
         self.unknown += outcome.unknown
+        self.undecided += outcome.undecided
         self.faults.update(outcome.faults)
         if outcome.violation is not None:
             self.violations.append(outcome)

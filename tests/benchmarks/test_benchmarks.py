@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from benchmarks import election, measure, screen, throughput
+from actorraft import codec
+from benchmarks import election, measure, recovery, screen, throughput
 from benchmarks.harness import Generator, GeneratorFailed, Measured
 from benchmarks.loadgen import LoadSpec, Window, thinned
 from benchmarks.systems import Unusable, system, usable_systems
@@ -260,3 +261,30 @@ def test_full_load_costs_no_election(tmp_path: Path) -> None:
     assert row["term_before"] == row["term_after"] >= 1
     assert row["commits"] > 0
     assert row["errors"] == 0
+
+
+@pytest.mark.cluster
+def test_recovery_runs_from_log_and_snapshot_and_watches_a_stream(tmp_path: Path) -> None:
+    options = ["--entries", "5000", "--commits", "20000", "--json", str(tmp_path / "r.json")]
+    said = run("benchmarks.recovery", *options)
+    assert "all processes start again, from a log of 5,000 entries" in said
+    rows = {row["what"]: row for row in json.loads((tmp_path / "r.json").read_text())}
+    assert len(rows) == 12
+    assert all(row["value"] > 0 for row in rows.values())
+    assert len(rows["20,000 commits: memory of the largest node, first half"]["memory_mib"]) == recovery.PARTS
+
+
+@pytest.mark.cluster
+def test_startup_runs_and_says_what_an_idle_node_holds(tmp_path: Path) -> None:
+    run("benchmarks.startup", "--nodes", "1,3", "--trials", "1", "--json", str(tmp_path / "s.json"))
+    rows = {row["what"]: row for row in json.loads((tmp_path / "s.json").read_text())}
+    assert rows["spawn(3) to the first commit"]["p50_s"] > 0
+    assert 10 << 20 < rows["close() of 3"]["idle_node_bytes"] < 40 << 20
+
+
+def test_a_log_made_by_hand_is_one_that_a_client_could_have_made() -> None:
+    register, *commands = recovery.single_commands(7, 2, 3, 5)
+    assert codec.decode_request(codec.unstamp(register.item)[1]) == codec.Register(7)
+    frames = [codec.decode_request(codec.unstamp(entry.item)[1]) for entry in commands]
+    assert [(frame.client_id, frame.first_sequence, frame.count) for frame in frames] == [(7, n, 1) for n in range(3)]
+    assert codec.decode_body(frames[1].body) == [["set", "key-000000000001", b"vvvvv"]]

@@ -113,6 +113,7 @@ class Measured:
         cpu_s_per_100k: CPU seconds for 100,000 operations, by role ("clients", "leader", "followers").
         cpu_by_process: the same for each process ("client 0", "leader", "follower 0", "follower 1").
         work: what the leader did meanwhile (Deployment.work).
+        elections: by how much the term grew meanwhile; nobody broke anything.
     """
 
     per_s: float
@@ -124,6 +125,7 @@ class Measured:
     cpu_s_per_100k: dict[str, float]
     cpu_by_process: dict[str, float] = field(default_factory=dict)
     work: dict[str, int] = field(default_factory=dict)
+    elections: int = 0
 
 
 def run_window(
@@ -144,7 +146,7 @@ def run_window(
         patience_s = spec.warmup_s + spec.seconds + 2 * spec.timeout_s
         for generator in generators:
             generator.wait_for("measuring", patience_s)
-        pids = deployment.pids()
+        pids, term = deployment.pids(), deployment.term()
         cpu_before, work_before = _cpu(pids), deployment.work()
         counts = [0] * len(generators)
 
@@ -160,19 +162,20 @@ def run_window(
             generator.wait_for("measured", patience_s, count(number))
         cpu_after, work_after = _cpu(pids), deployment.work()
         done = [generator.wait_for("done", patience_s) for generator in generators]
+        elections = deployment.term() - term
     finally:
         for generator in generators:
             generator.close()
     work = {name: work_after[name] - work_before[name] for name in work_before if name in work_after}
     cpu = {role: [b - a for a, b in zip(cpu_before[role], cpu_after[role], strict=True)] for role in pids}
-    return _combine(done, cpu, {} if any(value < 0 for value in work.values()) else work)  # < 0: another leads now
+    return replace(_combine(done, cpu), work={} if elections else work, elections=elections)
 
 
 def _cpu(pids: dict[str, list[int]]) -> dict[str, list[float]]:
     return {role: [measure.cpu_s(pid) for pid in its] for role, its in pids.items()}
 
 
-def _combine(done: list[dict[str, Any]], cpu_s: dict[str, list[float]], work: dict[str, int]) -> Measured:
+def _combine(done: list[dict[str, Any]], cpu_s: dict[str, list[float]]) -> Measured:
     count = sum(line["count"] for line in done)
     latencies: list[float] = [value for line in done for value in line["latencies_ms"]]
     errors: dict[str, int] = {}
@@ -198,5 +201,4 @@ def _combine(done: list[dict[str, Any]], cpu_s: dict[str, list[float]], work: di
         error_names=errors,
         cpu_s_per_100k={role: per_100k(sum(values)) for role, values in cpu_s.items()},
         cpu_by_process={name: per_100k(value) for name, value in each.items()},
-        work=work,
     )

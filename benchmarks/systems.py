@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("ACTORRAFT_BENCH_DIR", ROOT / ".cache" / "benchmarks"))
+ASK_S = 5.0  # how long a node may take to say how it is
 MEND_S = 60.0  # until a mended node has caught up
 FAULTS = ("crash", "freeze", "partition", "transfer", "none")
 
@@ -88,23 +89,26 @@ def fresh_directory(name: str) -> Path:
 
 
 class ActorRaftSystem:
-    """This library, at its default settings."""
+    """This library, at its default settings; `lease_reads` turns on what lease reads need, which is off by default."""
 
     name = "actorraft"
     durabilities: Sequence[str] = ("fsync", "os")
     faults: Sequence[str] = FAULTS
     election_durability = "fsync"
 
+    def __init__(self, *, lease_reads: bool = False) -> None:
+        self.lease_reads = lease_reads
+
     def deploy(self, nodes: int, durability: str, commands: str) -> ActorRaftDeployment:
         """Start a cluster of the machine that `commands` are for."""
-        return ActorRaftDeployment(nodes, durability, commands)
+        return ActorRaftDeployment(nodes, durability, commands, lease_reads=self.lease_reads)
 
 
 class ActorRaftDeployment:
     """One cluster, its data on disk."""
 
-    def __init__(self, nodes: int, durability: str, commands: str) -> None:
-        from actorraft import ReplicatedStateMachine
+    def __init__(self, nodes: int, durability: str, commands: str, *, lease_reads: bool = False) -> None:
+        from actorraft import RaftConfig, ReplicatedStateMachine
         from benchmarks.machines import Register
         from statemachines.kv import KVStore
 
@@ -112,7 +116,10 @@ class ActorRaftDeployment:
         self.directory = fresh_directory(self.__class__.__name__.lower())
         try:
             self.cluster: Cluster[Any] = ReplicatedStateMachine(machine).spawn(
-                nodes, data_dir=self.directory / "data", durability=durability
+                nodes,
+                data_dir=self.directory / "data",
+                durability=durability,
+                config=RaftConfig(lease_reads=True) if lease_reads else None,
             )
         except BaseException:
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -128,7 +135,7 @@ class ActorRaftDeployment:
         return {str(node_id): endpoint for node_id, endpoint in self.cluster.endpoints.items()}
 
     def serves(self, operation: str) -> bool:
-        """Everything; lease reads run as linearizable ones unless the cluster's config has them on."""
+        """Everything."""
         return True
 
     def pids(self) -> dict[str, list[int]]:
@@ -142,7 +149,7 @@ class ActorRaftDeployment:
 
     def _ask(self, without: int | None = None) -> list[dict[str, Any]]:
         """Return what each node says of itself; one that does not answer is left out."""
-        asked = [self.cluster._admin(each, "status", {}, 1.0) for each in self.cluster.nodes if each != without]
+        asked = [self.cluster._admin(each, "status", {}, ASK_S) for each in self.cluster.nodes if each != without]
         return [future.result() for future in asked if future.exception() is None]
 
     def work(self) -> dict[str, int]:
@@ -242,9 +249,9 @@ def system(name: str) -> System:
     raise Unusable(f"no system {name!r}; there are: actorraft, pysyncobj, etcd")
 
 
-def usable_systems(others: Sequence[str], skipped: Callable[[str], None]) -> list[System]:
+def usable_systems(others: Sequence[str], skipped: Callable[[str], None], *, lease_reads: bool = False) -> list[System]:
     """Return ours and those of the others that are installed here; say why one is not."""
-    found = [system("actorraft")]
+    found: list[System] = [ActorRaftSystem(lease_reads=lease_reads)]
     for name in others:
         try:
             found.append(system(name))

@@ -28,7 +28,7 @@ NAMES = {
     "durability": "durability",
     "operation": "operation",
     "commands": "commands as",
-    "clients": "clients",
+    "clients": "processes",
     "payload_bytes": "bytes",
     "concurrency": "outstanding",
 }  # what tells rows apart, and how it is called in a table
@@ -160,6 +160,7 @@ def _row(key: Key, measured: list[Measured], plan: Plan) -> dict[str, Any]:
         "p50_ms": screen.number_or_none(statistics.median(each.p50_ms for each in measured)),
         "p99_ms": screen.number_or_none(statistics.median(each.p99_ms for each in measured)),
         "errors": sum(each.errors for each in measured),
+        "elections": sum(each.elections for each in measured),
         "error_names": sorted({name for each in measured for name in each.error_names}),
         "seconds": plan.seconds,
         "rounds": len(measured),
@@ -227,6 +228,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         head = [str(row[name]) for name in varying]
         errors = f"{row['errors']} {' '.join(row['error_names'])}".strip()
+        if row["elections"]:
+            errors += f", {row['elections']} elections"
         rates.append([*head, screen.figure(_rate(row), 0), screen.figure(row["p50_ms"]), screen.figure(row["p99_ms"])])
         rates[-1].append(errors)
         cpu = [screen.figure(row["cpu_s_per_100k"].get(role) or None) for role in ("clients", "leader", "followers")]
@@ -265,7 +268,9 @@ def main(
     seconds: Annotated[float, typer.Option(min=0.1, help="Measured for so long, each row.")] = 5.0,
     warmup: Annotated[float, typer.Option(min=0.0, help="Seconds before, not measured.")] = 1.0,
     durability: Annotated[str, typer.Option(help="fsync, os, or both.")] = "fsync,os",
-    reads: Annotated[str, typer.Option(help="Read rows too: linearizable, lease, stale, or none.")] = "linearizable",
+    reads: Annotated[
+        str, typer.Option(help="Read rows too: linearizable, lease (turns them on in the nodes), stale.")
+    ] = "linearizable",
     commands: Annotated[str, typer.Option(help="kv, method (a user's @command), object (pickled commands).")] = "kv",
     clients: Annotated[str, typer.Option(help="Client processes that share what is outstanding.")] = "1",
     compare: Annotated[str, typer.Option(help="Other systems in the same run: pysyncobj, etcd.")] = "none",
@@ -288,7 +293,7 @@ def main(
         rounds=rounds or (3 if others else 1),
     )
     screen.heading("Throughput")
-    rows, failures = run(plan, usable_systems(others, screen.warn))
+    rows, failures = run(plan, usable_systems(others, screen.warn, lease_reads="lease" in plan.reads))
     show(rows)
     screen.finish(rows, failures, json, plot_, plot)
 

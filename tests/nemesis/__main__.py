@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -53,6 +54,7 @@ def main(
         history=history,
         namespaces=namespaces,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted, and namespaces, are let go of
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)

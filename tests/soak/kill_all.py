@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -60,7 +61,7 @@ def run(*, rounds: int, nodes: int, durability: str, seed: int, say: Callable[[s
             report.rounds, report.acknowledged = number, load.acknowledged
             report.lost = load.count_lost(cluster)
             say(
-                f"round {number}: {report.acknowledged} acknowledged so far, {report.lost} lost, "
+                f"round {number} of {rounds}: {report.acknowledged} acknowledged so far, {report.lost} lost, "
                 f"back after {report.back_s[-1]:.2f} s"
             )
             if report.lost or load.problems:
@@ -81,7 +82,7 @@ def main(
 ) -> None:
     """Kill every node at once under load; exit with 1 if anything acknowledged is lost or applied twice."""
     logging.getLogger("actorraft").setLevel(logging.CRITICAL)  # nodes that die are meant to
-    report = run(rounds=rounds, nodes=nodes, durability=durability, seed=seed, say=print)
+    report = run(rounds=rounds, nodes=nodes, durability=durability, seed=seed, say=partial(print, flush=True))
     for problem in report.problems[:5]:
         print(problem)
     print(

@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,7 +130,8 @@ def main(
     if reason := disks.why_not():
         print(f"not possible here: {reason}")
         sys.exit(2)
-    report = run(cuts=cuts, nodes=nodes, durability=durability, seed=seed, say=print)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted is let go of
+    report = run(cuts=cuts, nodes=nodes, durability=durability, seed=seed, say=partial(print, flush=True))
     for problem in report.problems[:5]:
         print(problem)
     if report.refused:

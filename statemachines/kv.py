@@ -22,6 +22,7 @@ from typing import Any
 from actorraft.machine import StateMachine, command, context, query
 
 SNAPSHOT_KEYS_MAX = 1_000  # keys in one chunk of a snapshot: about a millisecond, for which loop and commands wait
+SNAPSHOT_CHUNK_BYTES = 1 << 20  # and of bytes and text among their values, which are large before they are many
 
 _Item = tuple[Any, Any, float | None]  # key, value, when it expires
 
@@ -222,9 +223,17 @@ class KVStore(StateMachine):
         try:
             yield []
             while keys:
-                chunk = keys[: -SNAPSHOT_KEYS_MAX - 1 : -1]
-                del keys[-SNAPSHOT_KEYS_MAX:]
-                yield [kept[key] if key in kept else (key, data[key], expires_at.get(key)) for key in chunk]
+                chunk: list[_Item] = []
+                room = SNAPSHOT_CHUNK_BYTES
+                for key in keys[: -SNAPSHOT_KEYS_MAX - 1 : -1]:
+                    item = kept[key] if key in kept else (key, data[key], expires_at.get(key))
+                    chunk.append(item)
+                    if type(item[1]) is bytes or type(item[1]) is str:
+                        room -= len(item[1])
+                        if room <= 0:
+                            break
+                del keys[-len(chunk) :]
+                yield chunk
         finally:
             if self._kept is kept:
                 self._kept = None

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from actorraft.testing import context
 from statemachines import kv
-from statemachines.kv import SNAPSHOT_KEYS_MAX, KVStore
+from statemachines.kv import SNAPSHOT_CHUNK_BYTES, SNAPSHOT_KEYS_MAX, KVStore
 from tests.statemachines.test_contract import copy_of
 
 
@@ -119,6 +119,18 @@ def test_a_large_state_leaves_in_chunks_and_comes_back_whole() -> None:
     assert copy.size() == store.size() == 2 * SNAPSHOT_KEYS_MAX + 2
     assert list(copy.snapshot()) == list(store.snapshot())
     assert copy.wake_at == 7.0
+
+
+def test_large_values_leave_in_chunks_of_few_keys() -> None:
+    """A chunk holds up loop and commands for as long as it takes to pickle, and that goes by bytes."""
+    store = KVStore()
+    store.update({number: bytes(SNAPSHOT_CHUNK_BYTES // 4) for number in range(9)})
+    store.set(9, "x" * 3 * SNAPSHOT_CHUNK_BYTES)
+    chunks = list(store.snapshot_while_serving())
+    assert [len(chunk) for chunk in chunks if chunk] == [4, 4, 2]
+    copy = KVStore()
+    copy.restore(chunks)
+    assert copy.keys() == store.keys() == list(range(10))
 
 
 VALUES = st.none() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)

@@ -234,12 +234,24 @@ class Cluster(Client[M]):
             self._machine_name = place.info.machine
             if self._ending:
                 raise StartError("the cluster was closed while it started")
-            self.wait_for_leader(max(0.1, deadline_s - time.monotonic()))
+            self._wait_until_it_serves(deadline_s)
         except BaseException as error:
             if isinstance(error, Unavailable):
                 error = StartError(f"no leader within {timeout} s. The nodes' last lines:\n{self._last_lines()}")
             self.close()
             raise error from None
+
+    def _wait_until_it_serves(self, deadline_s: float) -> None:
+        """Wait until the leader has applied all that there was before it, so that a stale read too finds it."""
+        self.wait_for_leader(max(0.1, deadline_s - time.monotonic()))
+        ends: dict[int, int] = {}  # term -> where the log ended when its leader was first asked
+        while True:
+            said = self._ask_leader("status", {}, max(0.1, deadline_s - time.monotonic()))
+            if said["last_applied"] >= ends.setdefault(said["term"], said["last_index"]):
+                return
+            if time.monotonic() > deadline_s:
+                raise Unavailable("the leader is not up to date yet")
+            time.sleep(0.001)
 
     # --- Processes ---
 

@@ -149,6 +149,16 @@ def test_a_data_dir_that_another_process_has_in_use_is_refused(tmp_path: Path, r
     assert "in use" in done.stderr
 
 
+def test_what_a_data_dir_holds_is_there_for_the_first_read_a_stale_one_too(tmp_path: Path, raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3, data_dir=tmp_path / "data")
+    for number in range(100):
+        cluster.proxy().append("k", number)
+    for _ in range(3):
+        cluster.close()
+        cluster = raft_cluster(Ledger, data_dir=tmp_path / "data")
+        assert cluster.proxy(consistency="stale").count("k") == 100
+
+
 def test_a_data_dir_serves_only_the_machine_and_the_number_of_nodes_it_was_made_for(
     tmp_path: Path, raft_cluster: Spawn
 ) -> None:

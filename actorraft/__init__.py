@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from actorraft.actors.ref import spawn as spawn
     from actorraft.actors.supervision import Supervision as Supervision
     from actorraft.client import Client as Client
-    from actorraft.client import MemberStatus as MemberStatus
     from actorraft.client import connect as connect
     from actorraft.cluster import Cluster as Cluster
     from actorraft.cluster import ReplicatedStateMachine as ReplicatedStateMachine
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from actorraft.raft.config import RaftConfig as RaftConfig
     from actorraft.replicated import ActorOptions as ActorOptions
     from actorraft.replicated import actor_ref as actor_ref
+    from actorraft.status import MemberStatus as MemberStatus
 
 __version__ = "0.1.0"
 
@@ -58,7 +58,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.actors.actor": ("Actor",),
     "actorraft.actors.ref": ("ActorRef", "spawn"),
     "actorraft.actors.supervision": ("Supervision",),
-    "actorraft.client": ("Client", "MemberStatus", "connect"),
+    "actorraft.client": ("Client", "connect"),
     "actorraft.cluster": ("Cluster", "ReplicatedStateMachine"),
     "actorraft.control": ("MessageEvent", "RaftControl"),
     "actorraft.errors": (
@@ -81,6 +81,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.machine": ("CommandObjects", "Replace", "StateMachine", "command", "context", "query"),
     "actorraft.raft.config": ("RaftConfig",),
     "actorraft.replicated": ("ActorOptions", "actor_ref"),
+    "actorraft.status": ("MemberStatus",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -22,7 +22,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
@@ -35,6 +35,7 @@ from actorraft.events import EventHub, EventStream, Published, WatchStream
 from actorraft.futures import ResultFuture, resolve_many
 from actorraft.pickling import Encoder, decode_result, is_unknown_type, machine_name
 from actorraft.session import Call, ClientSession, NodeSilent, QueryCall
+from actorraft.status import MemberStatus, Status
 
 if TYPE_CHECKING:
     from actorraft.actors.mailbox import Channel
@@ -45,45 +46,6 @@ M = TypeVar("M")
 ASK_WHERE_S = 0.1  # how often nodes are asked where an unknown leader is
 LINK_S = 1.0  # how long a node that was never reached is given for its link to come up
 CONSISTENCIES = ("linearizable", "lease", "stale")
-
-
-@dataclass(frozen=True)
-class MemberStatus:
-    """One row of `status()`. A member that does not answer has `alive` False or an `error`, never an exception."""
-
-    id: int
-    state: str = "unknown"
-    term: int = -1
-    commit_index: int = -1
-    last_applied: int = -1
-    lag_entries: int = -1  # behind the highest commit index seen
-    endpoint: str = ""
-    pid: int | None = None
-    alive: bool = False
-    error: str | None = None
-
-
-class Status(list[MemberStatus]):
-    """The rows of `status()`; prints as a table."""
-
-    def __str__(self) -> str:
-        names = [
-            "id",
-            "state",
-            "term",
-            "commit_index",
-            "last_applied",
-            "lag_entries",
-            "pid",
-            "alive",
-            "error",
-            "endpoint",
-        ]
-        rows = [names, *([str(asdict(row)[name]) for name in names] for row in self)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
 
 
 class _NodeRefused(Unavailable):

@@ -41,6 +41,7 @@ from actorraft.storage.memory import MemoryStorage
 logger = logging.getLogger("actorraft")
 
 CLIENTS_MAX = 10_000  # clients that are told of leader changes; the least recently seen are forgotten first
+COMMIT_TOLD_S = 0.001  # after a commit, if no append has told followers of it by then
 
 
 # --- Events ---
@@ -108,6 +109,8 @@ class RaftControl:
         configuration: the members of a new cluster; by default this node and its peers, all voters.
         rng: the source of election timeouts.
         noop: whether a new leader appends an empty entry (§8); off only for simulations of the paper's figures.
+        commit_along: whether followers hear of a commit with the next append, or a millisecond later; a message of its
+            own at once would cost a busy cluster as much as a command.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class RaftControl:
         configuration: Configuration | None = None,
         rng: random.Random | None = None,
         noop: bool = True,
+        commit_along: bool = False,
     ) -> None:
         self.net = net
         self.node_id: int = net.address
@@ -141,6 +145,7 @@ class RaftControl:
         self.client_endpoints: list[tuple[int, str]] = []  # where clients reach each node, for clients that ask
         self.urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
         self._urgent_delay_ms: int | None = None
+        self._tell_at_s: float | None = None  # when followers hear of the last commit, if nothing has told them
 
         recovered = self.storage.recover()
         snapshot = recovered.snapshot
@@ -154,6 +159,7 @@ class RaftControl:
             hard_state=recovered.hard_state,
             snapshot_id=snapshot_id,
             noop=noop,
+            commit_along=commit_along,
         )
         self._handed_index = snapshot_id.index  # the last entry given to the executor
         self._log_bytes = 0  # handed over since the last snapshot
@@ -168,8 +174,8 @@ class RaftControl:
         self._pending: dict[int, Any] = {}  # index of an entry -> the client that waits for its result
         self._futures: dict[int, tuple[int, Future[int]]] = {}  # index -> (term, future)
         self._campaigns: list[Future[int]] = []
-        self._reads: dict[int, tuple[Any, codec.Query]] = {}  # token -> reads waiting for an index
-        self._reads_behind: list[tuple[int, Any, codec.Query]] = []  # reads whose index is not handed over yet
+        self._reads: dict[int, tuple[Any, codec.Query | codec.Admin]] = {}  # token -> what waits for an index
+        self._reads_behind: list[tuple[int, Any, codec.Query | codec.Admin]] = []  # whose index is not handed over yet
         self._next_token = 0
         self._watchers: OrderedDict[Any, None] = OrderedDict()
         self._watches: dict[tuple[Any, int], str] = {}  # (client, its number) -> topic
@@ -199,6 +205,9 @@ class RaftControl:
         if self.urgent_at_s is not None and self.clock.monotonic() >= self.urgent_at_s:
             self.urgent_at_s = None
             server.urgent()
+        if self._tell_at_s is not None and self.clock.monotonic() >= self._tell_at_s:
+            self._tell_at_s = None
+            server.tell_commit()
         for event in events:
             match event:
                 case MessageEvent(message):
@@ -225,6 +234,16 @@ class RaftControl:
         elif self.urgent_at_s is None or delay_ms != self._urgent_delay_ms:
             self.urgent_at_s = self.clock.monotonic() + delay_ms / 1000
         self._urgent_delay_ms = delay_ms
+        if server.commit_untold:  # each commit puts it off: while commands come, their appends tell it
+            server.commit_untold = False
+            self._tell_at_s = self.clock.monotonic() + COMMIT_TOLD_S
+
+    @property
+    def due_s(self) -> float | None:
+        """When `process_events` must be called at the latest, by the clock; None if any time will do."""
+        if self._tell_at_s is None or self.urgent_at_s is None:
+            return self._tell_at_s if self.urgent_at_s is None else self.urgent_at_s
+        return min(self._tell_at_s, self.urgent_at_s)
 
     # --- Out: the order of effects ---
 
@@ -281,17 +300,17 @@ class RaftControl:
     def _hand_over(self, first_index: int, entries: list[LogEntry]) -> None:
         assert first_index == self._handed_index + 1, f"handing over {first_index} after {self._handed_index}"
         self._handed_index = first_index + len(entries) - 1
-        self.executor.submit(executor.Apply(first_index, entries))
+        self.executor.submit(executor.Apply(first_index, entries, not self._pending and not self._watches))
         for _, item in entries:
             if type(item) is bytes:
                 self._log_bytes += len(item)
         if self._futures:
             self._resolve_futures(first_index, entries)
         if self._reads_behind:
-            still = [read for read in self._reads_behind if read[0] > self._handed_index]
-            for _, client, query in (read for read in self._reads_behind if read[0] <= self._handed_index):
-                self.executor.submit(executor.Read(client, query))
-            self._reads_behind = still
+            ready = [read for read in self._reads_behind if read[0] <= self._handed_index]
+            self._reads_behind = [read for read in self._reads_behind if read[0] > self._handed_index]
+            for _, client, request in ready:
+                self._serve(client, request)
 
     # --- What the executor did ---
 
@@ -403,22 +422,35 @@ class RaftControl:
         elif query.consistency == "stale":
             self.executor.submit(executor.Read(client, query))
         else:
-            token = self._next_token
-            self._next_token += 1
-            self._reads[token] = (client, query)
-            self.server.read_index(token, lease=query.consistency == "lease")
+            self._ask_index(client, query, lease=query.consistency == "lease")
+
+    def _ask_index(self, client: Any, request: codec.Query | codec.Admin, *, lease: bool) -> None:
+        token = self._next_token
+        self._next_token += 1
+        self._reads[token] = (client, request)
+        self.server.read_index(token, lease=lease)
 
     def _on_read_state(self, token: int, index: int) -> None:
         waiting = self._reads.pop(token, None)
         if waiting is None:
             return
-        client, query = waiting
-        if index < 0:
-            self._reply(client, codec.QueryRefused(query.request_id, "not leader", self.server.leader_id))
+        client, request = waiting
+        if index < 0 and type(request) is codec.Query:
+            self._reply(client, codec.QueryRefused(request.request_id, "not leader", self.server.leader_id))
         elif index <= self._handed_index:
-            self.executor.submit(executor.Read(client, query))
+            self._serve(client, request)
         else:
-            self._reads_behind.append((index, client, query))
+            self._reads_behind.append((index, client, request))
+
+    def _serve(self, client: Any, request: codec.Query | codec.Admin) -> None:
+        """Serve what waited for the state to be recent enough."""
+        if type(request) is codec.Query:
+            self.executor.submit(executor.Read(client, request))
+            return
+        self._snapshot_waiters.append((client, request.request_id))
+        self._begin_snapshot()
+        if not self._snapshot_running:
+            self._answer_snapshot_waiters("")
 
     def _tell_watchers(self, events: list[tuple[int, str, Any]]) -> None:
         """Pass on what the machine published; a client that is gone is forgotten."""
@@ -536,10 +568,8 @@ class RaftControl:
                 case "transfer":
                     self.server.transfer_leadership(request.arguments.get("target"))
                 case "snapshot":
-                    self._snapshot_waiters.append((client, request.request_id))
-                    self._begin_snapshot()
-                    if not self._snapshot_running:
-                        self._answer_snapshot_waiters("")
+                    # Of no less than its asker knows to be done. Cut off from a leader, it is of what is here.
+                    self._ask_index(client, request, lease=False)
                     return
                 case "read_snapshot":
                     value = self._read_newest_snapshot(request.arguments["offset"])
@@ -688,7 +718,7 @@ class RaftControl:
         while True:
             batch: list[Event] = []
             try:
-                event = self._events.get(timeout=ticks.wait_s(self.urgent_at_s))
+                event = self._events.get(timeout=ticks.wait_s(self.due_s))
                 while event is not None:
                     batch.append(event)
                     event = self._events.get_nowait()

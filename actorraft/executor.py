@@ -44,6 +44,7 @@ class Apply(NamedTuple):
 
     first_index: int
     entries: Sequence[LogEntry]
+    quiet: bool = False  # nobody waits for it: that it is done may be seen later, with whatever comes next
 
 
 class Read(NamedTuple):

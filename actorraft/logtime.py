@@ -54,9 +54,9 @@ class Ticks:
         self._tick_s = tick_s
         self._next_s = clock.monotonic() + tick_s
 
-    def wait_s(self, urgent_at_s: float | None) -> float:
+    def wait_s(self, due_s: float | None) -> float:
         """Return how long to wait at most, from now."""
-        until_s = self._next_s if urgent_at_s is None else min(self._next_s, urgent_at_s)
+        until_s = self._next_s if due_s is None else min(self._next_s, due_s)
         return max(0.0, until_s - self._clock.monotonic())
 
     def take(self) -> int:

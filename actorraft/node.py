@@ -38,7 +38,7 @@ from actorraft.control import (
     TickEvent,
 )
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
-from actorraft.executor import Done, Executor, Restore, Stopped, TakeSnapshot, Work
+from actorraft.executor import Apply, Done, Executor, Restore, Stopped, TakeSnapshot, Work
 from actorraft.host import MachineHost
 from actorraft.logtime import Ticks
 from actorraft.raft.config import RaftConfig
@@ -139,7 +139,7 @@ class ThreadExecutor:
                 if type(work) is Restore:
                     self._finish_capture()
                 done = self._executor.run(work)
-                self._tell(done)
+                self._tell(done, quiet=type(work) is Apply and work.quiet)
                 if type(done) is Stopped:
                     return  # what was handed over after it must not be applied; the loop says why, and ends the process
         except BaseException as error:  # ours, not the user's: a node without its executor must not go on
@@ -161,9 +161,10 @@ class ThreadExecutor:
         if capture is not None:
             capture.finish()
 
-    def _tell(self, done: Done) -> None:
+    def _tell(self, done: Done, *, quiet: bool = False) -> None:
         self._done.append(done)
-        self._wake()
+        if not quiet or type(done) is Stopped:
+            self._wake()
 
 
 class _Net:
@@ -216,6 +217,7 @@ class RaftNode:
             clock=self._clock,
             config=spec.config,
             configuration=configuration,
+            commit_along=True,
         )
         self.control.observe = lambda what, value: context.report((what, value))
         self._set_peers(peers)
@@ -227,7 +229,7 @@ class RaftNode:
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
         ticks = Ticks(self._clock, self._spec.config.tick_s)
         while not context.stop_requested:
-            envelopes = mailbox.wait(ticks.wait_s(control.urgent_at_s))
+            envelopes = mailbox.wait(ticks.wait_s(control.due_s))
             events: list[Event] = []
             # Time first: after a long pause a leader must learn that it may be deposed before it serves anybody.
             elapsed = ticks.take()

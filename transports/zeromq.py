@@ -55,6 +55,13 @@ HEARTBEAT_TIMEOUT_MS: Final = 600
 RECONNECT_MS: Final = (5, 100)  # first wait, longest wait
 CONNECT_TIMEOUT_MS: Final = 1000
 
+# Plain numbers: pyzmq's own are enums, and each operation on one costs as much as a send.
+_NOW: Final = int(zmq.NOBLOCK)
+_NOW_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+_POLLOUT: Final = int(zmq.POLLOUT)
+
 _PEER_HEAD = struct.Struct("<8sI8s")  # cluster id, node id, incarnation
 _EVENT = struct.Struct("=hi")
 _WAKE = (1).to_bytes(8, sys.byteorder)  # what an eventfd takes; a pipe takes anything
@@ -78,7 +85,7 @@ def set_options(socket: zmq.Socket[bytes], *, message_bytes_max: int, hwm: int) 
 
 def _has(socket: zmq.Socket[bytes], event: int) -> bool:
     """Whether a socket is ready; also makes libzmq look at what has come in meanwhile."""
-    events = socket.getsockopt(zmq.EVENTS)
+    events = socket.getsockopt(_EVENTS)
     assert isinstance(events, int)
     return bool(events & event)
 
@@ -170,10 +177,10 @@ class _Sockets:
     def _take(self, socket: zmq.Socket[bytes], parts_max: int) -> list[zmq.Frame]:
         """Take the parts of a message up to its end; of one with too many, one more than `parts_max` comes back."""
         receive = socket.recv
-        part = receive(zmq.NOBLOCK, False)
+        part = receive(_NOW, False)
         parts = [part]
         while part.more:
-            part = receive(zmq.NOBLOCK, False)
+            part = receive(_NOW, False)
             if len(parts) <= parts_max:  # a stranger may send a million parts; one too many is enough to know
                 parts.append(part)
         return parts
@@ -186,9 +193,9 @@ class _Sockets:
         try:
             for taken in range(BATCH_MAX):
                 # Asking is cheaper than being refused, and one message at a time is the rule on a quiet day.
-                if taken < 3 and not _has(socket, zmq.POLLIN):
+                if taken < 3 and not _has(socket, _POLLIN):
                     return
-                routing_id = receive(zmq.NOBLOCK)
+                routing_id = receive(_NOW)
                 parts = self._take(socket, 2)
                 if len(parts) != 2:
                     self.drop("a message of a form that is not ours")
@@ -260,7 +267,7 @@ class _Sockets:
         size = 0
         try:
             for taken in range(BATCH_MAX):
-                if taken < 3 and not _has(dealer, zmq.POLLIN):
+                if taken < 3 and not _has(dealer, _POLLIN):
                     return
                 parts = self._take(dealer, 1)
                 if len(parts) != 1:
@@ -279,7 +286,7 @@ class _Sockets:
     def _drain_monitor(self, link: _Link, happened: list[Envelope]) -> None:
         try:
             while True:
-                event, _ = _EVENT.unpack(link.monitor.recv_multipart(zmq.NOBLOCK)[0])
+                event, _ = _EVENT.unpack(link.monitor.recv_multipart(_NOW)[0])
                 connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
                 if connected != link.connected:
                     if not connected and link.drain is not None:
@@ -299,19 +306,19 @@ class _Sockets:
             return False
         dealer = link.dealer
         try:
-            dealer.send(self._head, zmq.NOBLOCK | zmq.SNDMORE)
+            dealer.send(self._head, _NOW_MORE)
         except zmq.Again:
             # libzmq may not have looked whether there is room again; being asked for its events makes it look.
-            if not _has(dealer, zmq.POLLOUT):
+            if not _has(dealer, _POLLOUT):
                 self.counts["not sent: full"] += 1
                 return False
             try:
-                dealer.send(self._head, zmq.NOBLOCK | zmq.SNDMORE)
+                dealer.send(self._head, _NOW_MORE)
             except zmq.Again:
                 self.counts["not sent: full"] += 1
                 return False
         try:
-            dealer.send(frame, zmq.NOBLOCK)
+            dealer.send(frame, _NOW)
         except zmq.Again:  # the link broke between the two parts; libzmq has dropped the first
             self.counts["not sent: no link"] += 1
             return False
@@ -468,11 +475,11 @@ class ZeroMQMailbox(_Sockets):
             self.counts["answers not sent: full"] += 1
             return False
         try:
-            send(client, zmq.NOBLOCK | zmq.SNDMORE)
+            send(client, _NOW_MORE)
             if large:
-                self._large[client].append((send(frame, zmq.NOBLOCK, copy=False, track=True), len(frame)))
+                self._large[client].append((send(frame, _NOW, copy=False, track=True), len(frame)))
             else:
-                send(frame, zmq.NOBLOCK)
+                send(frame, _NOW)
         except zmq.Again:
             self.counts["answers not sent: full"] += 1
             return False

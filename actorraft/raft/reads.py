@@ -192,6 +192,7 @@ def handle_read_index(self: RaftServer, message: ReadIndex) -> None:
     """Answer a follower's question; whoever does not lead refuses, and the follower asks again elsewhere."""
     read = WaitingRead(message.source, message.token)
     if self.state is LeaderState and message.source in self.progress:
+        self.progress[message.source].append_due = self.send_due = True  # it will wait until it knows of the commit
         start_read(self, read)
     else:
         finish_read(self, read)

@@ -6,7 +6,7 @@ that was proposed in one batch of events leaves in one AppendEntries per followe
 Source:     Raft §5.3 (replication, consistency check), §5.4.2 (commitment), Figure 2 (AppendEntries).
 Invariant:  commit_index never falls, never passes what was verified; only an own-term entry is committed by counting.
 Differs:    successes to one leader that wait for the same write are merged into the last of them; a leader with
-            nothing new to send still tells a new commit index at once.
+            nothing new to send tells a new commit index at once, or, with `commit_along`, when the driver says so.
 Not here:   the states of a follower (progress.py), snapshots (snapshots.py).
 """
 
@@ -73,6 +73,18 @@ def broadcast_heartbeat(self: RaftServer) -> None:
     self.send_due = True
 
 
+def tell_commit(self: RaftServer) -> None:
+    """Let followers know of a commit index that no append has told them meanwhile."""
+    for progress in self.progress.values():
+        if progress.state is REPLICATE and self.commit_is_news(progress):
+            progress.append_due = self.send_due = True
+
+
+def commit_is_news(self: RaftServer, progress: Progress) -> bool:
+    """Whether a follower that replicates could commit more than it was told."""
+    return min(self.commit_index, progress.next_index - 1) > progress.commit_sent
+
+
 def flush(self: RaftServer) -> None:
     """Build the messages that the leader's state calls for."""
     if not self.send_due:
@@ -97,7 +109,7 @@ def feed(self: RaftServer, peer_id: int, progress: Progress, slices: Slices) -> 
         last_index = log.last_index
         while progress.next_index <= last_index and progress.window_open:
             self.send_append(peer_id, progress, slices)
-        if progress.append_due or min(self.commit_index, progress.next_index - 1) > progress.commit_sent:
+        if progress.append_due or (not self.commit_along and self.commit_is_news(progress)):
             self.send_append(peer_id, progress, None)
     elif progress.state is PROBE:
         if not progress.probe_sent:
@@ -184,6 +196,7 @@ def maybe_commit(self: RaftServer, hint_index: int | None = None) -> None:
     if index > self.commit_index and self.log.term_at(index) == self.current_term:
         self.commit_to(index)
         self.send_due = True
+        self.commit_untold = self.commit_along
         self.after_leader_commit()
 
 

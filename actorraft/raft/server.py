@@ -68,6 +68,7 @@ class RaftServer:
         hard_state: HardState | None = None,
         snapshot_id: EntryId = NO_ENTRY,
         noop: bool = True,
+        commit_along: bool = False,
     ) -> None:
         """Start as a follower with what the disk holds, or with nothing.
 
@@ -80,12 +81,16 @@ class RaftServer:
             hard_state: as recovered.
             snapshot_id: last entry inside the newest snapshot; the machine must be in that state.
             noop: whether a new leader appends an empty entry (§8); without, older entries wait for a proposal.
+            commit_along: tell followers of a new commit index with the next append, not at once; the driver is to see
+                to `commit_untold`, for there may be no next append.
         """
         # Who and how
         self.node_id = node_id
         self.config = RaftConfig() if config is None else config
         self.draw = draw
         self.noop = noop
+        self.commit_along = commit_along
+        self.commit_untold = False  # since the last commit, with `commit_along`; set here, cleared by the driver
 
         # Figure 2, persistent state on all servers
         hard_state = HardState() if hard_state is None else hard_state
@@ -383,6 +388,8 @@ class RaftServer:
     propose = replication.propose
     append_own = replication.append_own
     broadcast_heartbeat = replication.broadcast_heartbeat
+    tell_commit = replication.tell_commit
+    commit_is_news = replication.commit_is_news
     flush = replication.flush
     feed = replication.feed
     send_append = replication.send_append

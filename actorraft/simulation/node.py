@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from actorraft import codec
 from actorraft.control import ClientEvent, Event, MessageEvent, RaftControl, TickEvent
 from actorraft.errors import StorageFailed
-from actorraft.executor import Done, Executor, InlineExecutor, Work
+from actorraft.executor import Apply, Done, Executor, InlineExecutor, Work
 from actorraft.logtime import Ticks
 from actorraft.raft.messages import AppendEntriesResponse, Configuration, HardState, LogEntry, Message
 from actorraft.raft.server import RaftServer
@@ -93,7 +93,8 @@ class DelayedExecutor:
             return
         spent_us = node.spent_us
         try:
-            self.done.append(self.executor.run(self.queue.popleft()))
+            work = self.queue.popleft()
+            self.done.append(self.executor.run(work))
         except SimulatedCrash:
             node.crash("at an effect of its executor")
             return
@@ -105,7 +106,8 @@ class DelayedExecutor:
             node.world.after(self.cost_us(), self.run, None)
         else:
             self.busy = False
-        node.wake()
+        if type(work) is not Apply or not work.quiet:
+            node.wake()
 
     def poll(self) -> list[Done]:
         """Return what is done."""
@@ -162,6 +164,7 @@ class SimNode:
             config=world.config,
             configuration=self.founding,
             rng=random.Random(self.rng.getrandbits(64)),
+            commit_along=True,
         )
         self.server = self.control.server
         self._watch_reads(self.server)
@@ -288,7 +291,7 @@ class SimNode:
     def _plan_wake(self) -> None:
         """See to it that the next tick, and what is urgent, finds this node awake."""
         assert self.control is not None
-        wait_us = int(self.ticks.wait_s(self.control.urgent_at_s) / self.clock.rate * 1e6) + 1
+        wait_us = int(self.ticks.wait_s(self.control.due_s) / self.clock.rate * 1e6) + 1
         self._wake_at(max(self.world.now_us + self.spent_us + wait_us, self.busy_until_us))
 
     def process(self, batch: list[Event]) -> None:
@@ -319,7 +322,7 @@ class SimNode:
         except Exception as error:
             raise InvariantViolation("no error", f"node {self.node_id}: {type(error).__name__}: {error}") from error
         self.busy_until_us = world.now_us + self.spent_us
-        if self.wake_us < 0 or control.urgent_at_s is not None:
+        if self.wake_us < 0 or control.due_s is not None:
             self._plan_wake()
         self.spent_us = 0
 

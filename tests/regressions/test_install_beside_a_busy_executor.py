@@ -8,7 +8,7 @@ from actorraft import codec, executor
 from actorraft.control import ClientEvent, MessageEvent, RaftControl
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.config import RaftConfig
-from actorraft.raft.messages import AppendEntries, Configuration, EntryId, InstallSnapshot, LogEntry
+from actorraft.raft.messages import AppendEntries, Configuration, EntryId, InstallSnapshot, LogEntry, ReadIndexResponse
 from actorraft.storage.memory import MemoryStorage
 
 MEMBERS = Configuration(voters=frozenset({0, 1, 2}), next_node_id=3)
@@ -109,20 +109,27 @@ def ask_for_snapshot(request_id: int = 7) -> ClientEvent:
     return ClientEvent("operator", codec.encode(codec.Admin(request_id, "snapshot", {})))
 
 
-def test_a_snapshot_asked_for_in_the_batch_that_installs_a_later_one_is_not_begun() -> None:
+def leader_said(control: RaftControl) -> list[MessageEvent]:
+    """What a node waits for before it takes a snapshot that was asked for: how far it must be."""
+    return [MessageEvent(ReadIndexResponse(0, 1, 1, token, 9)) for token in control.server.forwarded_reads]
+
+
+def test_a_snapshot_that_may_begin_in_the_batch_that_installs_a_later_one_is_not_begun() -> None:
     """The core has cut its log already, the disk has not: the entry to take a snapshot at is gone from the log."""
     clients = Clients()
     control, storage, machine = follower(clients)
     machine.done.append(executor.Applied(9, [], 0.0, None, []))
 
-    control.process_events([chunk(30, b"state at 30"), ask_for_snapshot()])
+    control.process_event(ask_for_snapshot(7))
+    control.process_events([chunk(30, b"state at 30"), *leader_said(control)])
 
     assert not any(isinstance(work, executor.TakeSnapshot) for work in machine.work)
     assert control.server.snapshot_id == EntryId(1, 30)
     assert storage.open_snapshot().read() == b"state at 30"
-    assert clients.replies == [("operator", codec.AdminReply(7, "", -1))]  # answered, not left waiting
+    assert clients.replies == [("operator", codec.AdminReply(7, "", 30))]  # answered, not left waiting
 
     control.process_event(ask_for_snapshot(8))
+    control.process_events(leader_said(control))
 
     assert clients.replies[1:] == [("operator", codec.AdminReply(8, "", 30))]
 
@@ -132,6 +139,8 @@ def test_a_snapshot_is_not_begun_beside_one_that_is_being_taken_and_both_askers_
     control, _, machine = follower(clients)
 
     control.process_events([ask_for_snapshot(7), ask_for_snapshot(8)])
+    assert not any(isinstance(work, executor.TakeSnapshot) for work in machine.work)
+    control.process_events(leader_said(control))
 
     [take] = [work for work in machine.work if isinstance(work, executor.TakeSnapshot)]
     assert clients.replies == []

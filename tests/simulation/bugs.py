@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 
 from actorraft import codec
-from actorraft import executor as executor_module
 from actorraft.control import RaftControl
 from actorraft.errors import StorageFailed
 from actorraft.executor import Executor
@@ -574,7 +573,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
     def hasty(self: RaftControl, token: int, index: int) -> None:
         waiting = self._reads.pop(token, None)
         if waiting is not None:
-            self.executor.submit(executor_module.Read(*waiting))
+            self._serve(*waiting)
 
     patch.setattr(RaftControl, "_on_read_state", hasty)
 

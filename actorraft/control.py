@@ -24,12 +24,13 @@ from typing import Any, NamedTuple
 
 from actorraft import codec, executor
 from actorraft.checks import Checked, Schedule
+from actorraft.chunks import SnapshotChunks
 from actorraft.clock import SystemClock
 from actorraft.errors import NoRoom, StorageFailed, Unavailable
 from actorraft.executor import ExecutorPort, LogOnly, Restore
 from actorraft.logtime import LogTime, Ticks
 from actorraft.metrics import Metrics
-from actorraft.ports import Clients, Clock, SnapshotWriter, Storage
+from actorraft.ports import Clients, Clock, Storage
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import NotLeader, ProposalRefused, RaftError
 from actorraft.raft.log import RaftLog
@@ -42,9 +43,6 @@ logger = logging.getLogger("actorraft")
 
 CLIENTS_MAX = 10_000  # clients that are told of leader changes; the least recently seen are forgotten first
 COMMIT_TOLD_S = 0.001  # after a commit, if no append has told followers of it by then
-
-
-# --- Events ---
 
 
 class MessageEvent(NamedTuple):
@@ -109,8 +107,7 @@ class RaftControl:
         configuration: the members of a new cluster; by default this node and its peers, all voters.
         rng: the source of election timeouts.
         noop: whether a new leader appends an empty entry (§8); off only for simulations of the paper's figures.
-        commit_along: whether followers hear of a commit with the next append, or a millisecond later; a message of its
-            own at once would cost a busy cluster as much as a command.
+        commit_along: tell followers of a commit with the next append or a millisecond later, not at once, at its price.
     """
 
     def __init__(
@@ -169,8 +166,7 @@ class RaftControl:
         if snapshot is not None:
             self.executor.submit(Restore.newest(snapshot_id.index, self.storage))
         self._snapshot_running, self._snapshot_pause_s = False, 0.0  # how long the last one kept commands waiting
-        self._receiving: dict[EntryId, SnapshotWriter] = {}  # snapshots that arrive chunk by chunk, and
-        self._received: set[EntryId] = set()  # those of them that are complete
+        self._chunks = SnapshotChunks(self.storage, self.config.snapshot_chunk_bytes)
         self._pending: dict[int, Any] = {}  # index of an entry -> the client that waits for its result
         self._futures: dict[int, tuple[int, Future[int]]] = {}  # index -> (term, future)
         self._campaigns: list[Future[int]] = []
@@ -241,9 +237,7 @@ class RaftControl:
     @property
     def due_s(self) -> float | None:
         """When `process_events` must be called at the latest, by the clock; None if any time will do."""
-        if self._tell_at_s is None or self.urgent_at_s is None:
-            return self._tell_at_s if self.urgent_at_s is None else self.urgent_at_s
-        return min(self._tell_at_s, self.urgent_at_s)
+        return min((at_s for at_s in (self._tell_at_s, self.urgent_at_s) if at_s is not None), default=None)
 
     # --- Out: the order of effects ---
 
@@ -275,7 +269,7 @@ class RaftControl:
 
     def _persist(self, ready: Ready) -> None:
         for chunk in ready.snapshot_chunks:
-            self._write_chunk(chunk)
+            self._chunks.write(chunk)
         if ready.install is not None:
             self._install(ready.install)
         if ready.hard_state is not None or ready.entries_from >= 0:
@@ -288,11 +282,10 @@ class RaftControl:
 
     def _send(self, message: Message) -> None:
         if type(message) is InstallSnapshot:
-            snapshot_id = EntryId(message.snapshot_term, message.snapshot_index)
-            chunk = self.storage.read_snapshot(snapshot_id, message.offset, self.config.snapshot_chunk_bytes)
-            if chunk is None:
+            filled = self._chunks.fill(message)
+            if filled is None:
                 return  # compacted past it meanwhile; the core sends its newest one when this stays unanswered
-            message = message._replace(data=chunk[0], done=chunk[1])
+            message = filled
         elif type(message) is AppendEntries and message.entries:
             self.metrics.sent(len(message.entries))
         self.net.send(message)
@@ -425,8 +418,7 @@ class RaftControl:
             self._ask_index(client, query, lease=query.consistency == "lease")
 
     def _ask_index(self, client: Any, request: codec.Query | codec.Admin, *, lease: bool) -> None:
-        token = self._next_token
-        self._next_token += 1
+        token, self._next_token = self._next_token, self._next_token + 1
         self._reads[token] = (client, request)
         self.server.read_index(token, lease=lease)
 
@@ -537,21 +529,8 @@ class RaftControl:
             self._reply(client, codec.AdminReply(request_id, error, self._snapshot_index))
         self._snapshot_waiters.clear()
 
-    def _write_chunk(self, chunk: InstallSnapshot) -> None:
-        snapshot_id = EntryId(chunk.snapshot_term, chunk.snapshot_index)
-        if chunk.offset == 0:
-            for unfinished in self._receiving.keys() - self._received:
-                self._receiving.pop(unfinished).abort()
-            self._receiving[snapshot_id] = self.storage.begin_snapshot(snapshot_id, chunk.configuration)
-        self._receiving[snapshot_id].write(chunk.data)
-        if chunk.done:
-            self._received.add(snapshot_id)
-
     def _install(self, snapshot_id: EntryId) -> None:
-        self.storage.reset_log(self._receiving.pop(snapshot_id).commit())
-        for older in self._received - {snapshot_id}:
-            self._receiving.pop(older).abort()  # two came in one batch
-        self._received.clear()
+        self._chunks.install(snapshot_id)
         self._handed_index = self._snapshot_index = snapshot_id.index
         self._log_bytes = 0
         self.executor.submit(Restore.newest(snapshot_id.index, self.storage))
@@ -572,7 +551,7 @@ class RaftControl:
                     self._ask_index(client, request, lease=False)
                     return
                 case "read_snapshot":
-                    value = self._read_newest_snapshot(request.arguments["offset"])
+                    value = self._chunks.read(self.server.snapshot_id, request.arguments["offset"])
                 case "endpoints":
                     value = self.client_endpoints
                 case "digest":
@@ -588,20 +567,9 @@ class RaftControl:
             error = str(problem) or type(problem).__name__
         self._reply(client, codec.AdminReply(request.request_id, error, value))
 
-    def _read_newest_snapshot(self, offset: int) -> list[Any]:
-        """Return [term, index, a chunk from `offset` on, whether it is the last] for somebody who copies it."""
-        if type(offset) is not int or not 0 <= offset < 1 << 62:
-            raise ValueError(f"an offset is a whole number, 0 or more, not {offset!r}")
-        term, index = self.server.snapshot_id
-        chunk = self.storage.read_snapshot(EntryId(term, index), offset, self.config.snapshot_chunk_bytes)
-        if chunk is None:
-            raise ProposalRefused("there is no snapshot now")
-        return [term, index, *chunk]
-
     def status(self) -> dict[str, Any]:
         """Return this node's view of itself and its cluster, as plain data."""
-        server = self.server
-        configuration = server.configuration
+        server, configuration = self.server, self.server.configuration
         return {
             "id": self.node_id,
             "state": server.state.name.removesuffix("State").lower(),

@@ -81,16 +81,13 @@ class RaftServer:
             hard_state: as recovered.
             snapshot_id: last entry inside the newest snapshot; the machine must be in that state.
             noop: whether a new leader appends an empty entry (§8); without, older entries wait for a proposal.
-            commit_along: tell followers of a new commit index with the next append, not at once; the driver is to see
-                to `commit_untold`, for there may be no next append.
+            commit_along: tell of a new commit index with the next append, not at once; see `commit_untold`.
         """
         # Who and how
         self.node_id = node_id
         self.config = RaftConfig() if config is None else config
         self.draw = draw
-        self.noop = noop
-        self.commit_along = commit_along
-        self.commit_untold = False  # since the last commit, with `commit_along`; set here, cleared by the driver
+        self.noop, self.commit_along = noop, commit_along
 
         # Figure 2, persistent state on all servers
         hard_state = HardState() if hard_state is None else hard_state
@@ -162,6 +159,7 @@ class RaftServer:
         self.handlers = self.make_handlers()
 
     election_timeout: int  # ticks, drawn from [n, 2n)
+    commit_untold = False  # set with `commit_along`; the driver clears it, and calls `tell_commit` soon
 
     def __repr__(self) -> str:
         return (

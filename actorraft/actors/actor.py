@@ -11,6 +11,7 @@ Process:    one loop, one thread; a ROUTER that all senders' DEALERs are connect
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
@@ -36,10 +37,13 @@ logger = logging.getLogger("actorraft")
 TELL: Final = 0
 ASK: Final = 1
 STOP: Final = 2
+READ: Final = 3  # the sender has read the last answers
+
+LAST: Final = -1  # the number of what is no answer, but says that no more will come
 FRAME_BYTES_MAX: Final = 64 << 20
 FLUSH_S: Final = 0.001  # answers wait for each other no longer than this
 AGAIN_S: Final = 0.005  # when to try again with a sender that does not read
-FAREWELL_S: Final = 1.0  # how long the last answers of a stopped actor may take to leave
+FAREWELL_S: Final = 1.0  # how long the last answers of a stopped actor may take to be read
 
 _decode = msgspec.msgpack.Decoder(list[tuple[int, int, bytes]]).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -123,8 +127,8 @@ def run_actor(context: ChildContext, spec: ActorSpec) -> None:
         loop.run()
         actor.on_stop()
     finally:
-        loop.flush()
-        mailbox.close(linger_s=FAREWELL_S)
+        loop.farewell()
+        mailbox.close()
 
 
 class _Sender:
@@ -237,6 +241,22 @@ class _Loop:
                 batch.append(answer)
                 size += len(answer[2])
             self._send(sender_id, sender, batch)
+
+    def farewell(self) -> None:
+        """Send the last answers and wait, not for ever, until they are read: a link that ends drops what is unread."""
+        self.flush()
+        until_s = time.monotonic() + FAREWELL_S
+        last = [(LAST, True, b"")]
+        senders = {
+            sender_id
+            for sender_id, sender in self._senders.items()
+            if self._mailbox.try_send_client(sender_id, _encode((sender.taken, last)))
+        }
+        while senders and (wait_s := until_s - time.monotonic()) > 0:
+            for kind, sender_id, frame in self._mailbox.wait(wait_s):
+                with contextlib.suppress(msgspec.DecodeError):
+                    if kind == Kinds.CLIENT and any(message[0] == READ for message in _decode(frame)):
+                        senders.discard(sender_id)
 
     def _send(self, sender_id: bytes, sender: _Sender, batch: list[tuple[int, bool, bytes]]) -> None:
         sent = self._mailbox.try_send_client(sender_id, _encode((sender.taken, batch)))

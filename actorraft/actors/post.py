@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from actorraft.actors import pickles
-from actorraft.actors.actor import FRAME_BYTES_MAX, STOP, load_error
+from actorraft.actors.actor import FRAME_BYTES_MAX, LAST, READ, STOP, load_error
 from actorraft.actors.mailbox import Kinds
 from actorraft.actors.records import UP, Exit, Record, read_record, record_file
 from actorraft.errors import ActorDead, ActorRaftError, MailboxFull, OutcomeUnknown, UsageError
@@ -252,6 +252,9 @@ class Post:
         results: list[tuple[ResultFuture[Any], Any]] = []
         failures: list[tuple[ResultFuture[Any], BaseException]] = []
         for number, ok, data in answers:
+            if number == LAST:
+                self._channel.send(box.endpoint, _encode([(READ, 0, b"")]))  # what came before it is read
+                continue
             future = box.asks.pop(number, None)
             if future is None:
                 continue

@@ -13,6 +13,8 @@ Threads:    an Encoder may be used by any.
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
 import functools
 import io
 import pickle
@@ -27,7 +29,7 @@ import cloudpickle.cloudpickle as cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
 from actorraft import byvalue
-from actorraft.byvalue import CodePickler, Ref, fingerprint_of
+from actorraft.byvalue import HEAP_TYPE, PROTOCOL, CodePickler, Ref, fingerprint_of
 from actorraft.canonical import SCALARS
 from actorraft.definitions import BY_VALUE, check_python, mark_by_value
 from actorraft.errors import (
@@ -66,6 +68,7 @@ class Encoder:
         self._lock = threading.RLock()
         self._instances: set[type] = set()
         self._plain: set[Any] = set()
+        self._flat: set[type] = set()  # types whose instances are their __dict__ and nothing else
         self._sent: dict[int, tuple[Any, Ref]] = {}  # by id; the object is kept, so that its id stays its own
         self._current: dict[Name, bytes] = {}  # plain name -> fingerprint that the nodes have under it
         self._idle: list[_CommandPickler] = []  # picklers with their buffers, for reuse; append and pop are atomic
@@ -101,6 +104,10 @@ class Encoder:
 
     def dumps(self, value: Any) -> bytes:
         """Pickle a value, defining what the nodes need first."""
+        kind = type(value)
+        if kind in self._flat and kind in self._plain and SCALARS.issuperset(map(type, vars(value).values())):
+            with contextlib.suppress(Exception):  # what was known of its class is so no longer
+                return pickle.dumps(value, PROTOCOL)  # nothing in it needs a look: half the time
         try:
             pickler = self._idle.pop()
         except IndexError:
@@ -116,6 +123,8 @@ class Encoder:
         else:
             data = pickler.take()
         self._idle.append(pickler)
+        if kind in self._plain and _is_flat(kind):
+            self._flat.add(kind)
         return data
 
     def _dump_anew(self, value: Any, first: Exception) -> bytes:
@@ -175,6 +184,18 @@ class Encoder:
                 self._current[ref.name] = ref.fingerprint
                 if before is not None and before != ref.fingerprint:
                     self._plain.clear()  # holds what had this name before
+
+
+def _is_flat(kind: type) -> bool:
+    """Whether pickle takes an instance apart into its class and its `__dict__`, and asks nobody how."""
+    asked = ("__reduce__", "__reduce_ex__", "__getstate__")
+    own = ("__getnewargs__", "__getnewargs_ex__", "__slots__")
+    return (
+        all(getattr(kind, name, None) is getattr(object, name) for name in asked)
+        and not any(name in vars(each) for each in kind.__mro__[:-1] for name in own)
+        and all(each.__flags__ & HEAP_TYPE for each in kind.__mro__[:-1])
+        and kind not in copyreg.dispatch_table
+    )
 
 
 class _Chunks:

@@ -82,6 +82,34 @@ def test_a_command_of_an_importable_class_goes_by_name(sent: tuple[Encoder, list
 # --- What is refused -------------------------------------------------------------------------------------------------
 
 
+class Tally(dict[str, int]):
+    pass
+
+
+class Boxed:
+    def __init__(self, inside: Any) -> None:
+        self.inside = inside
+
+    def __getstate__(self) -> Any:
+        return {"inside": [self.inside]}
+
+
+def test_plain_instances_go_the_short_way_and_others_never_do(sent: tuple[Encoder, list[bytes]]) -> None:
+    """The second of a kind may take the short way; what comes out is the same as from the first."""
+    encoder, _ = sent
+    tally = Tally(a=1)
+    tally.note = "kept"  # type: ignore[attr-defined]
+    for value in (Put("k", b"v"), Put("k", 1.5), tally, Boxed(3)):
+        first, second = encoder.dumps(value), encoder.dumps(value)
+        assert pickle.loads(first) == pickle.loads(second) or vars(pickle.loads(second)) == {"inside": [3]}
+        assert vars(pickle.loads(first)) == vars(pickle.loads(second))
+    assert encoder._flat == {Put}
+    by_value = encoder.dumps(Put("k", lambda: 7))  # what is inside is looked at each time
+    assert by_value != encoder.dumps(Put("k", 7))
+    definitions = Definitions()
+    assert definitions.loads(by_value).value() == 7
+
+
 def test_what_cannot_be_pickled_is_named_with_the_reason(sent: tuple[Encoder, list[bytes]]) -> None:
     encoder, _ = sent
     lock = threading.Lock()

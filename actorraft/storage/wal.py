@@ -47,10 +47,10 @@ SUFFIX = ".wal"
 LOST_SUFFIX = ".lost"
 MARK_NAME = "mark"
 EMPTY_SEGMENT_BYTES = records.SEGMENT_HEADER_BYTES + records.BATCH_HEADER_BYTES + records.START_BYTES
-WAY_OUT = (
-    "Acknowledged data is damaged or missing, so the node does not start. Remove it from its cluster and add a new "
-    "one; or, to give up whatever cannot be read, open the store with accept_loss=True"
+ONLY_WAY_OUT = (
+    "Acknowledged data is damaged or missing, so the node does not start. Remove it from its cluster and add a new one"
 )
+WAY_OUT = ONLY_WAY_OUT + "; or, to give up whatever cannot be read, open the store with accept_loss=True"
 
 
 @dataclass
@@ -80,9 +80,10 @@ def segment_paths(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if path.suffix == SUFFIX)
 
 
-def damage(path: Path, offset: int, index: int, what: str) -> CorruptionError:
+def damage(path: Path, offset: int, index: int, what: str, *, nothing_read: bool = False) -> CorruptionError:
     """Return an error that names the place, what is wrong there, and the way out."""
-    return CorruptionError(f"{path}, offset {offset}, log index {index}: {what}. {WAY_OUT}.")
+    way_out = ONLY_WAY_OUT if nothing_read else WAY_OUT
+    return CorruptionError(f"{path}, offset {offset}, log index {index}: {what}. {way_out}.")
 
 
 class LogReader:
@@ -101,7 +102,7 @@ class LogReader:
         self.mark = records.decode_mark(mark_path.read_bytes()) if mark_path.exists() else None
         paths = segment_paths(self.directory)
         if not paths:
-            raise damage(self.directory, 0, 0, "the log has no segment")
+            raise damage(self.directory, 0, 0, "the log has no segment", nothing_read=True)
         for path in paths:
             self._read_segment(path, last=path is paths[-1])
         if not scan.image.complete:
@@ -179,7 +180,7 @@ class LogReader:
         scan.torn_bytes = len(tail)
 
     def _damage(self, path: Path, offset: int, what: str) -> CorruptionError:
-        return damage(path, offset, self.scan.image.next_index, what)
+        return damage(path, offset, self.scan.image.next_index, what, nothing_read=not self.scan.segments)
 
 
 def segment_name(first_sequence: int) -> str:

@@ -123,6 +123,16 @@ def test_a_refusal_names_file_offset_index_and_the_way_out(written: Written) -> 
         assert part in str(error)
 
 
+def test_a_log_of_which_nothing_can_be_read_does_not_offer_to_go_on_with_what_can(written: Written) -> None:
+    name = written.segments()[0]
+    error = written.damaged(name, b"\xff" + written.tree[name][1:])
+    assert isinstance(error, CorruptionError)
+    assert "add a new one" in str(error)
+    assert "accept_loss" not in str(error)
+    with pytest.raises(CorruptionError):
+        held_at(written.path, accept_loss=True)
+
+
 def test_a_segment_of_another_store_is_refused(written: Written, tmp_path: Path) -> None:
     other = Written(tmp_path / "other")
     name = written.segments()[0]

@@ -21,7 +21,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
@@ -294,7 +294,7 @@ class Client(Generic[M]):
         return self.wait_for_leader(timeout)
 
     def take_snapshot(self, *, timeout: float = 60.0) -> dict[int, int]:
-        """Compact now, on every node that can be reached.
+        """Compact now, on every node that can be reached; on the leader last, so that it need not share the machine.
 
         Returns:
             node id -> index of its snapshot's last entry.
@@ -302,10 +302,16 @@ class Client(Generic[M]):
         Raises:
             ActorRaftError: the machine's `snapshot` raised, or the disk refused; nothing is lost, the log goes on.
         """
-        asked = {node_id: self._admin(node_id, "snapshot", {}, timeout) for node_id in sorted(self._endpoints)}
+        leader = self._session.leader
+        others = sorted(self._endpoints.keys() - {leader})
+        asked = {node_id: self._admin(node_id, "snapshot", {}, timeout) for node_id in others}
+        if leader is not None:
+            until_s = time.monotonic() + timeout
+            wait(asked.values(), timeout=timeout / 2)  # one that is stuck has the leader wait no longer than that
+            asked[leader] = self._admin(leader, "snapshot", {}, until_s - time.monotonic())
         taken: dict[int, int] = {}
         failed: list[str] = []
-        for node_id, future in asked.items():
+        for node_id, future in sorted(asked.items()):
             try:
                 taken[node_id] = future.result()
             except _NodeRefused as error:

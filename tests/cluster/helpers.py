@@ -74,6 +74,11 @@ def follower_of(cluster: Cluster[Any]) -> int:
     return next(node_id for node_id in cluster.nodes if node_id != leader)
 
 
+def _hear_ctrl_c() -> None:
+    """As at a terminal: what a shell starts in the background ignores SIGINT, and so would what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Script:
     """A Python program that runs beside the test, with a temporary directory and a mark of its own."""
 
@@ -91,6 +96,7 @@ class Script:
             text=True,
             env=environment,
             cwd=cwd,
+            preexec_fn=_hear_ctrl_c,
         )
         if stdin is not None:
             assert self.process.stdin is not None

@@ -316,14 +316,22 @@ class World:
                 raise InvariantViolation("serials and log time", f"node {node.node_id}: {machine.complaints[0]}")
             self._judge_log_time(machine)
         self._judge_ledger(machines[0].applied)
-        for call in self.must_succeed:
-            expired = call.outcome == "unknown" and self.config.session_expiry_s < CONVERGE_S  # silent for too long
-            if call.outcome != "ok" and not expired:
-                raise InvariantViolation("service", f"after the mending a call failed: {call.operation}")
+        self._judge_service(leader.server.configuration.members)
         verdict = check_history(call.operation for call in self.calls)
         if verdict.violations:
             raise InvariantViolation("linearizability", str(verdict.violations[0]))
         self.undecided = len(verdict.undecided)
+
+    def _judge_service(self, members: frozenset[int]) -> None:
+        """Once everything is mended, every call succeeds."""
+        # A removed node that was never told campaigns for ever (§6). Where both defences are off, it may fail any call.
+        removed = any(node.up for node_id, node in self.nodes.items() if node_id not in members)
+        if removed and not (self.config.pre_vote or self.config.check_quorum):
+            return
+        for call in self.must_succeed:
+            expired = call.outcome == "unknown" and self.config.session_expiry_s < CONVERGE_S  # silent for too long
+            if call.outcome != "ok" and not expired:
+                raise InvariantViolation("service", f"after the mending a call failed: {call.operation}")
 
     def _judge_log_time(self, machine: SimHost) -> None:
         """Log time may run with the leaders' monotonic clocks, never with their wall clocks."""

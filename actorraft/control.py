@@ -328,8 +328,8 @@ class RaftControl:
                 self._snapshot_running, self._snapshot_pause_s = False, held_up_s
                 if meta.snapshot_id.index > self._snapshot_index:
                     self._snapshot_index, self._snapshot_bytes = meta.snapshot_id.index, meta.size_bytes
-                    trailing = self.config.trailing_entries
-                    self.storage.compact(self.server.snapshot_taken(*meta[:2], trailing))
+                    id_, members, trailing = meta.snapshot_id, meta.configuration, self.config.trailing_entries
+                    self.storage.compact(self.server.snapshot_taken(id_, members, trailing))
                     self.observe("snapshot", meta.snapshot_id.index)
                 self._answer_snapshot_waiters("")
             case executor.SnapshotFailed(reason):

@@ -72,9 +72,8 @@ class MachineHost:
         self._definitions = definitions or Definitions()
         self._dumps = self._definitions.dumps
         self._context: CommandContext | None = None
-        self.before_object: Callable[[], None] | None = (
-            None  # called before a command that may do anything to the state
-        )
+        # Called before a command that may do anything to the state.
+        self.before_object: Callable[[], None] | None = None
         self._objects_only = False
         self._adopt(self._build())
         self._check_snapshots()

@@ -68,7 +68,7 @@ class Encoder:
         self._lock = threading.RLock()
         self._instances: set[type] = set()
         self._plain: set[Any] = set()
-        self._flat: set[type] = set()  # types whose instances are their __dict__ and nothing else
+        self._flat: dict[type, bool] = {}  # whether the instances of a plain class are their __dict__ and nothing else
         self._sent: dict[int, tuple[Any, Ref]] = {}  # by id; the object is kept, so that its id stays its own
         self._current: dict[Name, bytes] = {}  # plain name -> fingerprint that the nodes have under it
         self._idle: list[_CommandPickler] = []  # picklers with their buffers, for reuse; append and pop are atomic
@@ -105,7 +105,7 @@ class Encoder:
     def dumps(self, value: Any) -> bytes:
         """Pickle a value, defining what the nodes need first."""
         kind = type(value)
-        if kind in self._flat and kind in self._plain and SCALARS.issuperset(map(type, vars(value).values())):
+        if self._flat.get(kind) and kind in self._plain and SCALARS.issuperset(map(type, vars(value).values())):
             with contextlib.suppress(Exception):  # what was known of its class is so no longer
                 return pickle.dumps(value, PROTOCOL)  # nothing in it needs a look: half the time
         try:
@@ -123,8 +123,8 @@ class Encoder:
         else:
             data = pickler.take()
         self._idle.append(pickler)
-        if kind in self._plain and _is_flat(kind):
-            self._flat.add(kind)
+        if kind in self._plain and kind not in self._flat:
+            self._flat[kind] = _is_flat(kind)
         return data
 
     def _dump_anew(self, value: Any, first: Exception) -> bytes:

@@ -244,19 +244,23 @@ class _Loop:
 
     def farewell(self) -> None:
         """Send the last answers and wait, not for ever, until they are read: a link that ends drops what is unread."""
-        self.flush()
         until_s = time.monotonic() + FAREWELL_S
-        last = [(LAST, True, b"")]
-        senders = {
-            sender_id
-            for sender_id, sender in self._senders.items()
-            if self._mailbox.try_send_client(sender_id, _encode((sender.taken, last)))
-        }
-        while senders and (wait_s := until_s - time.monotonic()) > 0:
-            for kind, sender_id, frame in self._mailbox.wait(wait_s):
+        reading: set[bytes] = set()
+        while True:
+            self.flush()
+            for sender_id in self._senders.keys() - reading - self._due.keys():
+                last = _encode((self._senders[sender_id].taken, [(LAST, True, b"")]))
+                sent = self._mailbox.try_send_client(sender_id, last)
+                if sent:
+                    reading.add(sender_id)
+                elif sent is None:
+                    del self._senders[sender_id]
+            if not self._senders or time.monotonic() >= until_s:
+                return
+            for kind, sender_id, frame in self._mailbox.wait(AGAIN_S):
                 with contextlib.suppress(msgspec.DecodeError):
                     if kind == Kinds.CLIENT and any(message[0] == READ for message in _decode(frame)):
-                        senders.discard(sender_id)
+                        self._senders.pop(sender_id, None)
 
     def _send(self, sender_id: bytes, sender: _Sender, batch: list[tuple[int, bool, bytes]]) -> None:
         sent = self._mailbox.try_send_client(sender_id, _encode((sender.taken, batch)))

@@ -282,6 +282,12 @@ def test_startup_runs_and_says_what_an_idle_node_holds(tmp_path: Path) -> None:
     assert 10 << 20 < rows["close() of 3"]["idle_node_bytes"] < 40 << 20
 
 
+def test_steps_shows_what_each_step_costs() -> None:
+    shown = run("benchmarks.steps", "--commands", "8")
+    for step in ("a call to bytes", "a future: made, resolved, looked at", "a call applied: session, machine, result"):
+        assert step in shown
+
+
 def test_a_log_made_by_hand_is_one_that_a_client_could_have_made() -> None:
     register, *commands = recovery.single_commands(7, 2, 3, 5)
     assert codec.decode_request(codec.unstamp(register.item)[1]) == codec.Register(7)

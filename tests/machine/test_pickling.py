@@ -103,7 +103,7 @@ def test_plain_instances_go_the_short_way_and_others_never_do(sent: tuple[Encode
         first, second = encoder.dumps(value), encoder.dumps(value)
         assert pickle.loads(first) == pickle.loads(second) or vars(pickle.loads(second)) == {"inside": [3]}
         assert vars(pickle.loads(first)) == vars(pickle.loads(second))
-    assert encoder._flat == {Put}
+    assert {kind for kind, flat in encoder._flat.items() if flat} == {Put}
     by_value = encoder.dumps(Put("k", lambda: 7))  # what is inside is looked at each time
     assert by_value != encoder.dumps(Put("k", 7))
     definitions = Definitions()

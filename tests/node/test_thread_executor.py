@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from actorraft import codec
-from actorraft.executor import Apply, Executor, Stopped
+from actorraft.executor import Applied, Apply, Executor, Stopped
 from actorraft.host import MachineHost
 from actorraft.node import ThreadExecutor
 from actorraft.raft.messages import LogEntry
@@ -17,6 +17,18 @@ from tests.cluster.machines import EndsTheProcess
 
 def entry(request: object) -> LogEntry:
     return LogEntry(1, codec.stamp(1.0, codec.encode(request)))
+
+
+def test_only_what_somebody_waits_for_wakes_the_loop() -> None:
+    woken = threading.Semaphore(0)
+    executor = ThreadExecutor(Executor(MachineHost(EndsTheProcess), session_expiry_s=10.0), woken.release)
+
+    executor.submit(Apply(0, [entry(codec.Register(7))], quiet=True))
+    assert not woken.acquire(timeout=0.2)
+    executor.submit(Apply(1, [entry(codec.Register(8))]))
+    assert woken.acquire(timeout=10.0)
+
+    assert [one.last_index for one in executor.poll() if isinstance(one, Applied)] == [0, 1]
 
 
 def test_nothing_is_applied_after_a_machine_that_stopped_so_its_own_reason_is_the_one_that_is_told(

@@ -361,3 +361,40 @@ def test_an_answer_that_waits_for_the_write_does_not_outlive_the_entries_it_spea
     answers = [message for message in follower.ready().messages_after_persist if message.dest == 1]
 
     assert answers == []
+
+
+# -- telling of a commit with the next append
+
+
+def test_a_leader_that_tells_commits_along_says_nothing_until_the_next_append() -> None:
+    leader = settled_leader(commit_along=True)
+    leader.commit_untold = False
+    leader.propose(b"x")
+    drain(leader)
+
+    acknowledge(leader, 1, 2)
+    assert drain(leader) == []
+    assert leader.commit_untold
+
+    leader.propose(b"y")
+    (append,) = appends_to(drain(leader), 1)
+    assert append.commit_index == leader.commit_index == leader.log.last_index - 1
+
+
+def test_a_driver_has_followers_told_where_no_append_follows_and_only_once() -> None:
+    leader = settled_leader(commit_along=True)
+    leader.propose(b"x")
+    drain(leader)
+    acknowledge(leader, 1, 2)
+    drain(leader)
+
+    leader.tell_commit()
+    told = drain(leader)
+    assert [
+        (append.dest, append.entries, append.commit_index) for append in told if isinstance(append, AppendEntries)
+    ] == [
+        (1, [], leader.commit_index),
+        (2, [], leader.commit_index),
+    ]
+    leader.tell_commit()
+    assert drain(leader) == []

@@ -35,6 +35,7 @@ def test_a_node_that_is_started_again_stays_on_its_side(raft_cluster: Spawn, how
         count = proxy.append("k", count)
     row = cluster.status()[alone]
     assert row.state != "leader"
+    assert row.commit_index == -1  # no leader has told it anything since it was started
     assert row.commit_index < cluster.status()[cluster.wait_for_leader()].commit_index - 40
     assert len(cluster.proxy(to=alone, consistency="stale", timeout=5.0).get("k")) <= 1
 

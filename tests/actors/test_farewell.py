@@ -1,0 +1,77 @@
+"""How an actor takes its leave: the last answers are read before its links end, and nobody is waited for in vain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actorraft import Actor
+from actorraft.actors import actor as module
+from actorraft.actors.actor import ASK, FAREWELL_S, LAST, READ
+from actorraft.actors.mailbox import Envelope, Kinds
+
+
+class Echo(Actor):
+    def receive(self, message: Any) -> Any:
+        return message
+
+
+class Mailbox:
+    """One sender: `sends` says what becomes of each frame to it; it reads the last one if it is to."""
+
+    def __init__(self, sends: Iterable[bool | None], reads: bool) -> None:
+        self.sends = iter(sends)
+        self.reads = reads
+        self.frames: list[list[int]] = []  # numbers of the answers in each frame that left
+        self.waiting: list[Envelope] = []
+
+    def try_send_client(self, client: bytes, frame: bytes) -> bool | None:
+        sent = next(self.sends, True)
+        if sent:
+            _, answers = module.msgspec.msgpack.decode(frame)
+            self.frames.append([number for number, _, _ in answers])
+            if self.reads and self.frames[-1] == [LAST]:
+                self.waiting.append(Envelope(Kinds.CLIENT, client, module._encode([(READ, 0, b"")])))
+        return sent
+
+    def wait(self, timeout_s: float) -> list[Envelope]:
+        waiting, self.waiting = self.waiting, []
+        if not waiting:
+            time.sleep(timeout_s)
+        return waiting
+
+
+def leave(mailbox: Mailbox) -> float:
+    """Have an actor that has answered one ask go; return how long that took, in seconds."""
+    loop = module._Loop(Echo(), mailbox, SimpleNamespace(stop_requested=False))  # type: ignore[arg-type]
+    loop._take(b"sender", ASK, 7, module.pickles.dumps("x"))
+    began_s = time.monotonic()
+    loop.farewell()
+    return time.monotonic() - began_s
+
+
+def test_it_goes_when_the_last_answers_are_read() -> None:
+    mailbox = Mailbox([], reads=True)
+    assert leave(mailbox) < FAREWELL_S
+    assert mailbox.frames == [[7], [LAST]]
+
+
+def test_answers_for_a_sender_whose_queue_is_full_are_tried_again_before_it_goes() -> None:
+    mailbox = Mailbox([False, False, True, False], reads=True)
+    assert leave(mailbox) < FAREWELL_S
+    assert mailbox.frames == [[7], [LAST]]
+
+
+@pytest.mark.parametrize("sends", [[None], [True, None]])
+def test_a_sender_that_is_gone_is_not_waited_for(sends: list[bool | None]) -> None:
+    assert leave(Mailbox(sends, reads=False)) < FAREWELL_S
+
+
+def test_a_sender_that_does_not_read_is_not_waited_for_for_ever() -> None:
+    mailbox = Mailbox([], reads=False)
+    assert FAREWELL_S <= leave(mailbox) < 10 * FAREWELL_S
+    assert mailbox.frames == [[7], [LAST]]  # said once

@@ -211,7 +211,7 @@ class RaftControl:
                 case ClientEvent(client, frame):
                     self._on_client(client, frame)
                 case TickEvent(ticks):
-                    server.tick(ticks)
+                    server.tick(ticks, asleep=ticks > self.config.heartbeat_ticks)
                     self._wake_machine()
                     self._maybe_check()
                 case DisconnectEvent(peer_id):

@@ -194,9 +194,14 @@ def maybe_commit(self: RaftServer, hint_index: int | None = None) -> None:
     match_index[self.node_id] = self.persisted_index  # a leader may count itself only for what its disk has
     index = committed_index(match_index, self.configuration.voters, self.configuration.voters_outgoing)
     if index > self.commit_index and self.log.term_at(index) == self.current_term:
+        first = self.log.term_at(self.commit_index) != self.current_term
         self.commit_to(index)
         self.send_due = True
         self.commit_untold = self.commit_along
+        if first and self.commit_along:
+            # What stopped the last leader (a command that holds its process up) may be in here, and may stop this one
+            # before it has said so; the next one would meet it as a leader too. Told now, all meet it at once.
+            self.broadcast_heartbeat()
         self.after_leader_commit()
 
 

@@ -247,8 +247,13 @@ class RaftServer:
         elif isinstance(message, ReadIndex):
             self.send_after_persist(ReadIndexResponse(node_id, source, term, message.token, -1))
 
-    def tick(self, ticks: int = 1) -> None:
-        """Let time pass. Called before a batch's other events, with the clock read after the batch was taken in."""
+    def tick(self, ticks: int = 1, *, asleep: bool = False) -> None:
+        """Let time pass. Called before a batch's other events, with the clock read after the batch was taken in.
+
+        Args:
+            ticks: how much.
+            asleep: this process did not run meanwhile, so what its peers said may still be unread.
+        """
         self.now_ticks += ticks
         self.promise_ticks = max(0, self.promise_ticks - ticks)
         if self.forwarded_reads:
@@ -256,7 +261,9 @@ class RaftServer:
         if self.state is LeaderState:
             self.tick_leader(ticks)
         else:
-            self.tick_election(ticks)
+            # Differs: a node that slept itself cannot say that its leader was silent, and counts no more than the time
+            # between two heartbeats. Else a machine that was paused as a whole would wake up to elections.
+            self.tick_election(min(ticks, self.config.heartbeat_ticks) if asleep else ticks)
 
     def tick_leader(self, ticks: int) -> None:
         """Count down to the next heartbeat and the next look at the quorum."""

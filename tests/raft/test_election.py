@@ -211,6 +211,18 @@ def test_a_leader_that_slept_looks_twice_before_it_steps_down() -> None:
     assert leader.state is FollowerState
 
 
+def test_a_follower_that_slept_does_not_take_its_own_silence_for_its_leaders() -> None:
+    """After a pause all ticks come at once, before the heartbeats that wait in the mailbox."""
+    follower = follower_of(1, term=1)
+
+    follower.tick(1000, asleep=True)
+    assert drain(follower) == []
+    for _ in range(2 * follower.config.election_timeout_ticks):  # but a dead leader is still found out
+        follower.tick(1, asleep=True)
+
+    assert any(isinstance(message, RequestVote) for message in drain(follower))
+
+
 def test_without_check_quorum_a_leader_leads_until_it_hears_of_another() -> None:
     leader = make_leader(config=RaftConfig(check_quorum=False))
 

@@ -381,6 +381,19 @@ def test_a_leader_that_tells_commits_along_says_nothing_until_the_next_append() 
     assert append.commit_index == leader.commit_index == leader.log.last_index - 1
 
 
+def test_a_new_leader_tells_its_first_commit_at_once_also_along() -> None:
+    leader = make_leader(commit_along=True)
+    drain(leader)
+
+    acknowledge(leader, 1)
+
+    told = drain(leader)
+    assert [(append.dest, append.commit_index) for append in told if isinstance(append, AppendEntries)] == [
+        (1, leader.log.last_index),
+        (2, leader.log.last_index),
+    ]
+
+
 def test_a_driver_has_followers_told_where_no_append_follows_and_only_once() -> None:
     leader = settled_leader(commit_along=True)
     leader.propose(b"x")

@@ -1,20 +1,18 @@
-"""A Raft node as a process of its own: mailbox, control, disk and executor thread around one loop.
+"""A Raft node as a process of its own: mailbox, control, disk and machine around one loop.
 
 The loop waits once for everything (peers, clients, broken links, the executor, the parent), takes all that is there,
 and gives it to RaftControl as one batch: so a busy node makes one write and one message out of many commands.
 
-Process:    the loop owns sockets and disk; the executor's thread runs the machine and nothing else; a third thread
-            only passes on what the parent says. Leaving because of a disk or a machine is by `os._exit`, at once.
+Process:    the loop owns sockets and disk, and runs in one of two threads (turns.py); a third only passes on what the
+            parent says. Leaving because of a disk or a machine is by `os._exit`, at once.
 Source:     architecture 5, 9 and 19.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
-import queue
 import sys
 import threading
 import time
@@ -25,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import codec
 from actorraft.actors.mailbox import Kinds
-from actorraft.capture import Capture
 from actorraft.clock import SystemClock
 from actorraft.control import (
     ClientEvent,
@@ -38,13 +35,14 @@ from actorraft.control import (
     TickEvent,
 )
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
-from actorraft.executor import Apply, Done, Executor, Restore, Stopped, TakeSnapshot, Work
+from actorraft.executor import Executor
 from actorraft.host import MachineHost
 from actorraft.logtime import Ticks
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import Configuration, Message
 from actorraft.storage.disk import DiskStorage
 from actorraft.storage.portable import seed
+from actorraft.turns import EXIT_MACHINE, MachineThread, last_words
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
@@ -52,9 +50,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("actorraft")
 
-EXIT_MACHINE: Final = 70  # EX_SOFTWARE: the machine cannot go on as the others do
 EXIT_DISK: Final = 74  # EX_IOERR: the disk refused
-DISK_WAIT_S: Final = 0.002  # until a snapshot whose disk is behind is looked at again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,64 +105,6 @@ def open_storage(spec: NodeSpec) -> DiskStorage:
     return store
 
 
-class ThreadExecutor:
-    """Runs the executor in a thread of its own; wakes the loop when something is done."""
-
-    def __init__(self, executor: Executor, wake: Any) -> None:
-        self._executor = executor
-        self._wake = wake
-        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
-        self._done: deque[Done] = deque()
-        self._capture: Capture | None = None  # a snapshot that is taken between pieces of work
-        executor.host.before_object = self._finish_capture  # which knows nothing of what it must keep
-        threading.Thread(target=self._run, name="executor", daemon=True).start()
-
-    def submit(self, work: Work) -> None:
-        self._work.put(work)
-
-    def poll(self) -> list[Done]:
-        done = self._done
-        return [done.popleft() for _ in range(len(done))]
-
-    def _run(self) -> None:
-        try:
-            while True:
-                work = self._next()
-                if type(work) is TakeSnapshot and self._executor.host.serves_while_copied:
-                    self._finish_capture()
-                    self._capture = Capture(self._executor, work.writer, self._tell)
-                    continue
-                if type(work) is Restore:
-                    self._finish_capture()
-                done = self._executor.run(work)
-                self._tell(done, quiet=type(work) is Apply and work.quiet)
-                if type(done) is Stopped:
-                    return  # what was handed over after it must not be applied; the loop says why, and ends the process
-        except BaseException as error:  # ours, not the user's: a node without its executor must not go on
-            logger.critical("the executor failed", exc_info=True)
-            os._exit(_last_words(f"the executor failed: {type(error).__name__}: {error}", EXIT_MACHINE))
-
-    def _next(self) -> Work:
-        """Wait for work; meanwhile, and once before each piece of it, go on with the snapshot under way."""
-        while (capture := self._capture) is not None:
-            drew = capture.step()
-            if capture.drawn:
-                self._capture = None
-            with contextlib.suppress(queue.Empty):
-                return self._work.get(timeout=0.0 if drew else DISK_WAIT_S)
-        return self._work.get()
-
-    def _finish_capture(self) -> None:
-        capture, self._capture = self._capture, None
-        if capture is not None:
-            capture.finish()
-
-    def _tell(self, done: Done, *, quiet: bool = False) -> None:
-        self._done.append(done)
-        if not quiet or type(done) is Stopped:
-            self._wake()
-
-
 class _Net:
     """Raft messages over the mailbox."""
 
@@ -209,10 +147,11 @@ class RaftNode:
         storage = open_storage(spec)
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
         executor = Executor(host, session_expiry_s=spec.config.session_expiry_s, timer=time.perf_counter)
+        self._machine = MachineThread(executor, mailbox.wake)
         self.control = RaftControl(
             self._net,
             storage=storage,
-            executor=ThreadExecutor(executor, mailbox.wake),
+            executor=self._machine,
             clients=mailbox,
             clock=self._clock,
             config=spec.config,
@@ -220,39 +159,43 @@ class RaftNode:
             commit_along=True,
         )
         self.control.observe = lambda what, value: context.report((what, value))
+        self._ticks = Ticks(self._clock, spec.config.tick_s)
         self._set_peers(peers)
 
     def run(self) -> None:
         """Serve until the parent asks to stop."""
-        context, mailbox, control = self._context, self._mailbox, self.control
-        context.on_stop(mailbox.wake)
+        self._context.on_stop(self._mailbox.wake)
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
-        ticks = Ticks(self._clock, self._spec.config.tick_s)
-        while not context.stop_requested:
-            envelopes = mailbox.wait(ticks.wait_s(control.due_s))
-            events: list[Event] = []
-            # Time first: after a long pause a leader must learn that it may be deposed before it serves anybody.
-            elapsed = ticks.take()
-            if elapsed:
-                events.append(TickEvent(elapsed))
-            for kind, sender, frame in envelopes:
-                if kind == Kinds.PEER:
-                    self._on_peer(sender, frame, events)
-                elif kind == Kinds.CLIENT:
-                    events.append(ClientEvent(sender, frame))
-                elif kind == Kinds.CONNECTED:
-                    self._connected.add(sender)
-                    events.append(ConnectEvent(sender))
-                elif kind == Kinds.DISCONNECTED:
-                    self._connected.discard(sender)
-                    events.append(DisconnectEvent(sender))
-            while self._orders:
-                self._obey(*self._orders.popleft())
-            control.process_events(events)
-            if self._campaign:
-                self._campaign_when_connected()
-        control.storage.close()
-        mailbox.close()
+        self._machine.run(self._turn, lambda: self.control.process_events(()))
+        self.control.storage.close()
+        self._mailbox.close()
+
+    def _turn(self) -> bool:
+        """One round of the loop: wait, take all that is there, handle it as one batch. False: the last one."""
+        control, ticks = self.control, self._ticks
+        envelopes = self._mailbox.wait(ticks.wait_s(control.due_s))
+        events: list[Event] = []
+        # Time first: after a long pause a leader must learn that it may be deposed before it serves anybody.
+        elapsed = ticks.take()
+        if elapsed:
+            events.append(TickEvent(elapsed))
+        for kind, sender, frame in envelopes:
+            if kind == Kinds.PEER:
+                self._on_peer(sender, frame, events)
+            elif kind == Kinds.CLIENT:
+                events.append(ClientEvent(sender, frame))
+            elif kind == Kinds.CONNECTED:
+                self._connected.add(sender)
+                events.append(ConnectEvent(sender))
+            elif kind == Kinds.DISCONNECTED:
+                self._connected.discard(sender)
+                events.append(DisconnectEvent(sender))
+        while self._orders:
+            self._obey(*self._orders.popleft())
+        control.process_events(events)
+        if self._campaign:
+            self._campaign_when_connected()
+        return not self._context.stop_requested
 
     def _on_peer(self, sender: int, frame: bytes, events: list[Event]) -> None:
         if sender in self._cut:
@@ -310,11 +253,6 @@ class RaftNode:
             self.control.process_events(())
 
 
-def _last_words(reason: str, code: int) -> int:
-    print(f"actorraft: this node stops: {reason}", file=sys.stderr, flush=True)
-    return code
-
-
 def run_node(context: ChildContext, spec: NodeSpec) -> None:
     """The whole life of a node's process, from binding its sockets to the end."""
     from transports.zeromq import ZeroMQMailbox
@@ -345,7 +283,7 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         node.run()
     except (StorageFailed, CorruptionError) as error:
         context.report(("stopped", str(error)))
-        os._exit(_last_words(str(error), EXIT_DISK))
+        os._exit(last_words(str(error), EXIT_DISK))
     except NodeStopped as error:
         context.report(("stopped", str(error)))
-        os._exit(_last_words(str(error), EXIT_MACHINE))
+        os._exit(last_words(str(error), EXIT_MACHINE))

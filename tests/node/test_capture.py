@@ -25,10 +25,10 @@ from actorraft.executor import (
     TakeSnapshot,
 )
 from actorraft.host import MachineHost
-from actorraft.node import ThreadExecutor
 from actorraft.pickling import OBJECT
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId, LogEntry
+from actorraft.turns import MachineThread
 from statemachines import kv
 from statemachines.kv import KVStore
 from tests.cluster.helpers import eventually
@@ -63,7 +63,7 @@ class Node:
 
     def __init__(self, machine: type = KVStore) -> None:
         self.host = MachineHost(machine)
-        self.executor = ThreadExecutor(Executor(self.host, session_expiry_s=10.0), lambda: None)
+        self.executor = MachineThread(Executor(self.host, session_expiry_s=10.0), lambda: None)
         self.done: list[Done] = []
         self._index = self._sequence = 0
         self.submit(codec.Register(7))

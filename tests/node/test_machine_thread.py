@@ -10,8 +10,8 @@ import pytest
 from actorraft import codec
 from actorraft.executor import Applied, Apply, Executor, Stopped
 from actorraft.host import MachineHost
-from actorraft.node import ThreadExecutor
 from actorraft.raft.messages import LogEntry
+from actorraft.turns import MachineThread
 from tests.cluster.machines import EndsTheProcess
 
 
@@ -21,7 +21,7 @@ def entry(request: object) -> LogEntry:
 
 def test_only_what_somebody_waits_for_wakes_the_loop() -> None:
     woken = threading.Semaphore(0)
-    executor = ThreadExecutor(Executor(MachineHost(EndsTheProcess), session_expiry_s=10.0), woken.release)
+    executor = MachineThread(Executor(MachineHost(EndsTheProcess), session_expiry_s=10.0), woken.release)
 
     executor.submit(Apply(0, [entry(codec.Register(7))], quiet=True))
     assert not woken.acquire(timeout=0.2)
@@ -42,7 +42,7 @@ def test_nothing_is_applied_after_a_machine_that_stopped_so_its_own_reason_is_th
         Apply(2, [LogEntry(1, None)]),  # handed over before the loop has heard of it
     ]
     woken = threading.Semaphore(0)
-    executor = ThreadExecutor(Executor(MachineHost(EndsTheProcess), session_expiry_s=10.0), woken.release)
+    executor = MachineThread(Executor(MachineHost(EndsTheProcess), session_expiry_s=10.0), woken.release)
     for work in works:
         executor.submit(work)
     for _ in works[:2]:

@@ -282,22 +282,13 @@ class Executor:
             return [codec.MALFORMED] * frame.count
         context = self._context
         context.begin_entry(index, term, self.log_time_s)
-        if self.host.takes_many:
-            # The machine asked for its commands together; context() is that of the first of them.
-            context.position, context.serial = 0, self.serial
-            self.serial += len(commands)
-            many = self.host.apply_many(commands, context)
-            return [codec.GIVEN_UP if one is None else result for one, result in zip(commands, many, strict=True)]
-        apply, serial = self.host.apply, self.serial
-        results: list[Any] = []
-        for position, command in enumerate(commands):
-            if command is None:
-                results.append(codec.GIVEN_UP)
-            else:
-                context.position, context.serial = position, serial
-                results.append(apply(command, context))
-            serial += 1
-        self.serial = serial
+        context.position, context.serial = 0, self.serial
+        self.serial += len(commands)
+        # A machine that asked for its commands together has the context of the first of them.
+        apply = self.host.apply_many if self.host.takes_many else self.host.apply_in_order
+        results = apply(commands, context)
+        if None in commands:
+            return [codec.GIVEN_UP if one is None else result for one, result in zip(commands, results, strict=True)]
         return results
 
     def _read(self, work: Read) -> Answered:

@@ -146,26 +146,47 @@ class MachineHost:
         Raises:
             MachineStopped: this node cannot go on.
         """
+        return self.apply_in_order((command,), ctx)[0]
+
+    def apply_in_order(self, commands: Sequence[Any], ctx: CommandContext) -> list[Any]:
+        """Apply the commands of one entry, one after the other; return their results, as `apply` would.
+
+        Args:
+            commands: as decoded.
+            ctx: the position and the serial of the first; the others' follow on.
+
+        Raises:
+            MachineStopped: this node cannot go on.
+        """
         if ctx is not self._context:
             self._know(ctx)
-        active.context = ctx
+        serial = ctx.serial
+        results: list[Any] = []
+        add = results.append
+        active.context = ctx  # nobody but commands can ask for it, so it may stay between two of them
         try:
-            if type(command) is list:  # noqa: SIM108 (the hot path first)
-                result = self._commands[command[0]](*command[1:])
-            else:
-                result = self._apply_other(command)
-            kind = type(result)
-            if (
-                kind in _SIMPLE
-                or (kind is int and _INT_MIN <= result <= _INT_MAX)
-                or (kind is str and result.isascii())
-            ):
-                return result
-            return self._result(result)
-        except BaseException as error:
-            return self._failed(command, error)
+            for position, command in enumerate(commands, ctx.position):
+                ctx.position, ctx.serial = position, serial
+                serial += 1
+                try:
+                    if type(command) is list:
+                        result = self._commands[command[0]](*command[1:])
+                    else:
+                        result = self._apply_other(command)
+                    kind = type(result)
+                    if (
+                        kind in _SIMPLE
+                        or (kind is int and _INT_MIN <= result <= _INT_MAX)
+                        or (kind is str and result.isascii())
+                    ):
+                        add(result)
+                    else:
+                        add(self._result(result))
+                except BaseException as error:
+                    add(self._failed(command, error))
         finally:
             active.context = None
+        return results
 
     def _know(self, ctx: CommandContext) -> None:
         ctx.seed, ctx.encode = self._seed, self.encode_value

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("actorraft")
 
+_Ext = msgspec.msgpack.Ext
 M = TypeVar("M")
 ASK_WHERE_S = 0.1  # how often nodes are asked where an unknown leader is
 LINK_S = 1.0  # how long a node that was never reached is given for its link to come up
@@ -560,19 +561,10 @@ class Client(Generic[M]):
                 stream.close(error)
 
     def _resolve_values(self, futures: list[Any], values: list[Any]) -> None:
-        pairs: list[tuple[Any, Any]] = []
-        ext = msgspec.msgpack.Ext
-        for future, value in zip(futures, values, strict=False):
-            if future is None:
-                continue
-            if type(value) is ext:
-                try:
-                    value = decode_value(value)
-                except BaseException as error:
-                    future.set_exception(error)
-                    continue
-            pairs.append((future, value))
-        resolve_many(pairs)
+        if _Ext in set(map(type, values)) or None in futures:
+            resolve_many(*_decoded(futures, values))
+        else:
+            resolve_many(zip(futures, values, strict=False))
 
     def _finish(self) -> None:
         """The last thing the I/O thread does: nobody waits for ever."""
@@ -590,6 +582,24 @@ class Client(Generic[M]):
 
 class _Superseded(Exception):
     """A newer snapshot, or another leader's, took the place of the one that was being copied."""
+
+
+def _decoded(
+    futures: list[Any], values: list[Any]
+) -> tuple[list[tuple[ResultFuture[Any], Any]], list[tuple[ResultFuture[Any], BaseException]]]:
+    """Decode what came back for those who still wait: (future, result) and (future, what the command raised)."""
+    results, failures = [], []
+    for future, value in zip(futures, values, strict=False):
+        if future is None:
+            continue
+        if type(value) is _Ext:
+            try:
+                value = decode_value(value)
+            except BaseException as error:
+                failures.append((future, error))
+                continue
+        results.append((future, value))
+    return results, failures
 
 
 def decode_value(value: Any) -> Any:

@@ -18,9 +18,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from actorraft import codec
 from actorraft.errors import ActorRaftError, Busy, OutcomeUnknown, Unavailable, UsageError
@@ -30,6 +33,9 @@ HELLO: Final = codec.encode(codec.Hello())
 
 # One command: (its encoding, whoever waits for it, when that ends in seconds). A plain tuple: one is made per command.
 Call = tuple[bytes, Any, float]
+_Ext = msgspec.msgpack.Ext
+_encoded_of: Callable[[Call], bytes] = itemgetter(0)
+_deadline_of: Callable[[Call], float] = itemgetter(2)
 
 
 class NodeSilent(Unavailable):
@@ -54,7 +60,7 @@ class Frame:
     def __init__(self, first_sequence: int, calls: list[Call]) -> None:
         self.first_sequence = first_sequence
         self.calls = calls
-        self.deadline_s = min(call[2] for call in calls)
+        self.deadline_s = min(map(_deadline_of, calls))
         self.attempts_open = 0  # sent, and neither answered nor refused by name
         self.in_flight = False  # an answer to the last sending may still come
         self.sent_to = -1
@@ -146,12 +152,10 @@ class ClientSession:
         """Whether nothing is outstanding."""
         return not (self._queue or self._frames or self._queries or self._query_frames or self._admin or self._early)
 
-    def submit(self, calls: Iterable[Call]) -> None:
+    def submit(self, calls: Sequence[Call]) -> None:
         """Queue commands, in order."""
-        for call in calls:
-            self._queue.append(call)
-            if call[2] < self._queue_deadline_s:
-                self._queue_deadline_s = call[2]
+        self._queue.extend(calls)
+        self._queue_deadline_s = min(self._queue_deadline_s, min(map(_deadline_of, calls), default=math.inf))
 
     def query(self, call: QueryCall) -> None:
         """Queue a read."""
@@ -278,7 +282,7 @@ class ClientSession:
             error = OutcomeUnknown(f"a node answered {len(frame.calls)} commands with {len(reply.values)} results")
             self.failures.extend((future, error) for _, future, _ in frame.calls)
             return
-        if codec.GIVEN_UP in reply.values:
+        if _Ext in set(map(type, reply.values)) and codec.GIVEN_UP in reply.values:
             self._on_given_up(frame, reply.values)
         self.results.append((frame.calls, reply.values))
 
@@ -486,7 +490,7 @@ class ClientSession:
                 error = self._refused_error(frame.reason)
             self.failures.append((future, error))
             frame.calls[position] = (NOOP, later, math.inf)
-        frame.deadline_s = min(call[2] for call in frame.calls)
+        frame.deadline_s = min(map(_deadline_of, frame.calls))
 
     # --- Sending ---
 
@@ -516,7 +520,7 @@ class ClientSession:
     def _next_frame(self) -> Frame:
         """Take what waits, up to the bounds of a frame."""
         queue = self._queue
-        if len(queue) <= self._frame_calls_max and sum(len(call[0]) for call in queue) <= self._frame_bytes_max:
+        if len(queue) <= self._frame_calls_max and sum(map(len, map(_encoded_of, queue))) <= self._frame_bytes_max:
             calls, self._queue = list(queue), deque()
         else:
             calls, size = [], 0
@@ -534,7 +538,7 @@ class ClientSession:
     def _send_frame(self, frame: Frame, leader: int, now_s: float) -> bool:
         assert self.client_id is not None
         lowest = next(iter(self._frames))
-        body = codec.join_body([call[0] for call in frame.calls])
+        body = codec.join_body(list(map(_encoded_of, frame.calls)))
         data = codec.encode(codec.Commands(self.client_id, frame.first_sequence, lowest, len(frame.calls), body))
         if not self._send(leader, data):
             self._retry_s = now_s + self._backoff_s()

@@ -101,47 +101,48 @@ class Window:
         say("measured")
         timed = len(self.latencies_s)
         while self.outstanding:
-            self.take()
+            self.take(BATCH_MAX)
         del self.latencies_s[timed:]
         return count, elapsed
 
     def turn(self, until: float, progress: Callable[[int], None]) -> int:
         """Keep the window full until then; return how many commands were done."""
-        outstanding = self.outstanding
         count = 0
         say_at = time.perf_counter() + PROGRESS_S
         while (now := time.perf_counter()) < until:
             if now >= say_at:
                 progress(count)
                 say_at = now + PROGRESS_S
-            count += self.take()
-            taken = 1
-            while taken < BATCH_MAX and outstanding and outstanding[0][0].done():
-                count += self.take()
-                taken += 1
+            count += self.take(BATCH_MAX)
             self.fill()
         return count
 
     def fill(self) -> None:
         """Submit until `concurrency` are outstanding."""
-        outstanding, submit, stride = self.outstanding, self.submit, self.stride
-        for number in range(self.number, self.number + self.concurrency - len(outstanding)):
+        submit, stride, add = self.submit, self.stride, self.outstanding.append
+        first = self.number
+        self.number += self.concurrency - len(self.outstanding)
+        for number in range(first, self.number):
             started = 0.0 if number % stride else time.perf_counter()
-            outstanding.append((submit(number), started))
-            self.number = number + 1
+            add((submit(number), started))
 
-    def take(self) -> bool:
-        """Wait for the oldest; return whether it succeeded."""
-        future, started = self.outstanding.popleft()
-        try:
-            future.result()
-        except self.failures as error:
-            name = type(error).__name__
-            self.errors[name] = self.errors.get(name, 0) + 1
-            return False
-        if started:
-            self.latencies_s.append(time.perf_counter() - started)
-        return True
+    def take(self, most: int) -> int:
+        """Wait for the oldest, and take with it what else is done, up to so many; return how many succeeded."""
+        outstanding = self.outstanding
+        succeeded = 0
+        for _ in range(most):
+            future, started = outstanding.popleft()
+            try:
+                future.result()
+                succeeded += 1
+                if started:
+                    self.latencies_s.append(time.perf_counter() - started)
+            except self.failures as error:
+                name = type(error).__name__
+                self.errors[name] = self.errors.get(name, 0) + 1
+            if not outstanding or not outstanding[0][0].done():
+                break
+        return succeeded
 
 
 class Probe:

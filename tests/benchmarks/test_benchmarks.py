@@ -52,9 +52,13 @@ def test_a_window_keeps_exactly_so_many_outstanding() -> None:
     window = Window(answering, 7, (OSError,))
     window.fill()
     assert (len(window.outstanding), answering.submitted) == (7, 7)
-    assert window.take() is True
+    assert window.take(1) == 1
     window.fill()
     assert (len(window.outstanding), answering.submitted) == (7, 8)
+    assert window.take(3) == 3
+    assert window.take(256) == 4
+    window.fill()
+    assert (len(window.outstanding), answering.submitted) == (7, 15)
 
 
 def test_a_window_counts_what_succeeded_and_names_what_did_not(capsys: pytest.CaptureFixture[str]) -> None:

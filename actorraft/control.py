@@ -237,7 +237,8 @@ class RaftControl:
     @property
     def due_s(self) -> float | None:
         """When `process_events` must be called at the latest, by the clock; None if any time will do."""
-        return min((at_s for at_s in (self._tell_at_s, self.urgent_at_s) if at_s is not None), default=None)
+        tell_s, urgent_s = self._tell_at_s, self.urgent_at_s
+        return urgent_s if tell_s is None else tell_s if urgent_s is None else min(tell_s, urgent_s)
 
     # --- Out: the order of effects ---
 

@@ -8,9 +8,10 @@ Why poll on descriptors: zmq_poll over a dozen sockets costs 11 µs from Python,
 descriptor is readable only until the signals behind it are taken, and a send takes signals too; so a socket is always
 read until it says that it is empty, and one that was sent on, or not emptied, is looked at again before the next wait.
 
-Wire:       [head, frame]. head = token (tcp only, 32 bytes), protocol version, and on peer links cluster id, node id
-            and incarnation. The token is compared in constant time before anything else is looked at. Routing ids are
-            the ROUTER's own, new for each connection, so nobody can take over another's and none comes back.
+Wire:       head + frame in one part; [head, frame] if the frame is too large to be copied for that. head = token (tcp
+            only, 32 bytes), protocol version, and on peer links cluster id, node id and incarnation. The token is
+            compared in constant time before anything else is looked at. Routing ids are the ROUTER's own, new for each
+            connection, so nobody can take over another's and none comes back.
 Source:     docs/decisions; libzmq's manual, zmq_setsockopt and zmq_socket_monitor.
 Threads:    one thread owns a mailbox; only `wake` may be called from others.
 """
@@ -43,9 +44,10 @@ from transports.endpoints import TOKEN_BYTES, check_bind, check_connect, check_t
 
 logger = logging.getLogger("actorraft.transports")
 
-PROTOCOL_VERSION: Final = b"\x01"
+PROTOCOL_VERSION: Final = b"\x02"
 BATCH_MAX: Final = 512  # messages taken from one socket in one wait
 BATCH_BYTES_MAX: Final = 64 << 20
+JOINED_BYTES_MAX: Final = 8 << 10  # of a frame that travels in one part with its head: a part costs 1.5 us at each end
 OUTGOING_MAX: Final = 10_000  # messages that a RaftNet's thread has not taken yet
 LARGE_BYTES: Final = 64 << 10  # an answer of that size is counted until libzmq has written it out
 LARGE_BYTES_MAX: Final = 64 << 20  # of such answers waiting for one client
@@ -83,6 +85,9 @@ def set_options(socket: zmq.Socket[bytes], *, message_bytes_max: int, hwm: int) 
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
 
 
+Drain = Callable[[list[Envelope], bool], None]  # told whether its descriptor has just said that something is there
+
+
 def _has(socket: zmq.Socket[bytes], event: int) -> bool:
     """Whether a socket is ready; also makes libzmq look at what has come in meanwhile."""
     events = socket.getsockopt(_EVENTS)
@@ -99,7 +104,7 @@ class _Link:
         self.dealer = dealer
         self.monitor = monitor
         self.connected = False
-        self.drain: Callable[[list[Envelope]], None] | None = None  # reads the DEALER, if anything comes back on it
+        self.drain: Drain | None = None  # reads the DEALER, if anything comes back on it
 
 
 class _Sockets:
@@ -113,8 +118,8 @@ class _Sockets:
         self._head = head
         self._plaintext = plaintext_off_loopback
         self._links: dict[Any, _Link] = {}
-        self._drains: dict[int, Callable[[list[Envelope]], None]] = {}  # descriptor -> reads its socket empty
-        self._again: dict[Callable[[list[Envelope]], None], None] = {}  # may hold more, without a signal
+        self._drains: dict[int, Drain] = {}  # descriptor -> reads its socket empty
+        self._again: dict[Drain, None] = {}  # may hold more, without a signal
         self._poll = select.poll()
         self._lock = threading.Lock()  # of `wake` against `close`
         self._woken = False
@@ -135,7 +140,7 @@ class _Sockets:
         if self._again:
             again, self._again = self._again, {}
             for drain in again:
-                drain(happened)
+                drain(happened, False)
             if happened or self._again:
                 timeout_s = 0.0
         for fd, _ in self._poll.poll(math.ceil(timeout_s * 1000)):
@@ -146,7 +151,7 @@ class _Sockets:
             else:
                 drain_or_none = self._drains.get(fd)
                 if drain_or_none is not None:
-                    drain_or_none(happened)
+                    drain_or_none(happened, True)
         return happened
 
     def wake(self) -> None:
@@ -158,7 +163,7 @@ class _Sockets:
                 self._woken = True
                 os.write(self._wake_w, _WAKE)
 
-    def _watch(self, socket: zmq.Socket[bytes], drain: Callable[[list[Envelope]], None]) -> None:
+    def _watch(self, socket: zmq.Socket[bytes], drain: Drain) -> None:
         fd = socket.getsockopt(zmq.FD)
         assert isinstance(fd, int)
         self._drains[fd] = drain
@@ -185,26 +190,34 @@ class _Sockets:
                 parts.append(part)
         return parts
 
-    def _drain_router(self, socket: zmq.Socket[bytes], accept: Callable[[bytes, bytes, zmq.Frame], Envelope | None],
-                      drain: Callable[[list[Envelope]], None], happened: list[Envelope]) -> None:  # fmt: skip
-        """Read a ROUTER until it is empty: [routing id, head, frame]."""
+    def _drain_router(self, socket: zmq.Socket[bytes], head_bytes: int, accept: Callable[[bytes, bytes], Any],
+                      kind: int, drain: Drain, happened: list[Envelope], signalled: bool) -> None:  # fmt: skip
+        """Read a ROUTER until it is empty: [routing id, head + frame], or [routing id, head, frame].
+
+        `accept` is given the routing id and the head, and returns whom a message is from; None: it is dropped.
+        """
         receive = socket.recv
         size = 0
         try:
             for taken in range(BATCH_MAX):
                 # Asking is cheaper than being refused, and one message at a time is the rule on a quiet day.
-                if taken < 3 and not _has(socket, _POLLIN):
+                if taken < 3 and not (signalled and not taken) and not _has(socket, _POLLIN):
                     return
                 routing_id = receive(_NOW)
                 parts = self._take(socket, 2)
-                if len(parts) != 2:
+                if len(parts) == 1:
+                    whole = parts[0].bytes
+                    head, rest = whole[:head_bytes], memoryview(whole)[head_bytes:]
+                elif len(parts) == 2:
+                    head, rest = parts[0].bytes, parts[1].buffer
+                else:
                     self.drop("a message of a form that is not ours")
                     continue
-                frame = parts[1]
-                envelope = accept(routing_id, parts[0].bytes, frame)
-                if envelope is not None:
-                    happened.append(envelope)
-                    size += len(envelope.frame)
+                sender = accept(routing_id, head)
+                if sender is not None:
+                    frame = bytes(rest)
+                    happened.append(Envelope(kind, sender, frame))
+                    size += len(frame)
                     if size > BATCH_BYTES_MAX:
                         break
         except zmq.Again:
@@ -246,7 +259,7 @@ class _Sockets:
         dealer.monitor(address, zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         monitor.connect(address)
         link = _Link(link_id, endpoint, dealer, monitor)
-        self._watch(monitor, lambda happened: self._drain_monitor(link, happened))
+        self._watch(monitor, lambda happened, _: self._drain_monitor(link, happened))
         if receive:
             link.drain = partial(self._drain_dealer, link)
             self._watch(dealer, link.drain)
@@ -262,12 +275,12 @@ class _Sockets:
         link.dealer.close(linger=0)
         link.monitor.close(linger=0)
 
-    def _drain_dealer(self, link: _Link, happened: list[Envelope]) -> None:
+    def _drain_dealer(self, link: _Link, happened: list[Envelope], signalled: bool) -> None:
         dealer = link.dealer
         size = 0
         try:
             for taken in range(BATCH_MAX):
-                if taken < 3 and not _has(dealer, _POLLIN):
+                if taken < 3 and not (signalled and not taken) and not _has(dealer, _POLLIN):
                     return
                 parts = self._take(dealer, 1)
                 if len(parts) != 1:
@@ -290,7 +303,7 @@ class _Sockets:
                 connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
                 if connected != link.connected:
                     if not connected and link.drain is not None:
-                        link.drain(happened)  # what came before the end is told before the end
+                        link.drain(happened, False)  # what came before the end is told before the end
                     link.connected = connected
                     happened.append(Envelope(Kinds.CONNECTED if connected else Kinds.DISCONNECTED, link.id))
         except zmq.Again:
@@ -305,18 +318,22 @@ class _Sockets:
             self.drop(f"a frame over {self._message_bytes_max} bytes, unsent: the receiver would close the link")
             return False
         dealer = link.dealer
+        joined = len(frame) <= JOINED_BYTES_MAX
+        first, flags = (self._head + frame, _NOW) if joined else (self._head, _NOW_MORE)
         try:
-            dealer.send(self._head, _NOW_MORE)
+            dealer.send(first, flags)
         except zmq.Again:
             # libzmq may not have looked whether there is room again; being asked for its events makes it look.
             if not _has(dealer, _POLLOUT):
                 self.counts["not sent: full"] += 1
                 return False
             try:
-                dealer.send(self._head, _NOW_MORE)
+                dealer.send(first, flags)
             except zmq.Again:
                 self.counts["not sent: full"] += 1
                 return False
+        if joined:
+            return True
         try:
             dealer.send(frame, _NOW)
         except zmq.Again:  # the link broke between the two parts; libzmq has dropped the first
@@ -417,10 +434,11 @@ class ZeroMQMailbox(_Sockets):
         self._heads.clear()
         self._set_links(peers, self._token, receive=False)
 
-    def _drain_peers(self, happened: list[Envelope]) -> None:
-        self._drain_router(self._peer_router, self._accept_peer, self._drain_peers, happened)
+    def _drain_peers(self, happened: list[Envelope], signalled: bool) -> None:
+        self._drain_router(self._peer_router, len(self._guard) + _PEER_HEAD.size, self._accept_peer, Kinds.PEER,
+                           self._drain_peers, happened, signalled)  # fmt: skip
 
-    def _accept_peer(self, routing_id: bytes, head: bytes, frame: zmq.Frame) -> Envelope | None:
+    def _accept_peer(self, routing_id: bytes, head: bytes) -> int | None:
         guard = self._guard
         if not hmac.compare_digest(head[: len(guard)], guard):
             self.drop("a peer's message without the cluster's token, or of another protocol version")
@@ -433,7 +451,7 @@ class ZeroMQMailbox(_Sockets):
             if len(self._heads) > 1000:  # each life of each peer has one; strangers have none
                 self._heads.clear()
             self._heads[head] = peer_id
-        return Envelope(Kinds.PEER, peer_id, frame.bytes)
+        return peer_id
 
     def _introduce(self, head: bytes) -> int | None:
         """Return whose head this is; None if it is none of ours."""
@@ -449,14 +467,15 @@ class ZeroMQMailbox(_Sockets):
             return None
         return int(peer_id)
 
-    def _drain_clients(self, happened: list[Envelope]) -> None:
-        self._drain_router(self._client_router, self._accept_client, self._drain_clients, happened)
+    def _drain_clients(self, happened: list[Envelope], signalled: bool) -> None:
+        self._drain_router(self._client_router, len(self._guard), self._accept_client, Kinds.CLIENT,
+                           self._drain_clients, happened, signalled)  # fmt: skip
 
-    def _accept_client(self, routing_id: bytes, head: bytes, frame: zmq.Frame) -> Envelope | None:
+    def _accept_client(self, routing_id: bytes, head: bytes) -> bytes | None:
         if not hmac.compare_digest(head, self._guard):
             self.drop("a client's message without the cluster's token, or of another protocol version")
             return None
-        return Envelope(Kinds.CLIENT, routing_id, frame.bytes)
+        return routing_id
 
     def send_peer(self, peer_id: int, frame: bytes) -> bool:
         """Send to a peer, never blocking; False if it did not leave."""

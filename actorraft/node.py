@@ -170,10 +170,14 @@ class RaftNode:
         self.control.storage.close()
         self._mailbox.close()
 
-    def _turn(self) -> bool:
-        """One round of the loop: wait, take all that is there, handle it as one batch. False: the last one."""
+    def _turn(self, wait_max_s: float) -> bool | None:
+        """One round of the loop: wait, take all that is there, handle it as one batch.
+
+        Returns:
+            Whether anything came; None: the parent asks to stop.
+        """
         control, ticks = self.control, self._ticks
-        envelopes = self._mailbox.wait(ticks.wait_s(control.due_s))
+        envelopes = self._mailbox.wait(min(wait_max_s, ticks.wait_s(control.due_s)))
         events: list[Event] = []
         # Time first: after a long pause a leader must learn that it may be deposed before it serves anybody.
         elapsed = ticks.take()
@@ -195,7 +199,7 @@ class RaftNode:
         control.process_events(events)
         if self._campaign:
             self._campaign_when_connected()
-        return not self._context.stop_requested
+        return None if self._context.stop_requested else bool(envelopes)
 
     def _on_peer(self, sender: int, frame: bytes, events: list[Event]) -> None:
         if sender in self._cut:

@@ -403,6 +403,8 @@ class ClientSession:
 
     def advance(self, now_s: float) -> None:
         """Send what may leave, end what is too late."""
+        if self.idle and self.leader is not None:
+            return
         if now_s >= self._queue_deadline_s:
             self._expire_queue(now_s)
         for frame in self._frames.values():
@@ -437,6 +439,8 @@ class ClientSession:
 
     def deadline_s(self) -> float:
         """Return when `advance` must be called at the latest, whatever happens."""
+        if self.idle and self.leader is not None:
+            return math.inf
         times = [self._queue_deadline_s, self._retry_s]
         for frame in self._frames.values():
             times.append(min(frame.deadline_s, frame.sent_s + self.RESEND_S) if frame.in_flight else frame.deadline_s)

@@ -5,7 +5,8 @@ Two threads, one for each, cost two hand-overs for every batch of commands: a fi
 takes. So the machine's thread runs the loop as well, and between two rounds of it applies what was just committed.
 When a piece of that is under way for longer than LATE_S, the node's first thread takes the loop over, and the
 machine's thread goes on as an executor beside it. Once nothing has been late for CALM_S, it gets the loop back. What
-is long by its nature, a snapshot or a restore, is not begun before the loop is in other hands.
+is long by its nature, a snapshot or a restore, is not begun before the loop is in other hands. And what nobody waits
+for, as on a follower, is put off for a round in which nothing came: the machine has better to do just after an answer.
 
 This is the leader/followers pattern for two threads, one of which may not run user code.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import sys
@@ -37,6 +39,8 @@ logger = logging.getLogger("actorraft")
 EXIT_MACHINE: Final = 70  # EX_SOFTWARE: the machine cannot go on as the others do
 LATE_S: Final = 0.005  # a piece of work that takes longer has the loop taken away from its thread
 CALM_S: Final = 1.0  # without such a piece, until the loop comes back
+PUT_OFF_S: Final = 0.001  # the longest that work which nobody waits for is put off while nothing else happens
+PUT_OFF_BYTES_MAX: Final = 4096  # of entries; more is not put off
 IDLE_LOOKS: Final = 20  # at which nothing was under way; then the watch sleeps until something is
 DISK_WAIT_S: Final = 0.002  # until a snapshot whose disk is behind is looked at again
 LONG: Final = (TakeSnapshot, Restore)  # never done in the loop
@@ -57,6 +61,8 @@ class MachineThread:
         self._done: deque[Done] = deque()
         self._capture: Capture | None = None  # a snapshot that is taken between pieces of work
         self._handed = self._finished = 0  # pieces of work
+        self._pressing = False  # something is handed over that may not be put off
+        self._put_off_bytes = 0
         self._here = False  # the loop is the machine's thread's
         self._piece = 0  # number of the one under way in the loop; 0: none
         self._begun = 0  # number of the last one begun there
@@ -74,6 +80,11 @@ class MachineThread:
 
     def submit(self, work: Work) -> None:
         self._handed += 1
+        if type(work) is Apply and work.quiet:
+            self._put_off_bytes += sum(len(item) for _, item in work.entries if type(item) is bytes)
+            self._pressing |= self._put_off_bytes > PUT_OFF_BYTES_MAX
+        else:
+            self._pressing = True
         self._work.put(work)
 
     def poll(self) -> list[Done]:
@@ -82,15 +93,16 @@ class MachineThread:
 
     # --- The node's first thread ---
 
-    def run(self, turn: Callable[[], bool], settle: Callable[[], None]) -> None:
+    def run(self, turn: Callable[[float], bool | None], settle: Callable[[], None]) -> None:
         """Run the loop to its end, in whichever thread has it; return in this one. Raises what the loop raises.
 
         Args:
-            turn: one round of the loop; False: it was the last.
+            turn: one round of the loop, which waits so many seconds at the most; returns whether anything came, or None
+                after the last one.
             settle: look at what the executor did.
         """
         self._turn, self._settle = turn, settle
-        while turn():
+        while turn(math.inf) is not None:
             if self._is_calm():
                 self._here = True
                 self._work.put(None)
@@ -193,9 +205,13 @@ class MachineThread:
         """
         try:
             while self._here:
-                if not self._turn():
+                came = self._turn(math.inf if self._work.empty() else PUT_OFF_S)
+                if came is None:
                     self._end(None)
                     return None
+                if came and not self._pressing:
+                    continue
+                self._pressing, self._put_off_bytes = False, 0
                 while self._here and not self._work.empty():  # type: ignore[redundant-expr]  # another thread's doing
                     work = self._work.get()
                     assert work is not None, "the loop was handed to the thread that runs it"

@@ -32,6 +32,7 @@ from actorraft.names import Name, look_up
 BY_VALUE = 0  # the first byte of a pickle that holds code; those that hold none begin with 0x80
 _PYTHON = sys.version_info[:2]
 
+_flat_decoder = msgspec.msgpack.Decoder(tuple[str, str, dict[str, Any]])
 _payload_decoder = msgspec.msgpack.Decoder(tuple[int, int, list[Ref], bytes])
 
 
@@ -227,6 +228,20 @@ class Definitions:
         finally:
             if self._building:
                 self._building.clear()
+
+    def rebuild(self, data: Any) -> Any:
+        """Make the object that an Encoder took apart into plain data, as its pickle would make it.
+
+        Raises:
+            UnknownType: its class is not known here.
+        """
+        module, qualname, attributes = _flat_decoder.decode(data)
+        kind = self._cached(module, qualname)
+        made = kind.__new__(kind)
+        own = made.__dict__
+        for name, value in attributes.items():
+            own[sys.intern(name)] = value
+        return made
 
     def load(self, file: Any) -> Any:
         """Read the next pickle of a file."""

@@ -33,13 +33,14 @@ from actorraft.machine import (
     methods_of,
     restore_default,
 )
-from actorraft.pickling import CALL, DEFINITION, LOST, NOT_KNOWN, NOT_USABLE, OBJECT, RAISED, encode_error
+from actorraft.pickling import CALL, DEFINITION, FLAT, LOST, NOT_KNOWN, NOT_USABLE, OBJECT, RAISED, encode_error
 
 logger = logging.getLogger("actorraft")
 
 _Ext = msgspec.msgpack.Ext
 _encode = msgspec.msgpack.Encoder().encode
 _SIMPLE: Final = frozenset((bool, float, bytes, type(None)))
+_OBJECTS: Final = (FLAT, OBJECT)
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
 _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"ARM1"
@@ -197,10 +198,10 @@ class MachineHost:
             return None
         if type(command) is not _Ext:
             raise UsageError(f"not a command: {type(command).__name__}")
-        if command.code == OBJECT:
+        if command.code in _OBJECTS:
             if self.before_object is not None:
                 self.before_object()
-            asked = self._definitions.loads(command.data)
+            asked = self._object(command)
             return self._commands["apply"](asked) if self._row == "apply" else _on_state(asked, self.machine)
         if command.code == CALL:
             method, args, kwargs = self._definitions.loads(command.data)
@@ -209,6 +210,10 @@ class MachineHost:
             self._definitions.define(command.data)
             return None
         raise UsageError(f"a command of kind {command.code}, which this version does not know")
+
+    def _object(self, command: Any) -> Any:
+        definitions = self._definitions
+        return definitions.rebuild(command.data) if command.code == FLAT else definitions.loads(command.data)
 
     def _result(self, result: Any) -> Any:
         if isinstance(result, Replace):
@@ -307,9 +312,9 @@ class MachineHost:
         results: list[Any] = [None] * len(commands)
         batch: list[tuple[int, Any]] = []
         for position, command in enumerate(commands):
-            if type(command) is _Ext and command.code == OBJECT:
+            if type(command) is _Ext and command.code in _OBJECTS:
                 try:
-                    batch.append((position, self._definitions.loads(command.data)))
+                    batch.append((position, self._object(command)))
                 except Exception as error:
                     results[position] = self._failed(command, error)
                 continue
@@ -355,9 +360,9 @@ class MachineHost:
         if request.code == CALL:
             method, args, kwargs = self._definitions.loads(request.data)
             return self._queries[method](*args, **kwargs)
-        if request.code != OBJECT:
+        if request.code not in _OBJECTS:
             raise UsageError(f"a query of kind {request.code}, which this version does not know")
-        asked = self._definitions.loads(request.data)
+        asked = self._object(request)
         if self._row == "apply" and "query" in self._queries:
             return self._queries["query"](asked)
         return _on_state(asked, self.machine)

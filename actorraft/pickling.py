@@ -7,7 +7,8 @@ closures and lambdas go by value each time.
 
 Source:     contract section 1, "code and data on the way"; the formats are those that host.py reads.
 Shape:      array [method, argument, ...]; or Ext(1) pickle of (method, args, kwargs), Ext(2) pickle of a command
-            object, Ext(3) definition. A result: a scalar, or Ext(2) pickle, Ext(5) error, Ext(6) lost.
+            object, Ext(3) definition, Ext(4) a flat command object: [module, qualified name, attributes]. A result: a
+            scalar, or Ext(2) pickle, Ext(5) error, Ext(6) lost.
 Threads:    an Encoder may be used by any.
 """
 
@@ -29,7 +30,7 @@ import cloudpickle.cloudpickle as cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
 from actorraft import byvalue
-from actorraft.byvalue import HEAP_TYPE, PROTOCOL, CodePickler, Ref, fingerprint_of
+from actorraft.byvalue import HEAP_TYPE, CodePickler, Ref, fingerprint_of
 from actorraft.canonical import SCALARS
 from actorraft.definitions import BY_VALUE, check_python, mark_by_value
 from actorraft.errors import (
@@ -46,6 +47,7 @@ from actorraft.names import Name, is_importable, look_up, name_of
 CALL: Final = 1
 OBJECT: Final = 2
 DEFINITION: Final = 3
+FLAT: Final = 4
 ERROR: Final = 5
 LOST: Final = 6
 
@@ -92,6 +94,13 @@ class Encoder:
         Raises:
             UsageError: it cannot be sent; it says why.
         """
+        kind = type(command)
+        if self._flat.get(kind) and kind in self._plain and SCALARS.issuperset(map(type, vars(command).values())):
+            # Nothing in it needs a look, and its class is known there: plain data, at a third of what a pickle costs.
+            module, name = kind.__module__, kind.__qualname__
+            if getattr(sys.modules.get(module), name, None) is kind:  # else it has been redefined since
+                with contextlib.suppress(OverflowError, UnicodeEncodeError):  # which pickle takes
+                    return _encode(_Ext(FLAT, _encode((module, name, vars(command)))))
         return _encode(_Ext(OBJECT, self.dumps(command)))
 
     def forget_definitions(self) -> None:
@@ -105,9 +114,6 @@ class Encoder:
     def dumps(self, value: Any) -> bytes:
         """Pickle a value, defining what the nodes need first."""
         kind = type(value)
-        if self._flat.get(kind) and kind in self._plain and SCALARS.issuperset(map(type, vars(value).values())):
-            with contextlib.suppress(Exception):  # what was known of its class is so no longer
-                return pickle.dumps(value, PROTOCOL)  # nothing in it needs a look: half the time
         try:
             pickler = self._idle.pop()
         except IndexError:
@@ -187,9 +193,9 @@ class Encoder:
 
 
 def _is_flat(kind: type) -> bool:
-    """Whether pickle takes an instance apart into its class and its `__dict__`, and asks nobody how."""
+    """Whether pickle takes an instance apart into its class and its `__dict__`, and asks nobody how, either way."""
     asked = ("__reduce__", "__reduce_ex__", "__getstate__")
-    own = ("__getnewargs__", "__getnewargs_ex__", "__slots__")
+    own = ("__getnewargs__", "__getnewargs_ex__", "__setstate__", "__slots__")
     return (
         all(getattr(kind, name, None) is getattr(object, name) for name in asked)
         and not any(name in vars(each) for each in kind.__mro__[:-1] for name in own)

@@ -76,6 +76,7 @@ def main(
     """Measure the CPU that each step takes for one command."""
     encoder = Encoder(lambda definition: None)
     call = encoder.encode_call("set", (KEY, VALUE), {})
+    encoder.encode_command(Put(KEY, VALUE))  # the first of its kind goes another way
     calls = [call] * commands
     body = codec.join_body(calls)
     frame = codec.stamp(1.0, codec.encode(codec.Commands(0, 0, 0, commands, body)))

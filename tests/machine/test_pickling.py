@@ -18,7 +18,7 @@ from actorraft import CommandObjects, ResultLost, StateMachine, UnknownType, Usa
 from actorraft.byvalue import fingerprint_of, local_code
 from actorraft.definitions import Definitions
 from actorraft.host import MachineHost, MachineStopped
-from actorraft.pickling import DEFINITION, Encoder, decode_result, encode_factory, machine_name
+from actorraft.pickling import DEFINITION, FLAT, OBJECT, Encoder, decode_result, encode_factory, machine_name
 from actorraft.proxy import make_proxy
 from tests.machine.local import Local, through_a_frame
 from tests.machine.remote import Node
@@ -94,20 +94,54 @@ class Boxed:
         return {"inside": [self.inside]}
 
 
-def test_plain_instances_go_the_short_way_and_others_never_do(sent: tuple[Encoder, list[bytes]]) -> None:
+def sent_and_rebuilt(encoded: bytes) -> tuple[int, Any]:
+    """How a command object travels, and what a node makes of it."""
+    value = msgspec.msgpack.decode(encoded)
+    definitions = Definitions()
+    return value.code, definitions.rebuild(value.data) if value.code == FLAT else definitions.loads(value.data)
+
+
+class Restored:
+    def __init__(self, note: str) -> None:
+        self.note = note
+
+    def __setstate__(self, state: Any) -> None:
+        self.note = "restored"
+
+
+def test_flat_command_objects_go_as_plain_data_and_others_never_do(sent: tuple[Encoder, list[bytes]]) -> None:
     """The second of a kind may take the short way; what comes out is the same as from the first."""
     encoder, _ = sent
     tally = Tally(a=1)
     tally.note = "kept"  # type: ignore[attr-defined]
-    for value in (Put("k", b"v"), Put("k", 1.5), tally, Boxed(3)):
-        first, second = encoder.dumps(value), encoder.dumps(value)
-        assert pickle.loads(first) == pickle.loads(second) or vars(pickle.loads(second)) == {"inside": [3]}
-        assert vars(pickle.loads(first)) == vars(pickle.loads(second))
-    assert {kind for kind, flat in encoder._flat.items() if flat} == {Put}
-    by_value = encoder.dumps(Put("k", lambda: 7))  # what is inside is looked at each time
-    assert by_value != encoder.dumps(Put("k", 7))
-    definitions = Definitions()
-    assert definitions.loads(by_value).value() == 7
+    for value in (Put("k", b"v"), Put("k", 1.5), Put("k", None), tally, Boxed(3), Restored("as made")):
+        _, first = sent_and_rebuilt(encoder.encode_command(value))
+        code, second = sent_and_rebuilt(encoder.encode_command(value))
+        assert code == (FLAT if type(value) is Put else OBJECT)
+        assert type(first) is type(second) is type(value)
+        assert vars(first) == vars(second)
+        assert first == second or not isinstance(value, Put | Tally)
+    for odd in (1 << 70, "\ud800", [1], Put("inner", 1)):  # no plain data: a pickle
+        assert sent_and_rebuilt(encoder.encode_command(Put("k", odd))) == (OBJECT, Put("k", odd))
+    code, by_value = sent_and_rebuilt(encoder.encode_command(Put("k", lambda: 7)))
+    assert code == OBJECT
+    assert by_value.value() == 7
+
+
+def test_a_flat_object_whose_class_nobody_has_is_an_unknown_type() -> None:
+    data = msgspec.msgpack.encode(("tests.machine.test_pickling", "Gone", {"a": 1}))
+    with pytest.raises(UnknownType, match=r"tests\.machine\.test_pickling:Gone"):
+        Definitions().rebuild(data)
+
+
+def test_a_class_that_was_redefined_is_not_taken_for_the_one_that_was_flat(
+    sent: tuple[Encoder, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, _ = sent
+    put = Put("k", 1)
+    assert [msgspec.msgpack.decode(encoder.encode_command(put)).code for _ in range(2)] == [OBJECT, FLAT]
+    monkeypatch.setattr(sys.modules[Put.__module__], "Put", type("Put", (), {}))
+    assert msgspec.msgpack.decode(encoder.encode_command(put)).code == OBJECT
 
 
 def test_what_cannot_be_pickled_is_named_with_the_reason(sent: tuple[Encoder, list[bytes]]) -> None:
@@ -351,7 +385,7 @@ def test_pickling_inside_of_pickling_does_not_mix() -> None:
             return Put, ("k", encoder.encode_command(Put("inner", 1)))
 
     outer = pickle.loads(msgspec.msgpack.decode(encoder.encode_command(Nested())).data)
-    assert outer == Put("k", encoder.encode_command(Put("inner", 1)))
+    assert sent_and_rebuilt(outer.value) == (OBJECT, Put("inner", 1))
 
 
 def test_nothing_is_taken_for_sent_that_could_not_be(notebook: Any) -> None:

@@ -167,11 +167,22 @@ class Client(Generic[M]):
                 "(RaftConfig.frame_bytes_max)"
             )
         future: ResultFuture[Any] = ResultFuture()
-        self._inbox.append((encoded, future, math.inf if timeout is None else time.monotonic() + timeout))
+        call = (encoded, future, math.inf if timeout is None else time.monotonic() + timeout)
+        self._inbox.append(call)
         if self._sleeping:
             self._sleeping = False
             self._channel.wake()
+        if self._closed and self._withdrawn(call):  # type: ignore[unreachable]  # another thread closed it meanwhile
+            raise UsageError("this client is closed")
         return future
+
+    def _withdrawn(self, call: Call) -> bool:
+        """Take back what was put into the inbox; False if the I/O thread has taken it, and ends it."""
+        try:
+            self._inbox.remove(call)
+        except ValueError:
+            return False
+        return True
 
     def _enqueue_query(
         self, encoded: bytes, consistency: str, to: str | int, timeout: float | None

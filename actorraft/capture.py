@@ -1,12 +1,12 @@
 """A snapshot that is taken while commands go on.
 
 A large state takes seconds to pickle, and nothing could be applied meanwhile. So a machine may offer chunks that are of
-the moment when it was asked, whatever commands do later (`snapshot_while_serving`). The executor's thread draws one
+the moment when it was asked, whatever commands do later (`snapshot_while_serving`). The machine's thread draws one
 of them between two pieces of work and pickles it, for only that thread may look at the state; a thread of its own puts
 the bytes on the disk, whose syncs take longer than a command may wait.
 
 Source:     architecture 19.
-Threads:    `step` and `finish` belong to the executor's thread; `tell` is called by the writing one.
+Threads:    `step` and `finish` belong to the machine's thread; `tell` is called by the writing one.
 Invariant:  at most PIECES_MAX pieces wait for the disk.
 """
 

@@ -34,6 +34,7 @@ from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageE
 from actorraft.events import EventHub, EventStream, Published, WatchStream
 from actorraft.futures import ResultFuture, resolve_many
 from actorraft.pickling import Encoder, decode_result, is_unknown_type, machine_name
+from actorraft.results import decode_many
 from actorraft.session import Call, ClientSession, NodeSilent, QueryCall
 from actorraft.status import MemberStatus, Status
 
@@ -573,7 +574,7 @@ class Client(Generic[M]):
 
     def _resolve_values(self, futures: list[Any], values: list[Any]) -> None:
         if _Ext in set(map(type, values)) or None in futures:
-            resolve_many(*_decoded(futures, values))
+            resolve_many(*decode_many(futures, values))
         else:
             resolve_many(zip(futures, values, strict=False))
 
@@ -593,31 +594,6 @@ class Client(Generic[M]):
 
 class _Superseded(Exception):
     """A newer snapshot, or another leader's, took the place of the one that was being copied."""
-
-
-def _decoded(
-    futures: list[Any], values: list[Any]
-) -> tuple[list[tuple[ResultFuture[Any], Any]], list[tuple[ResultFuture[Any], BaseException]]]:
-    """Decode what came back for those who still wait: (future, result) and (future, what the command raised)."""
-    results, failures = [], []
-    for future, value in zip(futures, values, strict=False):
-        if future is None:
-            continue
-        if type(value) is _Ext:
-            try:
-                value = decode_value(value)
-            except BaseException as error:
-                failures.append((future, error))
-                continue
-        results.append((future, value))
-    return results, failures
-
-
-def decode_value(value: Any) -> Any:
-    """Turn what a node sent as a result into the value, or raise what the command raised."""
-    if value == codec.MALFORMED:
-        raise ActorRaftError("the nodes could not decode the frame that held this command; it changed nothing")
-    return decode_result(value)
 
 
 def _run(reference: weakref.ref[Client[Any]], channel: Channel) -> None:

@@ -187,15 +187,14 @@ class MachineThread:
 
     def _did(self, work: Work, done: Done) -> None:
         """A piece of work is finished: have the loop look at it, at once unless nobody waits for it."""
-        self._finished += 1
         self._stopped = type(done) is Stopped
         self._done.append(done)
-        if type(work) is Apply and work.quiet and not self._stopped:
-            return
-        if self._here:
-            self._settle()
-        else:
-            self._wake()
+        if self._stopped or not (type(work) is Apply and work.quiet):
+            if self._here:
+                self._settle()
+            else:
+                self._wake()
+        self._finished += 1  # last: from here on the loop may be handed to this thread
 
     def _run_loop(self) -> Work | None:
         """Run the loop, and the machine in it, until it ends or is in other hands.

@@ -234,8 +234,12 @@ class Definitions:
 
         Raises:
             UnknownType: its class is not known here.
+            UsageError, ValueError: these bytes are no such object.
         """
-        module, qualname, attributes = _flat_decoder.decode(data)
+        try:
+            module, qualname, attributes = _flat_decoder.decode(data)
+        except RecursionError as error:
+            raise UsageError("a command is too deeply nested to be read") from error
         kind = self._cached(module, qualname)
         made = kind.__new__(kind)
         own = made.__dict__

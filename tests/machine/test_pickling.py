@@ -134,6 +134,17 @@ def test_a_flat_object_whose_class_nobody_has_is_an_unknown_type() -> None:
         Definitions().rebuild(data)
 
 
+@pytest.mark.parametrize(
+    "attributes", [b"\x91" * 100_000 + b"\xc0", b"\x81\xa1a" + b"\x91" * 100_000 + b"\xc0", b"\xc0"]
+)
+def test_forged_attributes_of_any_depth_are_a_result_and_stop_no_node(attributes: bytes) -> None:
+    forged = msgspec.msgpack.Ext(FLAT, b"\x93\xa8builtins\xa6object" + attributes)
+    machine = Local(dict)
+    with pytest.raises((UsageError, msgspec.ValidationError)):
+        machine.apply(msgspec.msgpack.encode(forged))
+    assert machine.host.machine == {}
+
+
 def test_a_class_that_was_redefined_is_not_taken_for_the_one_that_was_flat(
     sent: tuple[Encoder, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,9 @@
 """The executor: committed entries in, results out. The only place where user code runs and pickles are opened.
 
-It is handed work in log order and does it in that order, in the machine's thread (turns.py; or at once, in
-the simulator), and touches no socket and no log. What it holds is exactly the replicated state: the machine, the
-sessions, log time and the serial. All of it rides in a snapshot, so a restored node goes on as if it had applied
-every entry itself.
+It is handed work in log order and does it in that order, in the machine's thread (turns.py; or at once, in the
+simulator), and touches no socket and no log. What it holds is exactly the replicated state: the machine, the sessions,
+log time and the serial. All of it rides in a snapshot, so a restored node goes on as if it had applied every entry
+itself.
 
 Source:     Raft §5.3 (apply in order), §8 (exactly once), §7 (snapshots carry the sessions).
 Threads:    `Executor.run` is called by one thread at a time.

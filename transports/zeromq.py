@@ -206,8 +206,8 @@ class _Sockets:
                 routing_id = receive(_NOW)
                 parts = self._take(socket, 2)
                 if len(parts) == 1:
-                    whole = parts[0].bytes
-                    head, rest = whole[:head_bytes], memoryview(whole)[head_bytes:]
+                    whole = parts[0].buffer  # nothing is copied before its head was found good
+                    head, rest = bytes(whole[:head_bytes]), whole[head_bytes:]
                 elif len(parts) == 2:
                     head, rest = parts[0].bytes, parts[1].buffer
                 else:

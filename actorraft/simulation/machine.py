@@ -9,7 +9,7 @@ Shape:      a command is [method, command id, key, ...]; a query is ["get", key]
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 import msgspec
@@ -31,8 +31,15 @@ class SimHost:
         self.complaints: list[str] = []
         self.wake_at: float | None = None
 
-    def apply(self, command: Any, context: CommandContext) -> Any:
-        """Apply one command and return its result."""
+    def apply_in_order(self, commands: Sequence[Any], context: CommandContext) -> list[Any]:
+        """Apply the commands of one entry; return their results. None stands where one was given up."""
+        results: list[Any] = []
+        for serial, command in enumerate(commands, context.serial):
+            context.position, context.serial = len(results), serial
+            results.append(None if command is None else self._apply(command, context))
+        return results
+
+    def _apply(self, command: Any, context: CommandContext) -> Any:
         method, command_id, key, *arguments = command
         self.applied[command_id] = self.applied.get(command_id, 0) + 1
         if context.serial <= self.last_serial or context.time < self.last_time:

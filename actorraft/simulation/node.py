@@ -60,7 +60,7 @@ class WatchedControl(RaftControl):
 
 
 class DelayedExecutor:
-    """The executor's thread: takes work in order, finishes it later, and wakes the loop."""
+    """The machine's thread: takes work in order, finishes it later, and wakes the loop."""
 
     def __init__(self, node: SimNode, machine: Executor) -> None:
         self.node = node

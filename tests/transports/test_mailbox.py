@@ -17,7 +17,7 @@ import zmq
 from actorraft.actors.mailbox import Envelope, Kinds
 from actorraft.errors import UsageError
 from transports.endpoints import check_bind, check_connect, is_loopback
-from transports.zeromq import BATCH_MAX, PROTOCOL_VERSION, ZeroMQClientChannel, ZeroMQMailbox
+from transports.zeromq import BATCH_MAX, JOINED_BYTES_MAX, PROTOCOL_VERSION, ZeroMQClientChannel, ZeroMQMailbox
 
 CLUSTER = b"cluster1"
 TOKEN = bytes(range(32))
@@ -234,6 +234,19 @@ def test_a_client_sees_its_node_die_and_come_back(world: World) -> None:
     assert client.send(0, b"found")
 
     assert take(node, 1)[0].frame == b"found"
+
+
+@pytest.mark.parametrize("size", [0, 1, JOINED_BYTES_MAX, JOINED_BYTES_MAX + 1, 60_000])
+def test_a_frame_arrives_as_it_was_in_one_part_with_its_head_or_in_two(world: World, size: int) -> None:
+    a, b = world.pair()
+    client = world.channel(a)
+    frame = bytes(range(256)) * (size // 256) + bytes(size % 256)
+
+    assert b.send_peer(0, frame)
+    assert take(a, 1) == [Envelope(Kinds.PEER, 1, frame)]
+    assert client.send(0, frame)
+    [(kind, _, arrived)] = take(a, 1)
+    assert (kind, arrived) == (Kinds.CLIENT, frame)
 
 
 def test_an_answer_to_a_client_that_is_gone_is_dropped(world: World) -> None:

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from actorraft.actors.ref import ActorRef as ActorRef
     from actorraft.actors.ref import spawn as spawn
     from actorraft.actors.supervision import Supervision as Supervision
-    from actorraft.client import Client as Client
-    from actorraft.client import connect as connect
-    from actorraft.cluster import Cluster as Cluster
-    from actorraft.cluster import ReplicatedStateMachine as ReplicatedStateMachine
-    from actorraft.control import MessageEvent as MessageEvent
-    from actorraft.control import RaftControl as RaftControl
+    from actorraft.client.client import Client as Client
+    from actorraft.client.client import connect as connect
+    from actorraft.client.status import MemberStatus as MemberStatus
+    from actorraft.cluster.cluster import Cluster as Cluster
+    from actorraft.cluster.cluster import ReplicatedStateMachine as ReplicatedStateMachine
+    from actorraft.cluster.replicated_actor import ActorOptions as ActorOptions
+    from actorraft.cluster.replicated_actor import actor_ref as actor_ref
     from actorraft.errors import ActorDead as ActorDead
     from actorraft.errors import ActorRaftError as ActorRaftError
     from actorraft.errors import Busy as Busy
@@ -47,10 +48,9 @@ if TYPE_CHECKING:
     from actorraft.machine import command as command
     from actorraft.machine import context as context
     from actorraft.machine import query as query
+    from actorraft.node.driver import MessageEvent as MessageEvent
+    from actorraft.node.driver import RaftControl as RaftControl
     from actorraft.raft.config import RaftConfig as RaftConfig
-    from actorraft.replicated import ActorOptions as ActorOptions
-    from actorraft.replicated import actor_ref as actor_ref
-    from actorraft.status import MemberStatus as MemberStatus
 
 __version__ = "0.1.0"
 
@@ -58,9 +58,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.actors.actor": ("Actor",),
     "actorraft.actors.ref": ("ActorRef", "spawn"),
     "actorraft.actors.supervision": ("Supervision",),
-    "actorraft.client": ("Client", "connect"),
-    "actorraft.cluster": ("Cluster", "ReplicatedStateMachine"),
-    "actorraft.control": ("MessageEvent", "RaftControl"),
+    "actorraft.client.client": ("Client", "connect"),
+    "actorraft.cluster.cluster": ("Cluster", "ReplicatedStateMachine"),
+    "actorraft.node.driver": ("MessageEvent", "RaftControl"),
     "actorraft.errors": (
         "ActorDead",
         "ActorRaftError",
@@ -80,8 +80,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.futures": ("ResultFuture",),
     "actorraft.machine": ("CommandObjects", "Replace", "StateMachine", "command", "context", "query"),
     "actorraft.raft.config": ("RaftConfig",),
-    "actorraft.replicated": ("ActorOptions", "actor_ref"),
-    "actorraft.status": ("MemberStatus",),
+    "actorraft.cluster.replicated_actor": ("ActorOptions", "actor_ref"),
+    "actorraft.client.status": ("MemberStatus",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from actorraft.cluster import Cluster
+    from actorraft.cluster.cluster import Cluster
     from actorraft.simulation import RaftSimulation
 
 
@@ -42,7 +42,7 @@ def raft_cluster() -> Iterator[Callable[..., Cluster[Any]]]:
     `raft_cluster(machine, nodes=3, **options)`: `machine` is a class, or a ReplicatedStateMachine that holds the
     constructor's arguments too; the options are those of `spawn`.
     """
-    from actorraft.cluster import ReplicatedStateMachine
+    from actorraft.cluster.cluster import ReplicatedStateMachine
 
     with contextlib.ExitStack() as opened:
 
@@ -81,5 +81,5 @@ def _actorraft_leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _open_clusters() -> list[Cluster[Any]]:
     """Return the clusters of this process that are not closed; imports nothing."""
-    module = sys.modules.get("actorraft.cluster")
+    module = sys.modules.get("actorraft.cluster.cluster")
     return [cluster for cluster in module._clusters if not cluster._closed] if module is not None else []

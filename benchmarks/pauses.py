@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from actorraft import RaftConfig, ReplicatedStateMachine
-from actorraft.cluster import Cluster
+from actorraft.cluster.cluster import Cluster
 from benchmarks import measure, screen
 from benchmarks.systems import fresh_directory
 from statemachines.kv import KVStore

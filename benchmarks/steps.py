@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import typer
 
 from actorraft import codec
-from actorraft.executor import Apply, Executor
 from actorraft.futures import ResultFuture, resolve_many
-from actorraft.host import MachineHost
-from actorraft.pickling import Encoder, encode_factory
+from actorraft.node.executor import Apply, Executor
+from actorraft.node.host import MachineHost
+from actorraft.pickling.encoder import Encoder, encode_factory
 from actorraft.raft.messages import AppendEntries, LogEntry
 from actorraft.storage.disk import DiskStorage
 from benchmarks import screen

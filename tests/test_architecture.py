@@ -37,7 +37,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "actorraft.actors": (
         {
-            "actorraft.actors", "actorraft.errors", "actorraft.ports", "actorraft.futures", "actorraft.names",
+            "actorraft.actors", "actorraft.errors", "actorraft.ports", "actorraft.futures", "actorraft.pickling.names",
             "transports",
         },
         {"cloudpickle", "msgspec"},
@@ -56,12 +56,12 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"statemachines", "actorraft.machine", "actorraft.errors"}, set(), CLOCKS_AND_DEVICES - {"io", "pickle"},
     ),
 }  # fmt: skip
-CONTROL_PATH = ("actorraft.raft", "actorraft.storage", "actorraft.codec", "actorraft.control", "actorraft.session",
-                "actorraft.sessions", "transports")  # fmt: skip
+CONTROL_PATH = ("actorraft.raft", "actorraft.storage", "actorraft.codec", "actorraft.node.driver", "actorraft.client.session",
+                "actorraft.node.session_table", "transports")  # fmt: skip
 COMPOSITION_ROOTS = {
-    "actorraft.cluster",
-    "actorraft.client",
-    "actorraft.node",
+    "actorraft.cluster.cluster",
+    "actorraft.client.client",
+    "actorraft.node.process",
 }  # and actorraft.actors: they name a transport
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
 

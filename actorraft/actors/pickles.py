@@ -16,7 +16,7 @@ from typing import Any, Final
 import cloudpickle  # type: ignore[import-untyped]
 
 from actorraft.errors import UsageError
-from actorraft.names import module_is_importable
+from actorraft.pickling.names import module_is_importable
 
 _SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None)})
 _known: set[str] = set()  # modules that were looked at

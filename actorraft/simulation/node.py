@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from actorraft import codec
-from actorraft.control import ClientEvent, Event, MessageEvent, RaftControl, TickEvent
 from actorraft.errors import StorageFailed
-from actorraft.executor import Apply, Done, Executor, InlineExecutor, Work
-from actorraft.logtime import Ticks
+from actorraft.node.driver import ClientEvent, Event, MessageEvent, RaftControl, TickEvent
+from actorraft.node.executor import Apply, Done, Executor, InlineExecutor, Work
+from actorraft.node.logtime import Ticks
 from actorraft.raft.messages import AppendEntriesResponse, Configuration, HardState, LogEntry, Message
 from actorraft.raft.server import RaftServer
 from actorraft.simulation.disk import SimDisk

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from rich.console import Console
 from rich.text import Text
 
-from actorraft.control import CampaignEvent
+from actorraft.node.driver import CampaignEvent
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import AppendEntries, LogEntry
 from actorraft.raft.ready import LeaderState

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from actorraft.control import MessageEvent, RaftControl, TickEvent
+from actorraft.node.driver import MessageEvent, RaftControl, TickEvent
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import HardState, LogEntry, Message
 from actorraft.raft.ready import LeaderState

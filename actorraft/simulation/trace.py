@@ -8,7 +8,7 @@ from collections.abc import Iterator, MutableSequence
 from typing import Any
 
 from actorraft import codec
-from actorraft.control import ClientEvent, ConnectEvent, DisconnectEvent, MessageEvent
+from actorraft.node.driver import ClientEvent, ConnectEvent, DisconnectEvent, MessageEvent
 from actorraft.raft.messages import AppendEntries, InstallSnapshot, Message
 
 TAIL = 60  # lines shown of a run that failed

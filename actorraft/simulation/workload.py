@@ -13,8 +13,8 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from actorraft import codec
+from actorraft.client.session import ClientSession, QueryCall
 from actorraft.errors import OutcomeUnknown
-from actorraft.session import ClientSession, QueryCall
 from actorraft.simulation.linearizability import Operation
 
 if TYPE_CHECKING:

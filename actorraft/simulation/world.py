@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from actorraft.control import ConnectEvent, DisconnectEvent
+from actorraft.node.driver import ConnectEvent, DisconnectEvent
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import Configuration
 from actorraft.raft.ready import LeaderState

@@ -11,7 +11,7 @@ import pytest
 
 from actorraft import UsageError
 from actorraft.actors.mailbox import Envelope
-from actorraft.client import Client
+from actorraft.client.client import Client
 from statemachines.kv import KVStore
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from actorraft import codec
+from actorraft.client.session import NOOP, ClientSession, QueryCall
 from actorraft.errors import Busy, OutcomeUnknown, Unavailable
-from actorraft.session import NOOP, ClientSession, QueryCall
 
 
 class Net:

@@ -27,7 +27,7 @@ from actorraft import (
 )
 from actorraft.actors.records import Exit
 from actorraft.actors.system import close_system
-from actorraft.replicated import ReplicatedActorRef
+from actorraft.cluster.replicated_actor import ReplicatedActorRef
 from tests.cluster.helpers import eventually, is_gone, running
 
 pytestmark = pytest.mark.cluster

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from actorraft import RaftConfig, codec
-from actorraft.canonical import Sample as StateSample
-from actorraft.checks import Checks, Sample, Schedule
-from actorraft.host import MachineHost
+from actorraft.node.digests import Checks, Sample, Schedule
+from actorraft.node.host import MachineHost
+from actorraft.pickling.canonical import Sample as StateSample
 from statemachines.kv import KVStore
 from tests.cluster.helpers import Spawn, eventually
 from tests.faults.machines import Dice

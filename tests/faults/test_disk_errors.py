@@ -19,7 +19,7 @@ from actorraft import (
     Supervision,
     Unavailable,
 )
-from actorraft.node import EXIT_DISK
+from actorraft.node.process import EXIT_DISK
 from tests.cluster.helpers import Spawn, agree, eventually, follower_of
 from tests.faults.disks import Disks
 from tests.faults.helpers import append_until, error_of, is_down

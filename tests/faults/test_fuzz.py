@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actorraft import CorruptionError, RaftControl, UsageError, codec
-from actorraft.control import ClientEvent, TickEvent
-from actorraft.executor import Executor, InlineExecutor
-from actorraft.host import MachineHost
+from actorraft.node.driver import ClientEvent, TickEvent
+from actorraft.node.executor import Executor, InlineExecutor
+from actorraft.node.host import MachineHost
 from actorraft.raft.messages import EntryId, HardState, LogEntry
 from actorraft.storage import records
 from actorraft.storage.directory import seal, unseal
@@ -214,7 +214,7 @@ def test_a_change_of_membership_that_could_not_be_read_back_never_enters_the_log
 
 def test_items_that_only_the_executor_opens_do_not_stop_it() -> None:
     executor = Executor(MachineHost(dict), session_expiry_s=60.0)
-    from actorraft.executor import Applied, Apply
+    from actorraft.node.executor import Applied, Apply
 
     items = [
         b"",

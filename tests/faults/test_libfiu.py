@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actorraft.node import EXIT_DISK
+from actorraft.node.process import EXIT_DISK
 from tests.cluster.helpers import Spawn, agree
 from tests.cluster.machines import Ledger
 from tests.faults.helpers import append_until, error_of

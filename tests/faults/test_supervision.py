@@ -11,7 +11,7 @@ import pytest
 
 from actorraft import ActorRaftError, Supervision
 from actorraft.actors.supervision import RestartLog
-from actorraft.turns import EXIT_MACHINE
+from actorraft.node.machine_thread import EXIT_MACHINE
 from tests.cluster.helpers import Spawn, agree, eventually, follower_of
 from tests.cluster.machines import EndsTheProcess, Ledger
 from tests.faults.helpers import error_of

@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from actorraft import StateMachine, canonical, command
-from actorraft.host import MachineHost
+from actorraft import StateMachine, command
+from actorraft.client.proxy import make_proxy
 from actorraft.machine import CommandContext
-from actorraft.pickling import Encoder, decode_result
-from actorraft.proxy import make_proxy
+from actorraft.node.host import MachineHost
+from actorraft.pickling import canonical
+from actorraft.pickling.encoder import Encoder, decode_result
 
 CALLS = 20_000
 ROUNDS = 9

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from actorraft.host import MachineHost
 from actorraft.machine import CommandContext
-from actorraft.pickling import Encoder, decode_result
+from actorraft.node.host import MachineHost
+from actorraft.pickling.encoder import Encoder, decode_result
 
 
 def through_a_frame(value: Any) -> Any:

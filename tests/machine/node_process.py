@@ -29,8 +29,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what user code prints must not get between
     sys.path[:] = receive(sys.stdin.buffer)
-    from actorraft.host import MachineHost, MachineStopped
     from actorraft.machine import CommandContext
+    from actorraft.node.host import MachineHost, MachineStopped
 
     context = CommandContext()
     host: Any = None

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from actorraft.pickling import Encoder, decode_result, encode_factory
+from actorraft.pickling.encoder import Encoder, decode_result, encode_factory
 from tests.machine.node_process import receive, send
 
 

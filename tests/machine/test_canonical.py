@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorraft.canonical import digest
-from actorraft.names import is_importable, module_is_importable
+from actorraft.pickling.canonical import digest
+from actorraft.pickling.names import is_importable, module_is_importable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -113,7 +113,7 @@ def test_slots_times_and_what_cannot_be_pickled_have_digests() -> None:
 
 def test_processes_with_other_hash_seeds_agree() -> None:
     code = (
-        "from actorraft.canonical import digest\n"
+        "from actorraft.pickling.canonical import digest\n"
         "print(digest({'k': {'a', 'b', 'c', (1, 'd'), frozenset('xyz')}, 'n': [1.5, None, 1 << 80]}).hex())"
     )
     found = {
@@ -170,5 +170,5 @@ def test_a_module_loaded_from_elsewhere_under_a_name_is_not_importable(tmp_path:
 
 def test_a_function_that_was_replaced_in_its_module_is_not_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     original = digest
-    monkeypatch.setattr("actorraft.canonical.digest", lambda value: b"")
+    monkeypatch.setattr("actorraft.pickling.canonical.digest", lambda value: b"")
     assert not is_importable(original)

@@ -27,8 +27,8 @@ from actorraft import (
     context,
     query,
 )
-from actorraft.host import MachineHost, MachineStopped
 from actorraft.machine import CommandContext
+from actorraft.node.host import MachineHost, MachineStopped
 from tests.machine.local import Local
 
 
@@ -241,7 +241,7 @@ def test_a_result_does_not_alias_the_state(bank: Local) -> None:
         bank.host.apply(msgspec.msgpack.decode(encoder.encode_call(method, args, {})), context)
         for method, args in (("state", ()), ("deposit", ("ann", 1)), ("state", ()))
     ]
-    from actorraft.pickling import decode_result
+    from actorraft.pickling.encoder import decode_result
 
     assert [decode_result(each) for each in results] == [{}, 1, {"ann": 1}]
 
@@ -272,7 +272,7 @@ def test_an_exception_comes_back_as_itself_with_the_remote_traceback(bank: Local
     assert (caught.value.need, caught.value.have) == (5, 0)
     assert isinstance(caught.value.__cause__, RemoteTraceback)
     assert "in withdraw" in str(caught.value.__cause__)
-    assert "actorraft/host.py" not in str(caught.value.__cause__)
+    assert "actorraft/node/host.py" not in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_a_command_sees_its_context_and_publishes(bank: Local) -> None:
 
 
 def test_published_events_do_not_alias_the_state(bank: Local) -> None:
-    from actorraft.pickling import decode_result
+    from actorraft.pickling.encoder import decode_result
 
     bank.call("now")
     bank.call("deposit", "ann", 1)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from actorraft import CommandObjects, StateMachine, UsageError, command, query
+from actorraft.client.proxy import WrongArguments, machine_class, make_binder, make_proxy
 from actorraft.futures import ResultFuture
-from actorraft.proxy import WrongArguments, machine_class, make_binder, make_proxy
 
 
 class Bank(StateMachine):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from actorraft import Busy, OutcomeUnknown, Unavailable, connect
-from actorraft.client import Client
+from actorraft.client.client import Client
 from actorraft.simulation.linearizability import Operation
 
 GENERATION_S = 4.0

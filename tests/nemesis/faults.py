@@ -19,9 +19,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from actorraft.cluster import Cluster
+from actorraft.cluster.cluster import Cluster
 from actorraft.errors import ActorRaftError
-from actorraft.node import EXIT_DISK
+from actorraft.node.process import EXIT_DISK
 from tests.nemesis.disks import Image
 
 logger = logging.getLogger("nemesis")

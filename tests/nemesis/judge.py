@@ -12,8 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from actorraft.client import Client
-from actorraft.cluster import Cluster
+from actorraft.client.client import Client
+from actorraft.cluster.cluster import Cluster
 from actorraft.errors import ActorRaftError
 from actorraft.simulation.linearizability import Operation, Verdict, check_history
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import actorraft.cluster as cluster_module
+import actorraft.cluster.cluster as cluster_module
 from actorraft.actors.process import ActorProcess
-from actorraft.cluster import Cluster, ReplicatedStateMachine
-from actorraft.node import NodeSpec, run_node
+from actorraft.cluster.cluster import Cluster, ReplicatedStateMachine
+from actorraft.node.process import NodeSpec, run_node
 
 HOSTS_MAX = 250
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorraft import codec, executor
-from actorraft.control import RaftControl
-from actorraft.sessions import Admission, Sessions
+from actorraft import codec
+from actorraft.node import executor
+from actorraft.node.driver import RaftControl
+from actorraft.node.session_table import Admission, Sessions
 from tests.nemesis.machine import Registers
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from actorraft import RaftConfig, ReplicatedStateMachine
-from actorraft.cluster import Cluster
+from actorraft.cluster.cluster import Cluster
 from actorraft.simulation.linearizability import Operation, read_history, write_history
 from tests.nemesis import disks, namespaces
 from tests.nemesis.clients import ClientProcess, Config

@@ -13,7 +13,7 @@ from msgspec.msgpack import Ext
 
 from actorraft import codec
 from actorraft.errors import NoRoom, StorageFailed
-from actorraft.executor import (
+from actorraft.node.executor import (
     Applied,
     Apply,
     Done,
@@ -24,11 +24,11 @@ from actorraft.executor import (
     Stopped,
     TakeSnapshot,
 )
-from actorraft.host import MachineHost
-from actorraft.pickling import OBJECT
+from actorraft.node.host import MachineHost
+from actorraft.node.machine_thread import MachineThread
+from actorraft.pickling.encoder import OBJECT
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId, LogEntry
-from actorraft.turns import MachineThread
 from statemachines import kv
 from statemachines.kv import KVStore
 from tests.cluster.helpers import eventually

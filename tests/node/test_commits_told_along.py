@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorraft.control import COMMIT_TOLD_S, MessageEvent, ProposeEvent, RaftControl
 from actorraft.futures import ResultFuture
+from actorraft.node.driver import COMMIT_TOLD_S, MessageEvent, ProposeEvent, RaftControl
 from actorraft.raft.messages import AppendEntries, AppendEntriesResponse, Configuration
 
 

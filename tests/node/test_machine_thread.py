@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from actorraft import StateMachine, codec, command, turns
-from actorraft.executor import Applied, Apply, Done, Executor, SnapshotTaken, Stopped, TakeSnapshot, Work
-from actorraft.host import MachineHost
+from actorraft import StateMachine, codec, command
+from actorraft.node import machine_thread as turns
+from actorraft.node.executor import Applied, Apply, Done, Executor, SnapshotTaken, Stopped, TakeSnapshot, Work
+from actorraft.node.host import MachineHost
+from actorraft.node.machine_thread import MachineThread
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId, LogEntry
-from actorraft.turns import MachineThread
 from tests.cluster.helpers import eventually
 from tests.cluster.machines import EndsTheProcess
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actorraft.metrics import Metrics
+from actorraft.node.metrics import Metrics
 from actorraft.simulation import RaftSimulation
 
 

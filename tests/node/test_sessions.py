@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actorraft.codec import Commands
-from actorraft.sessions import Sessions
+from actorraft.node.session_table import Sessions
 
 
 def frame(first: int, count: int = 1, *, client_id: int = 5, lowest: int = 0) -> Commands:

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from actorraft import codec
-from actorraft.executor import Applied, Apply, Executor, Restore, Restored, SnapshotTaken, Stopped, TakeSnapshot
-from actorraft.host import MachineHost
 from actorraft.machine import StateMachine, command, context
+from actorraft.node.executor import Applied, Apply, Executor, Restore, Restored, SnapshotTaken, Stopped, TakeSnapshot
+from actorraft.node.host import MachineHost
 from actorraft.raft.messages import Configuration, EntryId, LogEntry
 from actorraft.storage.memory import MemoryStorage
 

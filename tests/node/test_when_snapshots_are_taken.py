@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from actorraft import executor
-from actorraft.control import RaftControl
+from actorraft.node import executor
+from actorraft.node.driver import RaftControl
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import Configuration

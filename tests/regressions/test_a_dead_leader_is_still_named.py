@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from actorraft import codec
+from actorraft.client.session import ClientSession
 from actorraft.errors import Busy
-from actorraft.session import ClientSession
 
 
 def session_with_nodes(sent: list[int]) -> ClientSession:

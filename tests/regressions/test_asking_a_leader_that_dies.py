@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from actorraft.client import Client
+from actorraft.client.client import Client
+from actorraft.client.session import NodeSilent
 from actorraft.errors import Unavailable
-from actorraft.session import NodeSilent
 
 
 class Asking(Client[Any]):

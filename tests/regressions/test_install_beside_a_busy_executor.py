@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorraft import codec, executor
-from actorraft.control import ClientEvent, MessageEvent, RaftControl
+from actorraft import codec
+from actorraft.node import executor
+from actorraft.node.driver import ClientEvent, MessageEvent, RaftControl
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import AppendEntries, Configuration, EntryId, InstallSnapshot, LogEntry, ReadIndexResponse

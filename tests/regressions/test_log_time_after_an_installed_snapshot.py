@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actorraft import codec
-from actorraft.logtime import LogTime
+from actorraft.node.logtime import LogTime
 from actorraft.raft.log import RaftLog
 from actorraft.raft.messages import Configuration, EntryId, LogEntry
 from actorraft.raft.server import RaftServer

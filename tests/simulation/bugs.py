@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 
 from actorraft import codec
-from actorraft.control import RaftControl
+from actorraft.client.session import ClientSession
 from actorraft.errors import StorageFailed
-from actorraft.executor import Executor
-from actorraft.node import RaftNode
+from actorraft.node.driver import RaftControl
+from actorraft.node.executor import Executor
+from actorraft.node.process import RaftNode
+from actorraft.node.session_table import Admission, Sessions
 from actorraft.raft import changes, election, quorum, reads, replication, snapshots
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.log import RaftLog
@@ -40,8 +42,6 @@ from actorraft.raft.messages import (
 )
 from actorraft.raft.ready import LeaderState, Ready
 from actorraft.raft.server import RaftServer
-from actorraft.session import ClientSession
-from actorraft.sessions import Admission, Sessions
 from actorraft.simulation.disk import SimDisk, Write
 from tests.raft import test_paper, test_traps
 

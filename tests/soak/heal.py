@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from actorraft import ReplicatedStateMachine
-from actorraft.cluster import Cluster
+from actorraft.cluster.cluster import Cluster
 from statemachines.kv import KVStore
 from tests.nemesis import namespaces
 from tests.nemesis.judge import wait_until_equal

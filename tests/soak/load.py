@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from itertools import pairwise
 from typing import Any
 
-from actorraft.client import Client
-from actorraft.cluster import Cluster
+from actorraft.client.client import Client
+from actorraft.cluster.cluster import Cluster
 from actorraft.errors import ActorRaftError, OutcomeUnknown
 
 CHUNK = 2000

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from actorraft import ReplicatedStateMachine
-from actorraft.cluster import Cluster
+from actorraft.cluster.cluster import Cluster
 from statemachines.kv import KVStore
 from tests.soak.load import Load
 

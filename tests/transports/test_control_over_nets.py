@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from actorraft.control import RaftControl
+from actorraft.node.driver import RaftControl
 from transports.tcp import TCPRaftNet
 from transports.zeromq import ZeroMQRaftNet
 

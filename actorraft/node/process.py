@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import codec
 from actorraft.actors.mailbox import Kinds
-from actorraft.clock import SystemClock
-from actorraft.control import (
+from actorraft.errors import CorruptionError, StorageFailed, UsageError
+from actorraft.node.clock import SystemClock
+from actorraft.node.driver import (
     ClientEvent,
     ConnectEvent,
     DisconnectEvent,
@@ -34,15 +35,14 @@ from actorraft.control import (
     RaftControl,
     TickEvent,
 )
-from actorraft.errors import CorruptionError, StorageFailed, UsageError
-from actorraft.executor import Executor
-from actorraft.host import MachineHost
-from actorraft.logtime import Ticks
+from actorraft.node.executor import Executor
+from actorraft.node.host import MachineHost
+from actorraft.node.logtime import Ticks
+from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import Configuration, Message
 from actorraft.storage.disk import DiskStorage
 from actorraft.storage.portable import seed
-from actorraft.turns import EXIT_MACHINE, MachineThread, last_words
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from actorraft.executor import Executor, SnapshotFailed, SnapshotTaken, Stopped, held_up
+from actorraft.node.executor import Executor, SnapshotFailed, SnapshotTaken, Stopped, held_up
 from actorraft.ports import SnapshotWriter
 
 PIECES_MAX: Final = 8

@@ -24,10 +24,10 @@ from typing import Any
 import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
 import msgspec
 
-from actorraft import byvalue
-from actorraft.byvalue import CodePickler, Ref
 from actorraft.errors import UnknownType, UsageError
-from actorraft.names import Name, look_up
+from actorraft.pickling import byvalue
+from actorraft.pickling.byvalue import CodePickler, Ref
+from actorraft.pickling.names import Name, look_up
 
 BY_VALUE = 0  # the first byte of a pickle that holds code; those that hold none begin with 0x80
 _PYTHON = sys.version_info[:2]
@@ -195,14 +195,16 @@ class Definitions:
 
     def _make_finder(self) -> Any:
         """Make what finds a global for an unpickler. The cache is in C; with it, this is faster than pickle.loads."""
-        ours = {
-            ("actorraft.byvalue", "begin_class"): self._begin_class,
-            ("actorraft.byvalue", "begin_enum"): self._begin_enum,
-            ("actorraft.byvalue", "begin_function"): self._begin_function,
-            ("actorraft.byvalue", "finish_class"): self._finish_class,
-            ("actorraft.byvalue", "finish_function"): self._finish_function,
-            ("actorraft.byvalue", "resolve"): self._resolve,
+        mine = {
+            "begin_class": self._begin_class,
+            "begin_enum": self._begin_enum,
+            "begin_function": self._begin_function,
+            "finish_class": self._finish_class,
+            "finish_function": self._finish_function,
+            "resolve": self._resolve,
         }
+        # By the name that is in the pickles of today's logs, and by the one that is in 0.1.0's.
+        ours = {(module, name): act for module in (byvalue.__name__, "actorraft.byvalue") for name, act in mine.items()}
 
         def find(module: str, qualname: str) -> Any:
             return ours.get((module, qualname)) or self._find(module, qualname)

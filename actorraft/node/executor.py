@@ -22,13 +22,13 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import msgspec
 
 from actorraft import codec
-from actorraft.checks import EVERY_ENTRIES_MASK, Checked, Checks
 from actorraft.errors import CorruptionError, NoRoom, StorageFailed
-from actorraft.host import MachineHost, MachineStopped
 from actorraft.machine import CommandContext
+from actorraft.node.digests import EVERY_ENTRIES_MASK, Checked, Checks
+from actorraft.node.host import MachineHost, MachineStopped
+from actorraft.node.session_table import Sessions
 from actorraft.ports import SnapshotMeta, SnapshotWriter, Storage
 from actorraft.raft.messages import LogEntry
-from actorraft.sessions import Sessions
 
 logger = logging.getLogger("actorraft")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from actorraft.actors.process import ActorProcess
 
 if TYPE_CHECKING:
-    from actorraft.cluster import Cluster
+    from actorraft.cluster.cluster import Cluster
 
 
 class Node:

@@ -30,13 +30,13 @@ import msgspec
 
 from actorraft import codec
 from actorraft.actors.mailbox import Kinds
+from actorraft.client.events import EventHub, EventStream, Published, WatchStream
+from actorraft.client.session import Call, ClientSession, NodeSilent, QueryCall
+from actorraft.client.status import MemberStatus, Status
 from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageError
-from actorraft.events import EventHub, EventStream, Published, WatchStream
 from actorraft.futures import ResultFuture, resolve_many
-from actorraft.pickling import Encoder, decode_result, is_unknown_type, machine_name
-from actorraft.results import decode_many
-from actorraft.session import Call, ClientSession, NodeSilent, QueryCall
-from actorraft.status import MemberStatus, Status
+from actorraft.pickling.encoder import Encoder, decode_result, is_unknown_type, machine_name
+from actorraft.pickling.results import decode_many
 
 if TYPE_CHECKING:
     from actorraft.actors.mailbox import Channel
@@ -136,7 +136,7 @@ class Client(Generic[M]):
 
     def proxy(self, *, timeout: float | None = 5.0, consistency: str = "linearizable", to: str | int = "leader") -> M:
         """Return an object with the machine's commands and queries as methods, typed as the machine."""
-        from actorraft.proxy import make_proxy
+        from actorraft.client.proxy import make_proxy
 
         if self._machine is None:
             raise UsageError("this client does not know the machine's class: connect(endpoints, MyMachine)")

@@ -43,8 +43,8 @@ from actorraft.futures import ResultFuture
 from actorraft.machine import default_state, restore_default
 
 if TYPE_CHECKING:
-    from actorraft.client import Client
-    from actorraft.cluster import Cluster
+    from actorraft.client.client import Client
+    from actorraft.cluster.cluster import Cluster
 
 logger = logging.getLogger("actorraft")
 
@@ -293,7 +293,7 @@ def _link(ref: ActorRef) -> _Link:
     Raises:
         ActorDead: it is gone.
     """
-    from actorraft.client import open_client
+    from actorraft.client.client import open_client
 
     key = (os.getpid(), ref.endpoint)
     with _linking:
@@ -327,7 +327,7 @@ class ActorOptions(plain.ActorOptions):
         mailbox_max: how many messages one sender may have with it that it has not taken.
         supervision: what happens when its process (one of its replicas) dies unasked; None: it stays down. Actors that
             are given one and the same Supervision object are a group for its strategy.
-        replicas: above 1, it runs on so many nodes, kept equal by Raft: see actorraft.replicated.
+        replicas: above 1, it runs on so many nodes, kept equal by Raft: see actorraft.cluster.replicated_actor.
     """
 
     replicas: int = 1
@@ -346,7 +346,7 @@ class ActorOptions(plain.ActorOptions):
         """
         if self.replicas == 1:
             return super().spawn(cls, *args, **kwargs)
-        from actorraft.cluster import ReplicatedStateMachine
+        from actorraft.cluster.cluster import ReplicatedStateMachine
 
         actor_class = plain.check_actor_class(cls)
         here = system()

@@ -31,8 +31,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from actorraft.capture import Capture
-from actorraft.executor import Apply, Done, Executor, Restore, Stopped, TakeSnapshot, Work
+from actorraft.node.capture import Capture
+from actorraft.node.executor import Apply, Done, Executor, Restore, Stopped, TakeSnapshot, Work
 
 logger = logging.getLogger("actorraft")
 

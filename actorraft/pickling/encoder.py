@@ -29,10 +29,6 @@ from typing import Any, Final, NoReturn, cast
 import cloudpickle.cloudpickle as cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
-from actorraft import byvalue
-from actorraft.byvalue import HEAP_TYPE, CodePickler, Ref, fingerprint_of
-from actorraft.canonical import SCALARS
-from actorraft.definitions import BY_VALUE, check_python, mark_by_value
 from actorraft.errors import (
     ActorRaftError,
     CommandFailed,
@@ -42,7 +38,11 @@ from actorraft.errors import (
     UsageError,
 )
 from actorraft.machine import CommandObjects
-from actorraft.names import Name, is_importable, look_up, name_of
+from actorraft.pickling import byvalue
+from actorraft.pickling.byvalue import HEAP_TYPE, CodePickler, Ref, fingerprint_of
+from actorraft.pickling.canonical import SCALARS
+from actorraft.pickling.definitions import BY_VALUE, check_python, mark_by_value
+from actorraft.pickling.names import Name, is_importable, look_up, name_of
 
 CALL: Final = 1
 OBJECT: Final = 2
@@ -398,15 +398,18 @@ def encode_error(error: BaseException, dumps: Callable[[Any], bytes], kind: int 
 
 _NOT_AS_ITSELF = (StopIteration, StopAsyncIteration, ActorRaftError)
 TEXT_CHARS_MAX = 16_384
-_OWN_FILES = (__file__, __file__.replace("pickling", "host"), __file__.replace("pickling", "machine"))
 
 
 def _after_host(error: BaseException) -> types.TracebackType | None:
     """Leave out the frames of this library that stand above the user's."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename in _OWN_FILES:
+    while trace is not None and trace.tb_next is not None and _is_ours(trace.tb_frame):
         trace = trace.tb_next
     return trace
+
+
+def _is_ours(frame: types.FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("actorraft.")
 
 
 def _message(error: BaseException) -> str:

@@ -29,14 +29,14 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from actorraft.actors.process import ActorProcess, Monitor, refuse_nested_spawn
 from actorraft.actors.supervision import Supervision
-from actorraft.client import Client, open_client
+from actorraft.client.client import Client, open_client
+from actorraft.client.status import MemberStatus
+from actorraft.cluster.nodes import Node, Nodes
+from actorraft.cluster.place import Place
 from actorraft.errors import StartError, Unavailable, UsageError
-from actorraft.node import NodeSpec, run_node
-from actorraft.nodes import Node, Nodes
-from actorraft.pickling import encode_factory, machine_name
-from actorraft.place import Place
+from actorraft.node.process import NodeSpec, run_node
+from actorraft.pickling.encoder import encode_factory, machine_name
 from actorraft.raft.config import RaftConfig
-from actorraft.status import MemberStatus
 from actorraft.storage.portable import check_portable
 
 logger = logging.getLogger("actorraft")

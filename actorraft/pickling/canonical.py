@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from actorraft.names import name_of
+from actorraft.pickling.names import name_of
 
 SCALARS = frozenset((str, bytes, bool, int, float, type(None)))
 CHUNK = 1000

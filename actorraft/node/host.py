@@ -19,8 +19,6 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from actorraft import canonical
-from actorraft.definitions import Definitions, check_python
 from actorraft.errors import ActorRaftError, StorageFailed, UnknownType, UsageError
 from actorraft.machine import (
     CommandContext,
@@ -33,7 +31,9 @@ from actorraft.machine import (
     methods_of,
     restore_default,
 )
-from actorraft.pickling import CALL, DEFINITION, FLAT, LOST, NOT_KNOWN, NOT_USABLE, OBJECT, RAISED, encode_error
+from actorraft.pickling import byvalue, canonical
+from actorraft.pickling.definitions import Definitions, check_python
+from actorraft.pickling.encoder import CALL, DEFINITION, FLAT, LOST, NOT_KNOWN, NOT_USABLE, OBJECT, RAISED, encode_error
 
 logger = logging.getLogger("actorraft")
 
@@ -527,4 +527,7 @@ def _raised_here(error: BaseException) -> bool:
     while trace.tb_next is not None:
         trace = trace.tb_next
     module = trace.tb_frame.f_globals.get("__name__", "")
-    return module in ("actorraft.host", "actorraft.definitions", "actorraft.byvalue")
+    return module in _OURS
+
+
+_OURS: Final = frozenset((__name__, Definitions.__module__, byvalue.__name__))

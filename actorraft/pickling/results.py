@@ -12,7 +12,7 @@ import msgspec
 from actorraft import codec
 from actorraft.errors import ActorRaftError
 from actorraft.futures import ResultFuture
-from actorraft.pickling import decode_result
+from actorraft.pickling.encoder import decode_result
 
 _Ext = msgspec.msgpack.Ext
 

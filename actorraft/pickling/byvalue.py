@@ -30,9 +30,9 @@ from typing import Any, Final, NamedTuple
 
 import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
 
-from actorraft.canonical import Walk
 from actorraft.errors import UnknownType
-from actorraft.names import Name, is_importable, look_up, module_is_importable, name_of
+from actorraft.pickling.canonical import Walk
+from actorraft.pickling.names import Name, is_importable, look_up, module_is_importable, name_of
 
 PROTOCOL: Final = 5
 HEAP_TYPE: Final = 1 << 9

@@ -22,14 +22,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from actorraft import codec, executor
-from actorraft.checks import Checked, Schedule
-from actorraft.chunks import SnapshotChunks
-from actorraft.clock import SystemClock
+from actorraft import codec
 from actorraft.errors import NoRoom, StorageFailed, Unavailable
-from actorraft.executor import ExecutorPort, LogOnly, Restore
-from actorraft.logtime import LogTime, Ticks
-from actorraft.metrics import Metrics
+from actorraft.node import executor
+from actorraft.node.clock import SystemClock
+from actorraft.node.digests import Checked, Schedule
+from actorraft.node.executor import ExecutorPort, LogOnly, Restore
+from actorraft.node.logtime import LogTime, Ticks
+from actorraft.node.metrics import Metrics
+from actorraft.node.snapshotting import SnapshotChunks
 from actorraft.ports import Clients, Clock, Storage
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import NotLeader, ProposalRefused, RaftError

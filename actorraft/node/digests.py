@@ -28,7 +28,7 @@ from zlib import crc32
 import msgspec
 
 from actorraft import codec
-from actorraft.canonical import SCALARS
+from actorraft.pickling.canonical import SCALARS
 
 logger = logging.getLogger("actorraft")
 

@@ -1,15 +1,22 @@
-"""The ports of a node: what RaftControl needs from disk, network, clock and executor.
+"""The ports: what processes need from sockets, disks and clocks, without knowing any.
 
-Threads, processes and real devices are one shell around it; the simulator is another.
+Threads, processes and real devices are one shell around what uses them; the simulator is another.
 Each method says who calls it, whether it may block, and what is durable on return.
+
+Shape:      an Envelope is (kind, sender, frame). PEER: a frame from the node `sender`. CLIENT: a frame from the client
+            with the routing id `sender`. FRAME: on a client's channel, a frame from the node `sender`.
+            CONNECTED, DISCONNECTED: the link to the node `sender`. WAKE: somebody called `wake`.
+Not here:   sockets (transports/zeromq.py); what is in a frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Protocol
 
-from actorraft.raft.messages import Configuration, EntryId, HardState, LogEntry, Message
+if TYPE_CHECKING:  # values only: an actor's process needs a mailbox and no Raft
+    from actorraft.raft.messages import Configuration, EntryId, HardState, LogEntry, Message
 
 
 class SnapshotMeta(NamedTuple):
@@ -100,3 +107,70 @@ class Clock(Protocol):
     def monotonic(self) -> float: ...
 
     def wall(self) -> float: ...
+
+
+class Kinds:
+    """What an envelope can be."""
+
+    PEER: Final = 1
+    CLIENT: Final = 2
+    DISCONNECTED: Final = 3
+    CONNECTED: Final = 4
+    WAKE: Final = 5
+    FRAME: Final = 6
+
+
+class Envelope(NamedTuple):
+    """One thing that happened; `frame` is empty for all but PEER, CLIENT and FRAME."""
+
+    kind: int
+    sender: Any
+    frame: bytes = b""
+
+
+class Inbox(Protocol):
+    """What a mailbox and a channel have in common: one wait for everything. Used by one thread, but for `wake`."""
+
+    counts: Counter[str]  # what was dropped or not sent, by reason
+
+    def wait(self, timeout_s: float) -> list[Envelope]:
+        """Wait until something happens, or `timeout_s` passes; return what happened, in order per sender. Bounded."""
+
+    def drop(self, what: str) -> None:
+        """Count a message that its receiver throws away; say so in the log, once for each reason."""
+
+    def wake(self) -> None:
+        """Make `wait` return. From any thread; several calls may count as one."""
+
+    def close(self) -> None:
+        """Close every socket; what was not sent yet is lost. Idempotent."""
+
+
+class Mailbox(Inbox, Protocol):
+    """The mailbox of a process that has peers and clients; kinds are all but FRAME."""
+
+    @property
+    def endpoints(self) -> tuple[str, str]:
+        """Where peers and clients reach it, as bound."""
+
+    def set_peers(self, peers: Mapping[int, str]) -> None:
+        """Say who the peers are: node id -> endpoint. Links to others are closed; a link that stays is left alone."""
+
+    def send_peer(self, peer_id: int, frame: bytes) -> bool:
+        """Send to a peer, never blocking; False if it was dropped (no link, full queue). What left may be lost too."""
+
+    def send_client(self, client: Any, frame: bytes) -> bool:
+        """Answer a client, never blocking; False if it was dropped (it is gone, or does not read)."""
+
+    def try_send_client(self, client: Any, frame: bytes) -> bool | None:
+        """Answer a client, never blocking; False if its queue is full now, None if it is gone."""
+
+
+class Channel(Inbox, Protocol):
+    """The client's side: links to the nodes of a cluster. Kinds are FRAME, CONNECTED, DISCONNECTED and WAKE."""
+
+    def set_endpoints(self, endpoints: Mapping[Any, str]) -> None:
+        """Say where the nodes are: node id (or whatever else names one) -> endpoint."""
+
+    def send(self, node_id: Any, frame: bytes) -> bool:
+        """Send to a node, never blocking; False if it certainly did not leave."""

@@ -46,7 +46,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
     "actorraft.simulation": ({"actorraft", "transports.mock"}, {"msgspec", "rich", "typer"}, SOCKETS | {"time"}),
     "transports": (
         {
-            "transports", "actorraft.ports", "actorraft.errors", "actorraft.codec", "actorraft.actors.mailbox",
+            "transports", "actorraft.ports", "actorraft.errors", "actorraft.codec",
             "actorraft.raft.messages", "actorraft.raft.config",
         },
         {"zmq"},

@@ -36,8 +36,8 @@ from typing import Any, Final
 import zmq
 
 from actorraft import codec
-from actorraft.actors.mailbox import Envelope, Kinds
 from actorraft.errors import UsageError
+from actorraft.ports import Envelope, Kinds
 from actorraft.raft.messages import Message
 from transports import RaftNet
 from transports.endpoints import TOKEN_BYTES, check_bind, check_connect, check_token, split

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from actorraft.actors import pickles
-from actorraft.actors.mailbox import Kinds
 from actorraft.errors import CommandFailed, RemoteTraceback, UsageError
+from actorraft.ports import Kinds
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
     from actorraft.actors.ref import ActorRef
-    from transports.zeromq import ZeroMQMailbox
+    from actorraft.ports import Mailbox
 
 logger = logging.getLogger("actorraft")
 
@@ -142,7 +142,7 @@ class _Sender:
 class _Loop:
     """Takes frames from the mailbox, one message after another to the actor, answers in batches back."""
 
-    def __init__(self, actor: Actor, mailbox: ZeroMQMailbox, context: ChildContext) -> None:
+    def __init__(self, actor: Actor, mailbox: Mailbox, context: ChildContext) -> None:
         self._actor = actor
         self._mailbox = mailbox
         self._context = context

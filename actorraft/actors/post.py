@@ -24,10 +24,10 @@ import msgspec
 
 from actorraft.actors import pickles
 from actorraft.actors.actor import FRAME_BYTES_MAX, LAST, READ, STOP, load_error
-from actorraft.actors.mailbox import Kinds
 from actorraft.actors.records import UP, Exit, Record, read_record, record_file
 from actorraft.errors import ActorDead, ActorRaftError, MailboxFull, OutcomeUnknown, UsageError
 from actorraft.futures import ResultFuture, resolve_many
+from actorraft.ports import Channel, Kinds
 
 logger = logging.getLogger("actorraft")
 
@@ -82,7 +82,7 @@ class Post:
         from transports.zeromq import ZeroMQClientChannel
 
         self.pid = os.getpid()
-        self._channel = ZeroMQClientChannel(token=None, message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
+        self._channel: Channel = ZeroMQClientChannel(token=None, message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
         self._boxes: dict[str, Box] = {}
         self._lock = threading.Lock()  # of `_boxes`, and of numbers and their order
         self._touched: deque[Box] = deque()  # boxes with something new

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 import msgspec
 
 from actorraft import codec
-from actorraft.actors.mailbox import Kinds
 from actorraft.client.events import EventHub, EventStream, Published, WatchStream
 from actorraft.client.session import Call, ClientSession, NodeSilent, QueryCall
 from actorraft.client.status import MemberStatus, Status
@@ -37,9 +36,10 @@ from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageE
 from actorraft.futures import ResultFuture, resolve_many
 from actorraft.pickling.encoder import Encoder, decode_result, is_unknown_type, machine_name
 from actorraft.pickling.results import decode_many
+from actorraft.ports import Kinds
 
 if TYPE_CHECKING:
-    from actorraft.actors.mailbox import Channel
+    from actorraft.ports import Channel
 
 logger = logging.getLogger("actorraft")
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import codec
-from actorraft.actors.mailbox import Kinds
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
 from actorraft.node.clock import SystemClock
 from actorraft.node.driver import (
@@ -39,6 +38,7 @@ from actorraft.node.executor import Executor
 from actorraft.node.host import MachineHost
 from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
+from actorraft.ports import Kinds
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import Configuration, Message
 from actorraft.storage.disk import DiskStorage
@@ -46,7 +46,7 @@ from actorraft.storage.portable import seed
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
-    from actorraft.actors.mailbox import Mailbox
+    from actorraft.ports import Mailbox
 
 logger = logging.getLogger("actorraft")
 

@@ -12,7 +12,7 @@ import pytest
 from actorraft import Actor
 from actorraft.actors import actor as module
 from actorraft.actors.actor import ASK, FAREWELL_S, LAST, READ
-from actorraft.actors.mailbox import Envelope, Kinds
+from actorraft.ports import Envelope, Kinds
 
 
 class Echo(Actor):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from actorraft import UsageError
-from actorraft.actors.mailbox import Envelope
 from actorraft.client.client import Client
+from actorraft.ports import Envelope
 from statemachines.kv import KVStore
 
 
@@ -19,6 +19,7 @@ class Nowhere:
     """A channel that reaches nobody."""
 
     def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
         self._woken = threading.Event()
 
     def set_endpoints(self, endpoints: Mapping[int, str]) -> None:
@@ -30,6 +31,9 @@ class Nowhere:
 
     def send(self, node_id: int, frame: bytes) -> bool:
         return False
+
+    def drop(self, what: str) -> None:
+        self.counts[what] += 1
 
     def wake(self) -> None:
         self._woken.set()

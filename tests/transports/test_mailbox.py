@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import zmq
 
-from actorraft.actors.mailbox import Envelope, Kinds
 from actorraft.errors import UsageError
+from actorraft.ports import Envelope, Kinds
 from transports.endpoints import check_bind, check_connect, is_loopback
 from transports.zeromq import BATCH_MAX, JOINED_BYTES_MAX, PROTOCOL_VERSION, ZeroMQClientChannel, ZeroMQMailbox
 

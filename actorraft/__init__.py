@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from actorraft.machine import command as command
     from actorraft.machine import context as context
     from actorraft.machine import query as query
+    from actorraft.node.control import RaftControl as RaftControl
     from actorraft.node.driver import MessageEvent as MessageEvent
-    from actorraft.node.driver import RaftControl as RaftControl
     from actorraft.raft.config import RaftConfig as RaftConfig
 
 __version__ = "0.1.0"
@@ -60,7 +60,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.actors.supervision": ("Supervision",),
     "actorraft.client.client": ("Client", "connect"),
     "actorraft.cluster.cluster": ("Cluster", "ReplicatedStateMachine"),
-    "actorraft.node.driver": ("MessageEvent", "RaftControl"),
+    "actorraft.node.control": ("RaftControl",),
+    "actorraft.node.driver": ("MessageEvent",),
     "actorraft.errors": (
         "ActorDead",
         "ActorRaftError",

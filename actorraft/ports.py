@@ -92,6 +92,8 @@ class Storage(Protocol):
 class Net(Protocol):
     """Sending to peers; may lose, repeat and reorder, never alters. Called by the loop alone; never blocks."""
 
+    address: int  # this node's id
+
     def send(self, message: Message, /) -> None: ...
 
 

@@ -56,8 +56,9 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"statemachines", "actorraft.machine", "actorraft.errors"}, set(), CLOCKS_AND_DEVICES - {"io", "pickle"},
     ),
 }  # fmt: skip
-CONTROL_PATH = ("actorraft.raft", "actorraft.storage", "actorraft.codec", "actorraft.node.driver", "actorraft.client.session",
-                "actorraft.node.session_table", "transports")  # fmt: skip
+CONTROL_PATH = ("actorraft.raft", "actorraft.storage", "actorraft.codec", "actorraft.node.control", "actorraft.node.driver",
+                "actorraft.node.requests", "actorraft.node.snapshotting", "actorraft.node.session_table",
+                "actorraft.client.session", "transports")  # fmt: skip
 COMPOSITION_ROOTS = {
     "actorraft.cluster.cluster",
     "actorraft.client.client",

@@ -1,7 +1,7 @@
 """A Raft node as a process of its own: mailbox, control, disk and machine around one loop.
 
 The loop waits once for everything (peers, clients, broken links, the executor, the parent), takes all that is there,
-and gives it to RaftControl as one batch: so a busy node makes one write and one message out of many commands.
+and gives it to the driver as one batch: so a busy node makes one write and one message out of many commands.
 
 Process:    the loop owns sockets and disk, and runs in one of two threads (turns.py); a third only passes on what the
             parent says. Leaving because of a disk or a machine is by `os._exit`, at once.
@@ -28,10 +28,11 @@ from actorraft.node.driver import (
     ClientEvent,
     ConnectEvent,
     DisconnectEvent,
+    Driver,
     Event,
     MessageEvent,
     NodeStopped,
-    RaftControl,
+    Observer,
     TickEvent,
 )
 from actorraft.node.executor import Executor
@@ -117,6 +118,16 @@ class _Net:
         self._mailbox.send_peer(message.dest, codec.encode_message(message))
 
 
+class _Reports(Observer):
+    """Tells the parent what its user may want to know."""
+
+    def __init__(self, context: ChildContext) -> None:
+        self._context = context
+
+    def noticed(self, what: str, value: Any) -> None:
+        self._context.report((what, value))
+
+
 class RaftNode:
     """One node of a cluster.
 
@@ -148,7 +159,7 @@ class RaftNode:
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
         executor = Executor(host, session_expiry_s=spec.config.session_expiry_s, timer=time.perf_counter)
         self._machine = MachineThread(executor, mailbox.wake)
-        self.control = RaftControl(
+        self.driver = Driver(
             self._net,
             storage=storage,
             executor=self._machine,
@@ -157,8 +168,9 @@ class RaftNode:
             config=spec.config,
             configuration=configuration,
             commit_along=True,
+            counts=mailbox.counts,  # one list of what was dropped, for the status
+            observer=_Reports(context),
         )
-        self.control.observe = lambda what, value: context.report((what, value))
         self._ticks = Ticks(self._clock, spec.config.tick_s)
         self._set_peers(peers)
 
@@ -166,8 +178,8 @@ class RaftNode:
         """Serve until the parent asks to stop."""
         self._context.on_stop(self._mailbox.wake)
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
-        self._machine.run(self._turn, lambda: self.control.process_events(()))
-        self.control.storage.close()
+        self._machine.run(self._turn, lambda: self.driver.process_events(()))
+        self.driver.storage.close()
         self._mailbox.close()
 
     def _turn(self, wait_max_s: float) -> bool | None:
@@ -176,8 +188,8 @@ class RaftNode:
         Returns:
             Whether anything came; None: the parent asks to stop.
         """
-        control, ticks = self.control, self._ticks
-        envelopes = self._mailbox.wait(min(wait_max_s, ticks.wait_s(control.due_s)))
+        driver, ticks = self.driver, self._ticks
+        envelopes = self._mailbox.wait(min(wait_max_s, ticks.wait_s(driver.due_s)))
         events: list[Event] = []
         # Time first: after a long pause a leader must learn that it may be deposed before it serves anybody.
         elapsed = ticks.take()
@@ -196,7 +208,7 @@ class RaftNode:
                 events.append(DisconnectEvent(sender))
         while self._orders:
             self._obey(*self._orders.popleft())
-        control.process_events(events)
+        driver.process_events(events)
         if self._campaign:
             self._campaign_when_connected()
         return None if self._context.stop_requested else bool(envelopes)
@@ -215,8 +227,8 @@ class RaftNode:
         events.append(MessageEvent(message))
 
     def _drop(self, what: str) -> None:
-        self.control.counts["malformed peer frames"] += 1
-        if self.control.counts["malformed peer frames"] == 1:
+        self.driver.counts["malformed peer frames"] += 1
+        if self.driver.counts["malformed peer frames"] == 1:
             logger.warning("dropped %s (further ones are only counted)", what)
 
     # --- What the parent says ---
@@ -231,7 +243,7 @@ class RaftNode:
             case "peers":
                 self._set_peers(value)
             case "clients":
-                self.control.client_endpoints = value
+                self.driver.requests.endpoints = value
             case "campaign":
                 self._campaign = True
             case "cut":
@@ -248,13 +260,13 @@ class RaftNode:
 
     def _campaign_when_connected(self) -> None:
         """A new cluster need not wait for an election timeout: its parent names who asks first."""
-        voters = self.control.server.configuration.voters
-        if self.control.server.leader_id is not None:
+        voters = self.driver.server.configuration.voters
+        if self.driver.server.leader_id is not None:
             self._campaign = False
         elif len((self._connected | {self._spec.node_id}) & voters) * 2 > len(voters):
             self._campaign = False
-            self.control.server.campaign()
-            self.control.process_events(())
+            self.driver.server.campaign()
+            self.driver.process_events(())
 
 
 def run_node(context: ChildContext, spec: NodeSpec) -> None:
@@ -278,9 +290,8 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
     _, peers = order
     try:
         node = RaftNode(context, spec, mailbox, peers)
-        node.control.counts = mailbox.counts  # one list of what was dropped, for the status
         context.loaded()
-        log = node.control.server.log
+        log = node.driver.server.log
         context.report(("ready", tuple(log.last)))
         gc.collect()
         gc.freeze()  # what the start made lives as long as the process; the collector need not walk it again

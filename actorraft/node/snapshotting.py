@@ -1,12 +1,118 @@
-"""Snapshots in chunks (§7): read for others to copy, written as a leader sends them, installed when the core says."""
+"""A node's snapshots (§7): when to take one of its own, and how those of others come and go, chunk by chunk.
+
+Invariant:  `handed_index` is the last entry that the executor was given; a snapshot is of the state there.
+Threads:    the node's loop; writing one is the executor's (executor.py).
+Not here:   who asked for one (requests.py).
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
-from actorraft.ports import SnapshotWriter, Storage
+from actorraft.errors import NoRoom
+from actorraft.node.executor import ExecutorPort, Restore, TakeSnapshot
+from actorraft.ports import SnapshotMeta, SnapshotWriter, Storage
+from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import ProposalRefused
-from actorraft.raft.messages import EntryId, InstallSnapshot
+from actorraft.raft.messages import EntryId, InstallSnapshot, LogEntry
+from actorraft.raft.server import RaftServer
+
+logger = logging.getLogger("actorraft")
+
+
+class Snapshotting:
+    """When this node takes a snapshot, and what it has.
+
+    Args:
+        server: the core, as it was recovered.
+        storage: where snapshots are.
+        executor: who takes them, and restores from them.
+        newest: the one that was recovered, if any.
+
+    Attributes:
+        chunks: of snapshots that come and go.
+        handed_index: the last entry that was given to the executor.
+        newest_index: of the newest snapshot that the executor took or was told to restore; -1: none.
+        running: whether the executor is taking one.
+        held_up_s: how long the last one kept commands waiting.
+    """
+
+    def __init__(
+        self,
+        server: RaftServer,
+        storage: Storage,
+        executor: ExecutorPort,
+        config: RaftConfig,
+        newest: SnapshotMeta | None,
+    ) -> None:
+        self._server = server
+        self._storage = storage
+        self._executor = executor
+        self._config = config
+        self.chunks = SnapshotChunks(storage, config.snapshot_chunk_bytes)
+        self.handed_index = self.newest_index = newest.snapshot_id.index if newest is not None else -1
+        self.running = False
+        self.held_up_s = 0.0
+        self._newest_bytes = newest.size_bytes if newest is not None else 0
+        self._tried_index = -1  # where the last one was begun, whatever became of it
+        self._log_bytes = 0  # handed over since then
+        if newest is not None:
+            executor.submit(Restore.newest(self.newest_index, storage))
+
+    def handed_over(self, first_index: int, entries: Sequence[LogEntry]) -> None:
+        """Note what the executor was given."""
+        self.handed_index = first_index + len(entries) - 1
+        for _, item in entries:
+            if type(item) is bytes:
+                self._log_bytes += len(item)
+
+    def begin_if_due(self) -> None:
+        """Take one if enough was handed over since the last."""
+        entries = self.handed_index - max(self.newest_index, self._tried_index)
+        # At least as much log as the last one was large: a large state is not written again and again.
+        due_bytes = max(self._config.snapshot_after_bytes, self._newest_bytes)
+        if self._log_bytes >= due_bytes or entries >= self._config.snapshot_after_entries:
+            self.begin()
+
+    def begin(self) -> str:
+        """Begin one, unless one is running or there is nothing new; return why it failed at once, if it did."""
+        index = self.handed_index
+        if self.running or index <= max(self.newest_index, self._server.snapshot_id.index):
+            return ""  # the core may have taken in a later snapshot that is about to be installed
+        self._log_bytes, self._tried_index = 0, index
+        snapshot_id = EntryId(self._server.log.term_at(index), index)
+        try:
+            writer = self._storage.begin_snapshot(snapshot_id, self._server.configuration_at(index))
+        except NoRoom as error:
+            self.failed(str(error))
+            return str(error)
+        self.running = True
+        self._executor.submit(TakeSnapshot(writer))
+        return ""
+
+    def taken(self, meta: SnapshotMeta, held_up_s: float) -> bool:
+        """The executor has taken one: cut the log. Return whether it is the newest."""
+        self.running, self.held_up_s = False, held_up_s
+        if meta.snapshot_id.index <= self.newest_index:
+            return False
+        self.newest_index, self._newest_bytes = meta.snapshot_id.index, meta.size_bytes
+        id_, members, trailing = meta.snapshot_id, meta.configuration, self._config.trailing_entries
+        self._storage.compact(self._server.snapshot_taken(id_, members, trailing))
+        return True
+
+    def failed(self, reason: str) -> None:
+        """Go on without it; the next try is after as much log again."""
+        self.running = False
+        logger.error("snapshot failed, the log goes on growing: %s", reason)
+
+    def install(self, snapshot_id: EntryId) -> None:
+        """Put one that came from a leader in the place of log and state."""
+        self.chunks.install(snapshot_id)
+        self.handed_index = self.newest_index = snapshot_id.index
+        self._log_bytes = 0
+        self._executor.submit(Restore.newest(snapshot_id.index, self._storage))
 
 
 class SnapshotChunks:

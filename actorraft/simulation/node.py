@@ -1,4 +1,4 @@
-"""A node of the seeded world: the production control, executor and sessions on a disk, a clock and links that fail.
+"""A node of the seeded world: the production driver, executor and sessions on a disk, a clock and links that fail.
 
 One loop, as in a real process: while a write takes its time the node hears nothing, and what arrived meanwhile is one
 batch afterwards, elapsed ticks first. Every effect (a send, a write, a sync, a snapshot's commit) may be its last:
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from actorraft import codec
 from actorraft.errors import StorageFailed
-from actorraft.node.driver import ClientEvent, Event, MessageEvent, RaftControl, TickEvent
+from actorraft.node.driver import ClientEvent, Driver, Event, MessageEvent, Observer, TickEvent
 from actorraft.node.executor import Apply, Done, Executor, InlineExecutor, Work
 from actorraft.node.logtime import Ticks
 from actorraft.raft.messages import AppendEntriesResponse, Configuration, HardState, LogEntry, Message
@@ -50,13 +50,18 @@ class SimClock:
         return self.monotonic() + self.wall_offset_s
 
 
-class WatchedControl(RaftControl):
-    """The production control; its reads are told to the checker."""
+class Reads(Observer):
+    """Tells the checker of reads: what was committed when one was asked for, and at which index it may be served."""
 
-    def _on_read_state(self, token: int, index: int) -> None:
-        node: SimNode = self.net
-        node.read_answered(token, index)
-        super()._on_read_state(token, index)
+    def __init__(self, node: SimNode) -> None:
+        self._node = node
+        self._asked: dict[int, int] = {}  # read -> what was committed when it was asked for
+
+    def read_asked(self, token: int) -> None:
+        self._asked[token] = len(self._node.world.checker.committed) - 1
+
+    def read_answered(self, token: int, index: int) -> None:
+        self._node.world.checker.read_answered(self._node, index, self._asked.pop(token))
 
 
 class DelayedExecutor:
@@ -126,8 +131,7 @@ class SimNode:
         self.disk = SimDisk(self, self.rng)
         self.clock = SimClock(self)
         self.founding = world.configuration if node_id in world.configuration.members else Configuration()
-        self.asked: dict[int, int] = {}  # read -> what was committed when it was asked for
-        self.control: RaftControl | None = None
+        self.driver: Driver | None = None
         self.server: RaftServer | None = None
         self.machine: SimHost | None = None
         self.view: View
@@ -155,7 +159,7 @@ class SimNode:
         self.machine = SimHost()
         machine = Executor(self.machine, session_expiry_s=world.config.session_expiry_s)  # type: ignore[arg-type]
         executor = DelayedExecutor(self, machine) if world.profile.delayed_executor else InlineExecutor(machine)
-        self.control = WatchedControl(
+        self.driver = Driver(
             self,
             storage=self.disk,
             executor=executor,
@@ -165,26 +169,12 @@ class SimNode:
             configuration=self.founding,
             rng=random.Random(self.rng.getrandbits(64)),
             commit_along=True,
+            observer=Reads(self),
         )
-        self.server = self.control.server
-        self._watch_reads(self.server)
+        self.server = self.driver.server
         self.ticks = Ticks(self.clock, world.config.tick_s)
         world.checker.started(self)
         self._plan_wake()
-
-    def _watch_reads(self, server: RaftServer) -> None:
-        self.asked = {}
-        ask = server.read_index
-
-        def read_index(token: int, lease: bool = False) -> None:
-            self.asked[token] = len(self.world.checker.committed) - 1
-            ask(token, lease)
-
-        server.read_index = read_index  # type: ignore[method-assign]
-
-    def read_answered(self, token: int, index: int) -> None:
-        """The core says at which index a read may be served."""
-        self.world.checker.read_answered(self, index, self.asked.pop(token))
 
     def crash(self, how: str) -> None:
         """The process is gone, with everything that was not on its disk."""
@@ -194,7 +184,7 @@ class SimNode:
             world.checker.after(self)
         self.up = False
         self.disk.crash()
-        self.control = self.server = self.machine = None
+        self.driver = self.server = self.machine = None
         self.inbox = []
         world.crashed(self)
 
@@ -290,20 +280,20 @@ class SimNode:
 
     def _plan_wake(self) -> None:
         """See to it that the next tick, and what is urgent, finds this node awake."""
-        assert self.control is not None
-        wait_us = int(self.ticks.wait_s(self.control.due_s) / self.clock.rate * 1e6) + 1
+        assert self.driver is not None
+        wait_us = int(self.ticks.wait_s(self.driver.due_s) / self.clock.rate * 1e6) + 1
         self._wake_at(max(self.world.now_us + self.spent_us + wait_us, self.busy_until_us))
 
     def process(self, batch: list[Event]) -> None:
         """One turn of the loop: time first, then what arrived."""
-        world, control = self.world, self.control
-        assert control is not None
+        world, driver = self.world, self.driver
+        assert driver is not None
         self.spent_us = 0
         elapsed = self.ticks.take()
         world.events += len(batch) + (elapsed > 0)
         world.trace.extend([(world.now_us, self.node_id, event) for event in batch])
         try:
-            control.process_events([TickEvent(elapsed), *batch] if elapsed else batch)
+            driver.process_events([TickEvent(elapsed), *batch] if elapsed else batch)
             world.checker.after(self)
             answered = [
                 event.message.source
@@ -322,7 +312,7 @@ class SimNode:
         except Exception as error:
             raise InvariantViolation("no error", f"node {self.node_id}: {type(error).__name__}: {error}") from error
         self.busy_until_us = world.now_us + self.spent_us
-        if self.wake_us < 0 or control.due_s is not None:
+        if self.wake_us < 0 or driver.due_s is not None:
             self._plan_wake()
         self.spent_us = 0
 

@@ -17,12 +17,10 @@ Source:     Raft §5.3, Figure 7; §5.4.2, Figure 8.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import Future
 
 from rich.console import Console
 from rich.text import Text
 
-from actorraft.node.driver import CampaignEvent
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import AppendEntries, LogEntry
 from actorraft.raft.ready import LeaderState
@@ -50,9 +48,10 @@ def entries_of(terms: Iterable[int]) -> list[LogEntry]:
 
 def campaign(sim: RaftSimulation, node_id: int) -> bool:
     """Let a node time out and hold its election, to the end; return whether it leads."""
-    sim.nodes[node_id].process_event(CampaignEvent(Future()))
+    node = sim.nodes[node_id]
+    node.process_event(lambda: node.server.campaign(pre_vote=False))
     sim.step_all()
-    return sim.nodes[node_id].is_leader()
+    return node.is_leader()
 
 
 def print_logs(sim: RaftSimulation, *, title: str = "", console: Console | None = None) -> None:

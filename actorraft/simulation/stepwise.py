@@ -18,7 +18,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from actorraft.node.driver import MessageEvent, RaftControl, TickEvent
+from actorraft.node.control import RaftControl
+from actorraft.node.driver import MessageEvent, TickEvent
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import HardState, LogEntry, Message
 from actorraft.raft.ready import LeaderState
@@ -78,16 +79,15 @@ class RaftSimulation:
         from transports.mock import MockNetwork
 
         peers = [peer_id for peer_id in range(len(self.storages)) if peer_id != node_id]
-        node = RaftControl(
+        return RaftControl(
             MockNetwork(node_id, peers),
             storage=self.storages[node_id],
             clock=self.clock,
             config=self.config,
             rng=self._rngs[node_id],
             noop=self.noop,
+            highest_term=lambda: max(node.server.current_term for node in self.nodes),
         )
-        node.highest_term = lambda: max(node.server.current_term for node in self.nodes)
-        return node
 
     # --- Messages ---
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from actorraft import codec
 from actorraft.node import executor
-from actorraft.node.driver import RaftControl
+from actorraft.node.requests import Requests
 from actorraft.node.session_table import Admission, Sessions
 from tests.nemesis.machine import Registers
 
@@ -20,21 +20,21 @@ class AcknowledgesBeforeCommit(Registers):
 
     def __init__(self) -> None:
         super().__init__()
-        honest = RaftControl._append
+        honest = Requests._append
 
-        def append(control: RaftControl, client: Any, frame: bytes, client_id: int, first_sequence: int) -> None:
-            appended_before = len(control.server.log)
-            honest(control, client, frame, client_id, first_sequence)
-            if first_sequence < 0 or len(control.server.log) == appended_before:
+        def append(requests: Requests, client: Any, frame: bytes, client_id: int, first_sequence: int) -> None:
+            appended_before = len(requests._server.log)
+            honest(requests, client, frame, client_id, first_sequence)
+            if first_sequence < 0 or len(requests._server.log) == appended_before:
                 return
             request = codec.decode_request(frame)
             assert isinstance(request, codec.Commands)
             commands = codec.decode_body(request.body)
             if all(isinstance(command, list) and command[0] in ("set", "append") for command in commands):
                 values = [True if command[0] == "set" else None for command in commands]
-                control._reply(client, codec.Results(client_id, first_sequence, values))
+                requests.reply(client, codec.Results(client_id, first_sequence, values))
 
-        RaftControl._append = append  # type: ignore[method-assign]
+        Requests._append = append  # type: ignore[method-assign]
 
 
 class ReadsWithoutAQuorum(Registers):
@@ -43,10 +43,10 @@ class ReadsWithoutAQuorum(Registers):
     def __init__(self) -> None:
         super().__init__()
 
-        def on_query(control: RaftControl, client: Any, query: codec.Query) -> None:
-            control.executor.submit(executor.Read(client, query))
+        def on_query(requests: Requests, client: Any, query: codec.Query) -> None:
+            requests._executor.submit(executor.Read(client, query))
 
-        RaftControl._on_query = on_query  # type: ignore[method-assign]
+        Requests._on_query = on_query  # type: ignore[method-assign]
 
 
 class ForgetsSessions(Registers):

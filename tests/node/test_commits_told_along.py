@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorraft.futures import ResultFuture
-from actorraft.node.driver import COMMIT_TOLD_S, MessageEvent, ProposeEvent, RaftControl
+from actorraft.node.control import RaftControl
+from actorraft.node.driver import COMMIT_TOLD_S, MessageEvent
 from actorraft.raft.messages import AppendEntries, AppendEntriesResponse, Configuration
 
 
@@ -52,7 +52,7 @@ def test_followers_hear_of_the_last_commit_a_millisecond_later_and_of_others_wit
         control.process_events([MessageEvent(answer) for answer in answers])
 
     def propose() -> None:
-        control.process_event(ProposeEvent(b"x", ResultFuture()))
+        control.client_append_entry(b"x")
 
     acknowledge()
     assert control.due_s == clock.now_s + COMMIT_TOLD_S

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actorraft.node import executor
-from actorraft.node.driver import RaftControl
+from actorraft.node.control import RaftControl
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import Configuration

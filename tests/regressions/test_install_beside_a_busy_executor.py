@@ -6,7 +6,8 @@ from typing import Any
 
 from actorraft import codec
 from actorraft.node import executor
-from actorraft.node.driver import ClientEvent, MessageEvent, RaftControl
+from actorraft.node.control import RaftControl
+from actorraft.node.driver import ClientEvent, MessageEvent
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.messages import AppendEntries, Configuration, EntryId, InstallSnapshot, LogEntry, ReadIndexResponse

@@ -22,9 +22,10 @@ import pytest
 from actorraft import codec
 from actorraft.client.session import ClientSession
 from actorraft.errors import StorageFailed
-from actorraft.node.driver import RaftControl
+from actorraft.node.driver import Driver
 from actorraft.node.executor import Executor
 from actorraft.node.process import RaftNode
+from actorraft.node.requests import Requests
 from actorraft.node.session_table import Admission, Sessions
 from actorraft.raft import changes, election, quorum, reads, replication, snapshots
 from actorraft.raft.config import RaftConfig
@@ -185,12 +186,12 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("answers leave before the write", quick=True)
 def _(patch: pytest.MonkeyPatch) -> None:
-    def hasty(self: RaftControl, ready: Ready) -> None:
+    def hasty(self: Driver, ready: Ready) -> None:
         for message in (*ready.messages, *ready.messages_after_persist):
             self._send(message)
         carry_out(self, ready._replace(messages=[], messages_after_persist=[]))
 
-    carry_out = RaftControl._carry_out
+    carry_out = Driver._carry_out
 
     def advance_original(self: RaftServer, ready: Ready) -> None:
         # The Ready that is out is the original one, whatever copy was carried out.
@@ -199,7 +200,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
     advance = RaftServer.advance
     patch.setattr(RaftServer, "advance", advance_original)
-    patch.setattr(RaftControl, "_carry_out", hasty)
+    patch.setattr(Driver, "_carry_out", hasty)
 
 
 @bug("acknowledged before the sync", quick=True)
@@ -570,12 +571,12 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("a read is served before the machine has applied its index", quick=True)
 def _(patch: pytest.MonkeyPatch) -> None:
-    def hasty(self: RaftControl, token: int, index: int) -> None:
+    def hasty(self: Requests, token: int, index: int) -> None:
         waiting = self._reads.pop(token, None)
         if waiting is not None:
             self._serve(*waiting)
 
-    patch.setattr(RaftControl, "_on_read_state", hasty)
+    patch.setattr(Requests, "on_read_index", hasty)
 
 
 # --- Sessions and clients ---
@@ -617,21 +618,21 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("a deposed leader refuses by name what it had appended")
 def _(patch: pytest.MonkeyPatch) -> None:
-    def honest(self: RaftControl) -> None:
+    def honest(self: Requests) -> None:
         change(self)
-        if self.server.state is LeaderState:
+        if self._server.state is LeaderState:
             return
         for index, client in self._pending.items():
-            if self.server.log.first_index <= index <= self.server.log.last_index:
-                item = self.server.log[index].item
+            if self._server.log.first_index <= index <= self._server.log.last_index:
+                item = self._server.log[index].item
                 request = codec.decode_request(codec.unstamp(item)[1]) if type(item) is bytes else None
                 if isinstance(request, codec.Commands):
                     refused = codec.Refused(request.client_id, request.first_sequence, "not leader", None)
-                    self._reply(client, refused)
+                    self.reply(client, refused)
         self._pending.clear()
 
-    change = RaftControl._on_state_changed
-    patch.setattr(RaftControl, "_on_state_changed", honest)
+    change = Requests.leader_changed
+    patch.setattr(Requests, "leader_changed", honest)
 
 
 # --- Links ---

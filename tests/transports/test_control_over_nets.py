@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from actorraft.node.driver import RaftControl
+from actorraft.node.control import RaftControl
 from transports.tcp import TCPRaftNet
 from transports.zeromq import ZeroMQRaftNet
 

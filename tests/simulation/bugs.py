@@ -149,9 +149,7 @@ def chunks_of_different_snapshots_are_not_mixed() -> None:
 
 def the_link_says_who_sent_a_message() -> None:
     """Node 2's link carries a coup in the name of node 1."""
-    node = SimpleNamespace(
-        _cut=frozenset(), _spec=SimpleNamespace(node_id=0), control=SimpleNamespace(counts=Counter())
-    )
+    node = SimpleNamespace(_cut=frozenset(), _spec=SimpleNamespace(node_id=0), driver=SimpleNamespace(counts=Counter()))
     node._drop = partial(RaftNode._drop, node)  # type: ignore[arg-type]
     frame = codec.encode_message(AppendEntries(1, 0, 10**6, -1, -1, [], -1))
     events: list[Any] = []

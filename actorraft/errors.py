@@ -15,6 +15,10 @@ ActorRaftError
 
 from __future__ import annotations
 
+import linecache
+import os
+import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -69,10 +73,25 @@ class CommandFailed(ActorRaftError):
 
 
 class RemoteTraceback(ActorRaftError):
-    """The cause of an exception that was raised in another process: its traceback there, as text."""
+    """The cause of an exception that was raised in another process: its traceback there, as text.
+
+    The text is equal on every node, so it holds no source lines; they are looked up here, where it is shown.
+    """
 
     def __str__(self) -> str:
-        return "\n" + str(self.args[0]) if self.args else ""
+        return "\n" + _FRAME.sub(_with_source, str(self.args[0])) if self.args else ""
+
+
+_FRAME = re.compile(r'^(.*)  File "(.+)", line (\d+), in .+$', re.MULTILINE)
+
+
+def _with_source(frame: re.Match[str]) -> str:
+    """Return a line of a traceback that names a frame, and the line of source below it if it is to be found here."""
+    margin, file, number = frame.groups()
+    places = [file, *(os.path.join(path, file) for path in sys.path if not os.path.isabs(file))]
+    found = (linecache.getline(place, int(number)).strip() for place in places)
+    line = next((each for each in found if each), "")
+    return f"{frame[0]}\n{margin}    {line}" if line else frame[0]
 
 
 class ResultLost(ActorRaftError):

@@ -34,8 +34,8 @@ from actorraft.client.session import Call, ClientSession, NodeSilent, QueryCall
 from actorraft.client.status import MemberStatus, Status
 from actorraft.errors import ActorRaftError, OutcomeUnknown, Unavailable, UsageError
 from actorraft.futures import ResultFuture, resolve_many
-from actorraft.pickling.encoder import Encoder, decode_result, is_unknown_type, machine_name
-from actorraft.pickling.results import decode_many
+from actorraft.pickling.encoder import Encoder, machine_name
+from actorraft.pickling.results import decode_many, decode_result, is_unknown_type
 from actorraft.ports import Kinds
 
 if TYPE_CHECKING:

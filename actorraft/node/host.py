@@ -31,9 +31,19 @@ from actorraft.machine import (
     methods_of,
     restore_default,
 )
-from actorraft.pickling import byvalue, canonical
-from actorraft.pickling.definitions import Definitions, check_python
-from actorraft.pickling.encoder import CALL, DEFINITION, FLAT, LOST, NOT_KNOWN, NOT_USABLE, OBJECT, RAISED, encode_error
+from actorraft.pickling import byvalue, canonical, formats
+from actorraft.pickling.definitions import Definitions
+from actorraft.pickling.formats import (
+    CALL,
+    DEFINITION,
+    FLAT,
+    NOT_KNOWN,
+    NOT_USABLE,
+    OBJECT,
+    RAISED,
+    check_python,
+)
+from actorraft.pickling.results import encode_error, encode_loss
 
 logger = logging.getLogger("actorraft")
 
@@ -230,9 +240,8 @@ class MachineHost:
             return _Ext(OBJECT, self._dumps(value))
         except MemoryError:
             raise
-        except Exception as error:
-            text = f"the command was applied; its result, a {kind.__qualname__}, cannot be sent: {error}"
-            return _Ext(LOST, text.encode("utf-8", "backslashreplace"))
+        except BaseException as error:
+            return encode_loss(kind, error)
 
     def _failed(self, command: Any, error: BaseException) -> Any:
         """Turn what a command raised into its result, unless other nodes may have fared better."""
@@ -530,4 +539,4 @@ def _raised_here(error: BaseException) -> bool:
     return module in _OURS
 
 
-_OURS: Final = frozenset((__name__, Definitions.__module__, byvalue.__name__))
+_OURS: Final = frozenset((__name__, Definitions.__module__, byvalue.__name__, formats.__name__))

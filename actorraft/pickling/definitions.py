@@ -25,33 +25,13 @@ import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
 import msgspec
 
 from actorraft.errors import UnknownType, UsageError
-from actorraft.pickling import byvalue
+from actorraft.pickling import byvalue, exceptions
 from actorraft.pickling.byvalue import CodePickler, Ref
+from actorraft.pickling.formats import BY_VALUE, check_python, mark_by_value
 from actorraft.pickling.names import Name, look_up
-
-BY_VALUE = 0  # the first byte of a pickle that holds code; those that hold none begin with 0x80
-_PYTHON = sys.version_info[:2]
 
 _flat_decoder = msgspec.msgpack.Decoder(tuple[str, str, dict[str, Any]])
 _payload_decoder = msgspec.msgpack.Decoder(tuple[int, int, list[Ref], bytes])
-
-
-def mark_by_value(data: bytes) -> bytes:
-    """Say in front of a pickle that holds code which Python made it."""
-    return bytes((BY_VALUE, *_PYTHON)) + data
-
-
-def check_python(major: int, minor: int, what: str) -> None:
-    """Refuse code of another Python: its byte code would crash this interpreter.
-
-    Raises:
-        UsageError: the versions differ; it names both.
-    """
-    if (major, minor) != _PYTHON:
-        raise UsageError(
-            f"{what} holds code from Python {major}.{minor}, and this is Python {_PYTHON[0]}.{_PYTHON[1]}: "
-            "run both with the same minor version, or put the classes into a module that both can import"
-        )
 
 
 class Definitions:
@@ -88,8 +68,8 @@ class Definitions:
             check_python(major, minor, "the definition of " + ", ".join(f"{m}:{q}" for m, q, _, _ in refs))
             if any(ref.fingerprint not in self._objects for ref in refs):
                 self._build(refs, body)
-        except Exception as error:
-            self._failed.update({ref.name: f"{type(error).__name__}: {error}" for ref in refs})
+        except BaseException as error:
+            self._failed.update({ref.name: exceptions.summary(error) for ref in refs})
             raise
         for ref in refs:
             self._failed.pop(ref.name, None)

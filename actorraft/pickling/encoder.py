@@ -1,14 +1,11 @@
-"""The caller's side of commands and results: what goes into a frame, and what comes out of one.
+"""The caller's side of commands: what goes into a frame.
 
 A call whose arguments are all plain scalars is one msgpack array. Everything else is pickled, by one C pickler that
 asks about classes and functions only: importable ones go by name; those that no node can import (`__main__`, a
 notebook) are sent once, as a definition that goes ahead of the first command that needs it, and by name from then on;
 closures and lambdas go by value each time.
 
-Source:     contract section 1, "code and data on the way"; the formats are those that host.py reads.
-Shape:      array [method, argument, ...]; or Ext(1) pickle of (method, args, kwargs), Ext(2) pickle of a command
-            object, Ext(3) definition, Ext(4) a flat command object: [module, qualified name, attributes]. A result: a
-            scalar, or Ext(2) pickle, Ext(5) error, Ext(6) lost.
+Source:     contract section 1, "code and data on the way"; the formats are in formats.py.
 Threads:    an Encoder may be used by any.
 """
 
@@ -18,40 +15,22 @@ import contextlib
 import copyreg
 import functools
 import io
-import pickle
 import sys
 import threading
-import traceback
 import types
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, cast
+from typing import Any, NoReturn
 
 import cloudpickle.cloudpickle as cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
-from actorraft.errors import (
-    ActorRaftError,
-    CommandFailed,
-    RemoteTraceback,
-    ResultLost,
-    UnknownType,
-    UsageError,
-)
+from actorraft.errors import ActorRaftError, UsageError
 from actorraft.machine import CommandObjects
 from actorraft.pickling import byvalue
 from actorraft.pickling.byvalue import HEAP_TYPE, CodePickler, Ref, fingerprint_of
 from actorraft.pickling.canonical import SCALARS
-from actorraft.pickling.definitions import BY_VALUE, check_python, mark_by_value
+from actorraft.pickling.formats import CALL, DEFINITION, FLAT, OBJECT, mark_by_value
 from actorraft.pickling.names import Name, is_importable, look_up, name_of
-
-CALL: Final = 1
-OBJECT: Final = 2
-DEFINITION: Final = 3
-FLAT: Final = 4
-ERROR: Final = 5
-LOST: Final = 6
-
-RAISED, NOT_KNOWN, NOT_USABLE = range(3)  # in an error: the user's code raised it; UnknownType; UsageError
 
 _encode = msgspec.msgpack.Encoder().encode
 _Ext = msgspec.msgpack.Ext
@@ -373,166 +352,3 @@ def machine_name(machine: Callable[..., Any], args: tuple[Any, ...] = ()) -> str
     if isinstance(machine, functools.partial):
         return machine_name(machine.func)
     return ":".join(name_of(machine))
-
-
-# --- Results, on the way out of a node --------------------------------------------------------------------------------
-
-
-def encode_error(error: BaseException, dumps: Callable[[Any], bytes], kind: int = RAISED) -> Any:
-    """Encode what a command raised, so that the client can raise the same.
-
-    What is no Exception, means something else to a caller (StopIteration, this library's own errors) or cannot be
-    pickled goes without a body and arrives as CommandFailed.
-    """
-    text = "".join(traceback.format_exception(type(error), error, _after_host(error)))[-TEXT_CHARS_MAX:]
-    body = None
-    if kind == RAISED and isinstance(error, Exception) and not isinstance(error, _NOT_AS_ITSELF):
-        try:
-            body = dumps(_dismantle(error))
-        except Exception:
-            body = None  # arrives as CommandFailed
-    message = _message(error)
-    packed = _encode((kind, type(error).__qualname__, _sendable(message)[:TEXT_CHARS_MAX], _sendable(text), body))
-    return _Ext(ERROR, packed)
-
-
-_NOT_AS_ITSELF = (StopIteration, StopAsyncIteration, ActorRaftError)
-TEXT_CHARS_MAX = 16_384
-
-
-def _after_host(error: BaseException) -> types.TracebackType | None:
-    """Leave out the frames of this library that stand above the user's."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and _is_ours(trace.tb_frame):
-        trace = trace.tb_next
-    return trace
-
-
-def _is_ours(frame: types.FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).startswith("actorraft.")
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as problem:
-        return f"<{type(problem).__name__} in its __str__>"
-
-
-def _sendable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _dismantle(error: Exception) -> Any:
-    """Return (class, arguments, attributes), or the exception itself if its class has its own way to be pickled."""
-    kind = type(error)
-    owner = next(each for each in kind.__mro__ if "__reduce__" in vars(each) or "__reduce_ex__" in vars(each))
-    if owner.__flags__ & byvalue.HEAP_TYPE or "__getstate__" in {
-        name for each in kind.__mro__[:-1] for name in vars(each)
-    }:
-        return error
-    reduced: Any = error.__reduce__()
-    return kind, reduced[1], reduced[2] if len(reduced) > 2 else {}
-
-
-def _c_init(kind: type) -> type:
-    """Return the first class that is not written in Python: the one whose constructor keeps state in C."""
-    return next(each for each in kind.__mro__ if not each.__flags__ & byvalue.HEAP_TYPE)
-
-
-# --- Results, on their way into a caller ------------------------------------------------------------------------------
-
-
-def decode_result(value: Any) -> Any:
-    """Turn a decoded result value into what the command returned, or raise what it raised.
-
-    Raises:
-        CommandFailed: it raised something that cannot be raised here.
-        ResultLost: its result could not be sent, or cannot be rebuilt here.
-        UnknownType: a class is missing, there or here; the message says where.
-    """
-    if type(value) is not _Ext:
-        return value
-    if value.code == OBJECT:
-        return _load_result(value.data)
-    if value.code == ERROR:
-        raise _load_error(value.data)
-    if value.code == LOST:
-        raise ResultLost(bytes(value.data).decode("utf-8", "replace"))
-    raise ResultLost(f"a result of kind {value.code}, which this version does not know")
-
-
-def is_unknown_type(value: Any) -> bool:
-    """Whether a decoded result value says that the node has no class or function of a name that it was sent."""
-    return type(value) is _Ext and value.code == ERROR and msgspec.msgpack.decode(value.data)[0] == NOT_KNOWN
-
-
-def _load_result(data: Any) -> Any:
-    try:
-        if data[0] == BY_VALUE:
-            check_python(data[1], data[2], "the result")
-            data = data[3:]
-        return pickle.loads(data)
-    except UnknownType:
-        raise
-    except UsageError as error:
-        raise ResultLost(f"the command was applied; {error}") from error
-    except Exception as error:
-        missing = _missing_name(data)
-        if missing is not None:
-            raise UnknownType(f"the result holds a {missing}, which is not to be found in this process") from error
-        raise ResultLost(
-            f"the command was applied; its result cannot be rebuilt here: {type(error).__name__}: {error}"
-        ) from error
-
-
-class _Inquiry(pickle.Unpickler):
-    """Reads a pickle that failed once more, to find out which name is missing."""
-
-    missing: str | None = None
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return super().find_class(module, name)
-        except Exception:
-            self.missing = f"{module}:{name}"
-            raise
-
-
-def _missing_name(data: bytes) -> str | None:
-    inquiry = _Inquiry(io.BytesIO(data))
-    try:
-        inquiry.load()
-    except Exception:
-        return inquiry.missing
-    return None
-
-
-def _load_error(data: Any) -> BaseException:
-    kind, type_name, message, text, body = msgspec.msgpack.decode(data)
-    if kind == NOT_KNOWN:
-        return UnknownType(message)
-    if kind == NOT_USABLE:
-        return UsageError(message)
-    if body is not None:
-        try:
-            error = _assemble(_load_result(body))
-        except Exception:
-            error = None  # it cannot be rebuilt here, for whatever reason
-        if error is not None:
-            error.__cause__ = RemoteTraceback(text)
-            return error
-    failed = CommandFailed(type_name, message, text)
-    failed.__cause__ = RemoteTraceback(text)
-    return failed
-
-
-def _assemble(parts: Any) -> BaseException | None:
-    """Rebuild an exception without running a constructor written in Python: its arguments need not fit."""
-    if isinstance(parts, BaseException):
-        return parts
-    kind, arguments, attributes = parts
-    error: BaseException = kind.__new__(kind, *arguments)
-    cast(Any, _c_init(kind)).__init__(error, *arguments)
-    error.__setstate__(attributes)
-    return error

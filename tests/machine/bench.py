@@ -16,7 +16,8 @@ from actorraft.client.proxy import make_proxy
 from actorraft.machine import CommandContext
 from actorraft.node.host import MachineHost
 from actorraft.pickling import canonical
-from actorraft.pickling.encoder import Encoder, decode_result
+from actorraft.pickling.encoder import Encoder
+from actorraft.pickling.results import decode_result
 
 CALLS = 20_000
 ROUNDS = 9

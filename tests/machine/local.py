@@ -10,7 +10,8 @@ import msgspec
 
 from actorraft.machine import CommandContext
 from actorraft.node.host import MachineHost
-from actorraft.pickling.encoder import Encoder, decode_result
+from actorraft.pickling.encoder import Encoder
+from actorraft.pickling.results import decode_result
 
 
 def through_a_frame(value: Any) -> Any:

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from actorraft.pickling.encoder import Encoder, decode_result, encode_factory
+from actorraft.pickling.encoder import Encoder, encode_factory
+from actorraft.pickling.results import decode_result
 from tests.machine.node_process import receive, send
 
 

@@ -241,7 +241,7 @@ def test_a_result_does_not_alias_the_state(bank: Local) -> None:
         bank.host.apply(msgspec.msgpack.decode(encoder.encode_call(method, args, {})), context)
         for method, args in (("state", ()), ("deposit", ("ann", 1)), ("state", ()))
     ]
-    from actorraft.pickling.encoder import decode_result
+    from actorraft.pickling.results import decode_result
 
     assert [decode_result(each) for each in results] == [{}, 1, {"ann": 1}]
 
@@ -375,7 +375,7 @@ def test_a_command_sees_its_context_and_publishes(bank: Local) -> None:
 
 
 def test_published_events_do_not_alias_the_state(bank: Local) -> None:
-    from actorraft.pickling.encoder import decode_result
+    from actorraft.pickling.results import decode_result
 
     bank.call("now")
     bank.call("deposit", "ann", 1)

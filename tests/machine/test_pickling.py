@@ -19,7 +19,9 @@ from actorraft.client.proxy import make_proxy
 from actorraft.node.host import MachineHost, MachineStopped
 from actorraft.pickling.byvalue import fingerprint_of, local_code
 from actorraft.pickling.definitions import Definitions
-from actorraft.pickling.encoder import DEFINITION, FLAT, OBJECT, Encoder, decode_result, encode_factory, machine_name
+from actorraft.pickling.encoder import Encoder, encode_factory, machine_name
+from actorraft.pickling.formats import DEFINITION, FLAT, OBJECT
+from actorraft.pickling.results import decode_result
 from tests.machine.local import Local, through_a_frame
 from tests.machine.remote import Node
 
@@ -479,7 +481,7 @@ def test_a_snapshot_with_code_of_another_python_is_refused(notebook: Any, monkey
     local = Local(list)
     local.execute(module.Add(1))
     snapshot = local.snapshot()
-    monkeypatch.setattr("actorraft.pickling.definitions._PYTHON", (3, 99))
+    monkeypatch.setattr("actorraft.pickling.formats._PYTHON", (3, 99))
     with pytest.raises(MachineStopped, match=r"code from Python 3\.\d+, and this is Python 3\.99"):
         Local(list).restore(snapshot)
 

@@ -26,7 +26,7 @@ from actorraft.node.executor import (
 )
 from actorraft.node.host import MachineHost
 from actorraft.node.machine_thread import MachineThread
-from actorraft.pickling.encoder import OBJECT
+from actorraft.pickling.formats import OBJECT
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId, LogEntry
 from statemachines import kv

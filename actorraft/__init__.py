@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from actorraft.actors.actor import Actor as Actor
     from actorraft.actors.ref import ActorRef as ActorRef
-    from actorraft.actors.ref import spawn as spawn
+    from actorraft.actors.spawn import spawn as spawn
     from actorraft.actors.supervision import Supervision as Supervision
     from actorraft.client.client import Client as Client
     from actorraft.client.client import connect as connect
     from actorraft.client.status import MemberStatus as MemberStatus
     from actorraft.cluster.cluster import Cluster as Cluster
-    from actorraft.cluster.cluster import ReplicatedStateMachine as ReplicatedStateMachine
     from actorraft.cluster.replicated_actor import ActorOptions as ActorOptions
     from actorraft.cluster.replicated_actor import actor_ref as actor_ref
+    from actorraft.cluster.spawn import ReplicatedStateMachine as ReplicatedStateMachine
     from actorraft.errors import ActorDead as ActorDead
     from actorraft.errors import ActorRaftError as ActorRaftError
     from actorraft.errors import Busy as Busy
@@ -56,10 +56,12 @@ __version__ = "0.1.0"
 
 _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.actors.actor": ("Actor",),
-    "actorraft.actors.ref": ("ActorRef", "spawn"),
+    "actorraft.actors.ref": ("ActorRef",),
+    "actorraft.actors.spawn": ("spawn",),
     "actorraft.actors.supervision": ("Supervision",),
     "actorraft.client.client": ("Client", "connect"),
-    "actorraft.cluster.cluster": ("Cluster", "ReplicatedStateMachine"),
+    "actorraft.cluster.cluster": ("Cluster",),
+    "actorraft.cluster.spawn": ("ReplicatedStateMachine",),
     "actorraft.node.control": ("RaftControl",),
     "actorraft.node.driver": ("MessageEvent",),
     "actorraft.errors": (

@@ -42,7 +42,7 @@ def raft_cluster() -> Iterator[Callable[..., Cluster[Any]]]:
     `raft_cluster(machine, nodes=3, **options)`: `machine` is a class, or a ReplicatedStateMachine that holds the
     constructor's arguments too; the options are those of `spawn`.
     """
-    from actorraft.cluster.cluster import ReplicatedStateMachine
+    from actorraft.cluster.spawn import ReplicatedStateMachine
 
     with contextlib.ExitStack() as opened:
 
@@ -82,4 +82,4 @@ def _actorraft_leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
 def _open_clusters() -> list[Cluster[Any]]:
     """Return the clusters of this process that are not closed; imports nothing."""
     module = sys.modules.get("actorraft.cluster.cluster")
-    return [cluster for cluster in module._clusters if not cluster._closed] if module is not None else []
+    return module.open_clusters() if module is not None else []

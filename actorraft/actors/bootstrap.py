@@ -139,7 +139,8 @@ class ChildContext:
         if self.stop_requested:
             callback()
 
-    def _stop(self, *_: object) -> None:
+    def ask_to_stop(self, *_: object) -> None:
+        """The parent asks this process to leave."""
         self.stop_requested = True
         for callback in self._on_stop:
             callback()
@@ -213,7 +214,7 @@ def main(specification: BinaryIO, orders_fd: int, reports_fd: int, liveness_fd: 
     faulthandler.enable()
     reports = Reports(reports_fd)
     context = ChildContext(header["name"], orders_fd, reports)
-    signal.signal(signal.SIGTERM, context._stop)
+    signal.signal(signal.SIGTERM, context.ask_to_stop)
     logging.getLogger().addHandler(ReportHandler(reports))
     logging.getLogger("actorraft").setLevel(header["log_level"])
     code = 1

@@ -22,12 +22,11 @@ from typing import Any, Final
 
 import msgspec
 
-from actorraft.actors import pickles
-from actorraft.actors.actor import FRAME_BYTES_MAX, LAST, READ, STOP, load_error
 from actorraft.actors.records import UP, Exit, Record, read_record, record_file
+from actorraft.actors.wire import FRAME_BYTES_MAX, LAST, READ, STOP, load_error, loads
 from actorraft.errors import ActorDead, ActorRaftError, MailboxFull, OutcomeUnknown, UsageError
 from actorraft.futures import ResultFuture, resolve_many
-from actorraft.ports import Channel, Kinds
+from actorraft.ports import Kinds
 
 logger = logging.getLogger("actorraft")
 
@@ -82,14 +81,14 @@ class Post:
         from transports.zeromq import ZeroMQClientChannel
 
         self.pid = os.getpid()
-        self._channel: Channel = ZeroMQClientChannel(token=None, message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
+        self._channel = ZeroMQClientChannel(token=None, message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
         self._boxes: dict[str, Box] = {}
         self._lock = threading.Lock()  # of `_boxes`, and of numbers and their order
         self._touched: deque[Box] = deque()  # boxes with something new
         self._deadlines: list[tuple[float, int, int, Box]] = []  # at, number of the message, unique, box
         self._new_deadlines: deque[tuple[float, int, int, Box]] = deque()
         self._unquiet: set[str] = set()  # endpoints of boxes to look after
-        self._closed = False
+        self.closed = False
         self._thread = threading.Thread(target=self._run, name="actorraft-post", daemon=True)
         self._thread.start()
 
@@ -118,7 +117,7 @@ class Post:
             MailboxFull: the actor has not taken what was sent before.
             ActorDead: nobody will take it; for an ask, the future says so instead.
         """
-        if self._closed:
+        if self.closed:
             raise UsageError("this process is ending: its actors can no longer be reached")
         if len(data) > FRAME_BYTES_MAX - 1024:
             raise UsageError(f"a message of {len(data)} bytes is over the limit of {FRAME_BYTES_MAX}")
@@ -154,9 +153,9 @@ class Post:
 
     def close(self) -> None:
         """End the thread and close the sockets; asks that are open end with ActorDead. Idempotent."""
-        if self.pid != os.getpid() or self._closed:
+        if self.pid != os.getpid() or self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._channel.wake()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=5.0)
@@ -165,11 +164,11 @@ class Post:
 
     def _run(self) -> None:
         try:
-            while not self._closed:
+            while not self.closed:
                 self._round()
         except Exception:
             logger.exception("the thread that sends to actors met an error of ours, and ends")
-        self._closed = True
+        self.closed = True
         for box in list(self._boxes.values()):
             self._forget(box, "can no longer be reached: this process is ending")
         self._channel.close()
@@ -260,7 +259,7 @@ class Post:
                 continue
             try:
                 if ok:
-                    results.append((future, pickles.loads(data)))
+                    results.append((future, loads(data)))
                 else:
                     failures.append((future, load_error(data)))
             except Exception as error:
@@ -334,7 +333,7 @@ class Post:
     def _bury(self, box: Box, why: str) -> None:
         """Nothing will be taken any more."""
         self._forget(box, why)
-        if not self._closed:
+        if not self.closed:
             self._link()
 
     def _forget(self, box: Box, why: str) -> None:

@@ -48,6 +48,14 @@ class Process(NamedTuple):
     started: str
 
 
+class Address(NamedTuple):
+    """Where an actor takes messages; `mailbox_max`: how many untaken ones a sender may have with it."""
+
+    name: str
+    endpoint: str
+    mailbox_max: int
+
+
 class Record(NamedTuple):
     """What is known of an actor; `exits` counts how often its process has ended."""
 

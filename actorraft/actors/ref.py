@@ -1,6 +1,5 @@
-"""The address of an actor, and how to start one.
+"""The address of an actor, to send to.
 
-    ref = spawn(Counter)
     ref.tell(1)
     ref.ask(2).result()
 
@@ -12,16 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from actorraft.actors import pickles
-from actorraft.actors.actor import ASK, STOP, TELL, Actor, Call
 from actorraft.actors.post import Box, Post
 from actorraft.actors.records import Exit, read_record, record_file
-from actorraft.actors.supervision import Supervision
 from actorraft.actors.system import system
-from actorraft.errors import ActorDead, UsageError
+from actorraft.actors.wire import ASK, STOP, TELL, Call, dumps
+from actorraft.errors import ActorDead
 from actorraft.futures import ResultFuture
 
 MAILBOX_MAX = 10_000
@@ -52,7 +48,7 @@ class ActorRef:
             ActorDead: it is gone for good. (One that dies later may still not get the message.)
             UsageError: the message cannot be sent at all.
         """
-        self._send(TELL, pickles.dumps(message))
+        self._send(TELL, dumps(message))
 
     def ask(self, message: Any, timeout: float | None = 5.0) -> ResultFuture[Any]:
         """Send a message; return a future of the answer.
@@ -67,7 +63,7 @@ class ActorRef:
             MailboxFull, UsageError: as `tell`.
         """
         future: ResultFuture[Any] = ResultFuture()
-        self._send(ASK, pickles.dumps(message), timeout, future)
+        self._send(ASK, dumps(message), timeout, future)
         return future
 
     def stop(self) -> None:
@@ -79,7 +75,7 @@ class ActorRef:
 
     def kill(self) -> None:
         """End the actor's process at once (SIGKILL). It stays down."""
-        system().kill(self)
+        system().kill(self.name, self.endpoint)
 
     def watch(self, callback: Callable[[Exit], Any]) -> None:
         """Have `callback` called with an Exit each time the actor's process ends; at once if it is gone.
@@ -112,7 +108,7 @@ class ActorRef:
         self, kind: int, data: bytes, timeout: float | None = None, future: ResultFuture[Any] | None = None
     ) -> None:
         cached = self._box
-        if cached is None or cached[0]._closed or cached[1].dead is not None or cached[0].pid != os.getpid():
+        if cached is None or cached[0].closed or cached[1].dead is not None or cached[0].pid != os.getpid():
             cached = self._post_and_box()
         cached[0].send(cached[1], kind, data, timeout, future)
 
@@ -174,56 +170,3 @@ class ProxyMethod:
     async def aio(self, *args: Any, **kwargs: Any) -> Any:
         """Call, and await the result."""
         return await self.submit(*args, **kwargs)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActorOptions:
-    """How an actor is started.
-
-    Attributes:
-        name: to find it by, with `actor_ref`; letters, digits, - and _. None: one is made.
-        mailbox_max: how many messages one sender may have with it that it has not taken.
-        supervision: what happens when it dies unasked; None: it stays down. Actors that are given one and the same
-            Supervision object are a group for its strategy.
-    """
-
-    name: str | None = None
-    mailbox_max: int = MAILBOX_MAX
-    supervision: Supervision | None = field(default_factory=Supervision)
-
-    def __post_init__(self) -> None:
-        if self.mailbox_max < 1:
-            raise UsageError(f"mailbox_max is at least 1, not {self.mailbox_max!r}")
-
-    def spawn(self, cls: Callable[..., Actor], /, *args: Any, **kwargs: Any) -> ActorRef:
-        """Start an actor in a process of its own; return its address once it takes messages.
-
-        Raises:
-            UsageError: it cannot be started so: no Actor class, cannot be pickled, the name is taken.
-            StartError: its constructor or `on_start` raised, or the process did not come up; with its last words.
-        """
-        actor_class = check_actor_class(cls)
-        return system().spawn(
-            actor_class, args, kwargs, name=self.name, mailbox_max=self.mailbox_max, supervision=self.supervision
-        )
-
-
-def check_actor_class(cls: Callable[..., Actor]) -> type[Actor]:
-    """Return `cls`. Raises UsageError if it is no class of actors."""
-    if not (isinstance(cls, type) and issubclass(cls, Actor)):
-        raise UsageError(f"spawn takes a class that derives from Actor, not {cls!r}")
-    return cls
-
-
-def spawn(cls: Callable[..., Actor], /, *args: Any, **kwargs: Any) -> ActorRef:
-    """Start an actor in a process of its own; return its address once it takes messages. See ActorOptions.spawn."""
-    return ActorOptions().spawn(cls, *args, **kwargs)
-
-
-def actor_ref(name: str) -> ActorRef:
-    """Return the address of a named actor, started by this process, an actor of it, or whoever started this one.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    return system().ref(name)

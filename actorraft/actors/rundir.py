@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ class RunDir:
 
     def __init__(self, prefix: str = PREFIX, place: str | None = None) -> None:
         self._pid = os.getpid()
+        self._closing = threading.Lock()  # a start that is given up is closed by two threads
         sweep(Path(place if place is not None else tempfile.gettempdir()))
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=place))  # mode 0700
         aside = self.path / f"{RUN_FILE}.new"
@@ -43,9 +45,10 @@ class RunDir:
         """Remove it and what is in it. Idempotent; does nothing in a fork."""
         if self._pid == os.getpid():
             shutil.rmtree(self.path, ignore_errors=True)
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            with self._closing:
+                fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
 
 
 def sweep(place: Path) -> list[Path]:

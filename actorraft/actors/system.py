@@ -18,15 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from actorraft.actors import pickles
-from actorraft.actors.actor import Actor, ActorSpec, run_actor
+from actorraft.actors.monitor import Monitor
 from actorraft.actors.post import Post
-from actorraft.actors.process import ActorProcess, Monitor, refuse_nested_spawn
+from actorraft.actors.process import ActorProcess, refuse_nested_spawn
 from actorraft.actors.records import (
     DEAD,
     RESTARTING,
     STARTING,
     UP,
+    Address,
     Record,
     down_file,
     identify,
@@ -40,7 +40,7 @@ from actorraft.actors.rundir import RunDir
 from actorraft.errors import UsageError
 
 if TYPE_CHECKING:
-    from actorraft.actors.ref import ActorRef
+    from actorraft.actors.bootstrap import ChildContext
     from actorraft.actors.supervision import Supervision
 
 logger = logging.getLogger("actorraft")
@@ -49,15 +49,18 @@ START_S: Final = 30.0
 KILL_S: Final = 5.0
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
+Target = Callable[["ChildContext", Address, str, bytes], None]  # what a child runs: with its address, run_dir, code
+
 
 class _Child:
     """An actor that this process started."""
 
-    def __init__(self, ref: ActorRef, code: bytes, supervision: Supervision | None) -> None:
-        self.ref = ref
+    def __init__(self, address: Address, target: Target, code: bytes, supervision: Supervision | None) -> None:
+        self.address = address
+        self.target = target
         self.code = code
         self.supervision = supervision
-        self.record = Record(ref.endpoint, ref.mailbox_max, identify(os.getpid()), None, STARTING)
+        self.record = Record(address.endpoint, address.mailbox_max, identify(os.getpid()), None, STARTING)
         self.process: ActorProcess | None = None
         self.exit: tuple[int | None, str] = (None, "")  # code and reason of the last exit
 
@@ -76,8 +79,8 @@ class System:
         self._numbers: dict[str, int] = {}
         self._lock = threading.RLock()
         self._post: Post | None = None
-        self._monitor: Monitor | None = None
-        self._closed = False
+        self._monitor: Monitor[ActorProcess] | None = None
+        self.closed = False
         self.at_close: list[Callable[[], object]] = []  # what else ends with this
 
     @property
@@ -92,46 +95,46 @@ class System:
 
     def spawn(
         self,
-        cls: type[Actor],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        target: Target,
+        code: bytes,
         *,
+        kind: str,
         name: str | None,
         mailbox_max: int,
         supervision: Supervision | None,
-    ) -> ActorRef:
-        """Start an actor; return when it takes messages."""
-        from actorraft.actors.ref import ActorRef
+    ) -> Address:
+        """Start an actor's process; return where it takes messages once it does.
 
+        Args:
+            target: what the process runs, given its address and `code`.
+            kind: what a name is made of, if none is given.
+        """
         refuse_nested_spawn()
-        pickles.send_by_value_if_needed(cls)
-        code = pickles.dumps((cls, args, kwargs))
         with self._lock:
-            name, endpoint = self.reserve(cls, name, mailbox_max)
-            ref = ActorRef(name, endpoint, mailbox_max)
-            child = _Child(ref, code, supervision)
-            self._children[f"actor {name}"] = child
+            address = self.reserve(kind, name, mailbox_max)
+            child = _Child(address, target, code, supervision)
+            self._children[f"actor {address.name}"] = child
         try:
             process = self._launch(child)
         except BaseException:
             self._bury(child)
             raise
         self._watch(process, child)
-        return ref
+        return address
 
-    def reserve(self, cls: type, name: str | None, mailbox_max: int) -> tuple[str, str]:
-        """Take a name, and say in a record that an actor is being started under it; return it and a fresh endpoint.
+    def reserve(self, kind: str, name: str | None, mailbox_max: int) -> Address:
+        """Take a name, and say in a record that an actor is being started under it, at a fresh endpoint.
 
         Raises:
             UsageError: it is taken, or no name; or this process is ending.
         """
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise UsageError("this process is ending: no actor can be started")
-            name = self._check_name(name) if name is not None else self._fresh_name(cls)
+            name = self._check_name(name) if name is not None else self._fresh_name(kind)
             endpoint = f"ipc://{self.run_dir}/{name}.{os.urandom(4).hex()}"
             write_record(Record(endpoint, mailbox_max, identify(os.getpid()), None, STARTING))
-            return name, endpoint
+            return Address(name, endpoint, mailbox_max)
 
     def _check_name(self, name: str) -> str:
         if not _NAME.fullmatch(str(name)):
@@ -141,16 +144,16 @@ class System:
             raise UsageError(f"there is an actor named {name!r} already: actor_ref({name!r}) finds it")
         return name
 
-    def _fresh_name(self, cls: type) -> str:
-        kind = re.sub(r"[^a-z0-9_-]", "", cls.__name__.lower())[:20] or "actor"
+    def _fresh_name(self, kind: str) -> str:
+        kind = re.sub(r"[^a-z0-9_-]", "", kind.lower())[:20] or "actor"
         number = self._numbers[kind] = self._numbers.get(kind, 0) + 1
         return f"{kind}-{self.pid}-{number}"
 
     def _launch(self, child: _Child) -> ActorProcess:
-        name = child.ref.name
+        name = child.address.name
         process = ActorProcess(
-            run_actor,
-            (ActorSpec(child.code, child.ref, str(self.run_dir)),),
+            child.target,
+            (child.address, str(self.run_dir), child.code),
             name=f"actor {name}",
             run_dir=self.run_dir,
             logger=logging.getLogger(f"actorraft.actor.{name}"),
@@ -177,26 +180,28 @@ class System:
                 )
             self._monitor.watch(process, child.supervision)
 
-    def ref(self, name: str) -> ActorRef:
-        """Return the address of a named actor anywhere in this tree of processes."""
-        from actorraft.actors.ref import ActorRef
+    def find(self, name: str) -> Record:
+        """Return what is known of a named actor anywhere in this tree of processes.
 
+        Raises:
+            UsageError: there is none of that name.
+        """
         record = read_record(self.run_dir / f"{name}.json")
         if record is None or record.dead:
             raise UsageError(f"there is no actor named {name!r}")
-        return ActorRef(name, record.endpoint, record.mailbox_max)
+        return record
 
     # --- Ending ---
 
-    def kill(self, ref: ActorRef) -> None:
+    def kill(self, name: str, endpoint: str) -> None:
         """SIGKILL for an actor, wherever it was started; it stays down. Nothing happens if it is gone."""
-        record = read_record(record_file(ref.endpoint), ref.endpoint)
+        record = read_record(record_file(endpoint), endpoint)
         if record is None or record.dead:
             return
         with contextlib.suppress(FileNotFoundError):  # the whole directory may be on its way out
-            down_file(ref.endpoint).touch()  # says that the end is wanted
-        child = self._children.get(f"actor {ref.name}")
-        if child is None or child.ref != ref:
+            down_file(endpoint).touch()  # says that the end is wanted
+        child = self._children.get(f"actor {name}")
+        if child is None or child.address.endpoint != endpoint:
             if record.process is not None and record.state == UP:
                 kill(record.process)
             return
@@ -218,7 +223,7 @@ class System:
         child = self._children.get(process.name)
         if child is not None and child.process is process:
             child.exit = (process.returncode, reason)
-            if down_file(child.ref.endpoint).exists():
+            if down_file(child.address.endpoint).exists():
                 process.wanted = False
 
     def _on_planned(self, process: ActorProcess, again: bool) -> None:
@@ -234,7 +239,7 @@ class System:
         child = self._children.get(process.name)
         if child is None or child.process is not process:
             return  # spawned anew under the same name, or killed meanwhile
-        if down_file(child.ref.endpoint).exists():
+        if down_file(child.address.endpoint).exists():
             self._down(child)
             return
         process.close()
@@ -245,7 +250,7 @@ class System:
             child.exit = (child.exit[0], str(error))
             raise
         with self._lock:
-            if self._closed or self._children.get(process.name) is not child:
+            if self.closed or self._children.get(process.name) is not child:
                 fresh.close()  # killed while it started
                 return
         self._watch(fresh, child)
@@ -257,11 +262,11 @@ class System:
 
     def _bury(self, child: _Child) -> None:
         with self._lock:
-            if self._children.get(f"actor {child.ref.name}") is child:
-                del self._children[f"actor {child.ref.name}"]
+            if self._children.get(f"actor {child.address.name}") is child:
+                del self._children[f"actor {child.address.name}"]
             if child.record.state != DEAD:
                 self._write(child, child.record._replace(state=DEAD, process=None))
-            for file in (Path(child.ref.endpoint.removeprefix("ipc://")), down_file(child.ref.endpoint)):
+            for file in (Path(child.address.endpoint.removeprefix("ipc://")), down_file(child.address.endpoint)):
                 file.unlink(missing_ok=True)
             if child.process is not None:
                 child.process.close()
@@ -273,9 +278,9 @@ class System:
 
     def close(self) -> None:
         """End every actor that this process started. Idempotent; does nothing in a fork; starts no thread."""
-        if self.pid != os.getpid() or self._closed:
+        if self.pid != os.getpid() or self.closed:
             return
-        self._closed = True
+        self.closed = True
         for end in self.at_close:
             end()
         if self._monitor is not None:
@@ -294,7 +299,7 @@ class System:
 
 
 def _after_exit(child: _Child, state: str) -> Record:
-    last = make_exit(child.ref.name, *child.exit, restarting=state == RESTARTING)
+    last = make_exit(child.address.name, *child.exit, restarting=state == RESTARTING)
     return child.record._replace(process=None, state=state, exits=child.record.exits + 1, last_exit=last)
 
 
@@ -310,7 +315,7 @@ def system() -> System:
         if _system is None or _system.pid != os.getpid():
             _system = System(_system.run_dir if _system is not None else None)
             atexit.register(_system.close)
-        if _system._closed:
+        if _system.closed:
             raise UsageError("this process is ending: its actors can no longer be reached")
         return _system
 

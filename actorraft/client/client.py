@@ -237,6 +237,11 @@ class Client(Generic[M]):
         """What `connect` takes: node id -> endpoint."""
         return dict(self._endpoints)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more calls; in a fork of the process that made it, it does not."""
+        return self._closed or self._owner_pid != os.getpid()
+
     def leader(self) -> int | None:
         """Return the leader's id, None if none is known now."""
         return self._session.leader

@@ -3,59 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-from actorraft.actors.process import ActorProcess
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from actorraft.cluster.cluster import Cluster
+    from actorraft.cluster.processes import NodeProcesses
 
 
 class Node:
     """One node's process, as `cluster.nodes[id]`."""
 
-    def __init__(self, cluster: Cluster[Any], node_id: int) -> None:
-        self._cluster = cluster
+    def __init__(self, processes: NodeProcesses, node_id: int) -> None:
+        self._processes = processes
         self.id = node_id
 
     @property
     def pid(self) -> int | None:
         """The process id, None while there is no process."""
-        process = self._cluster._processes.get(self.id)
+        process = self._processes.find(self.id)
         return process.pid if process is not None and process.alive else None
 
     @property
     def alive(self) -> bool:
         """Whether the process is there (a paused one is)."""
-        process = self._cluster._processes.get(self.id)
+        process = self._processes.find(self.id)
         return process is not None and process.alive
+
+    @property
+    def exit_code(self) -> int | None:
+        """With what the last process ended, minus the signal's number if one killed it; None while it lives."""
+        process = self._processes.find(self.id)
+        return process.returncode if process is not None else None
+
+    @property
+    def restarting(self) -> bool:
+        """Whether a process that is gone is started again without being asked for: supervision looks after it."""
+        process = self._processes.find(self.id)
+        return process is not None and process.wanted and self._processes.supervised
 
     def kill(self) -> None:
         """SIGKILL. It stays down until `restart()`."""
-        self._cluster._take_down(self.id, ActorProcess.kill)
+        self._processes.kill(self.id)
 
     def stop(self) -> None:
         """Ask it to leave, and wait until it has. It stays down until `restart()`."""
-        self._cluster._take_down(self.id, ActorProcess.terminate)
+        self._processes.stop(self.id)
 
     def restart(self, *, timeout: float = 30.0) -> None:
-        """Start it again, on the data it left; return when it serves. One that still runs is stopped first."""
-        self._cluster._monitor.pardon(f"node {self.id}")
-        self._cluster._restart(self.id, timeout)
+        """Start it again, on the data it left; return when it serves. One that still runs is stopped first.
+
+        Raises:
+            StartError: it did not come up; with its own words.
+        """
+        self._processes.restart(self.id, timeout)
 
     def pause(self) -> None:
         """SIGSTOP."""
-        self._cluster._process(self.id).pause()
-        self._cluster._paused.add(self.id)
+        self._processes.pause(self.id)
 
     def resume(self) -> None:
         """SIGCONT."""
-        self._cluster._process(self.id).resume()
-        self._cluster._paused.discard(self.id)
+        self._processes.resume(self.id)
 
     def logs(self, lines: int = 100) -> list[str]:
         """Return the last lines that the process wrote."""
-        process = self._cluster._processes.get(self.id)
+        process = self._processes.find(self.id)
         return process.logs(lines) if process is not None else []
 
     def __repr__(self) -> str:
@@ -65,16 +76,16 @@ class Node:
 class Nodes(Mapping[int, Node]):
     """The nodes of a cluster by id; ids are never given twice."""
 
-    def __init__(self, cluster: Cluster[Any]) -> None:
-        self._cluster = cluster
+    def __init__(self, processes: NodeProcesses) -> None:
+        self._processes = processes
 
     def __getitem__(self, node_id: int) -> Node:
-        if node_id not in self._cluster._place.info.node_ids:
-            raise KeyError(f"no node {node_id}; the nodes are {list(self._cluster._place.info.node_ids)}")
-        return Node(self._cluster, node_id)
+        if node_id not in self._processes.node_ids:
+            raise KeyError(f"no node {node_id}; the nodes are {list(self._processes.node_ids)}")
+        return Node(self._processes, node_id)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._cluster._place.info.node_ids)
+        return iter(self._processes.node_ids)
 
     def __len__(self) -> int:
-        return len(self._cluster._place.info.node_ids)
+        return len(self._processes.node_ids)

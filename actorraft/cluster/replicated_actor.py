@@ -19,11 +19,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from actorraft.actors import ref as plain
-from actorraft.actors.actor import Actor, Call
+from actorraft.actors.actor import Actor
 from actorraft.actors.records import (
     DEAD,
     UP,
@@ -37,7 +35,9 @@ from actorraft.actors.records import (
     write_record,
 )
 from actorraft.actors.ref import ActorRef
+from actorraft.actors.spawn import ActorOptions, actor_ref, replicate_by
 from actorraft.actors.system import system
+from actorraft.actors.wire import Call
 from actorraft.errors import ActorDead, ActorRaftError, MailboxFull, UsageError
 from actorraft.futures import ResultFuture
 from actorraft.machine import default_state, restore_default
@@ -45,6 +45,8 @@ from actorraft.machine import default_state, restore_default
 if TYPE_CHECKING:
     from actorraft.client.client import Client
     from actorraft.cluster.cluster import Cluster
+
+__all__ = ["ActorOptions", "ReplicatedActor", "ReplicatedActorRef", "actor_ref"]  # the first and last: with replicas
 
 logger = logging.getLogger("actorraft")
 
@@ -191,7 +193,7 @@ class _Link:
         except BaseException as error:
             with self._lock:
                 self._outstanding -= 1
-            if self.client._closed:
+            if self.client.closed:
                 raise ActorDead(f"{self.ref.name} is gone") from error
             raise
         return answer
@@ -202,7 +204,7 @@ class _Link:
         error = done.exception()
         if error is None:
             answer.set_result(done.result())
-        elif self.client._closed and isinstance(error, ActorRaftError):
+        elif self.client.closed and isinstance(error, ActorRaftError):
             gone = ActorDead(f"{self.ref.name} is gone: {error}")
             gone.__cause__ = error
             answer.set_exception(gone)
@@ -238,9 +240,8 @@ class _Link:
     def _write_exit(self, node_id: int, reason: str) -> None:
         """As the owner: a replica's process ended; let everybody see it who has the record."""
         assert self.cluster is not None
-        process = self.cluster._processes.get(node_id)
-        code = process.returncode if process is not None else None
-        again = node_id not in self.cluster._kept_down and self.cluster._supervised
+        node = self.cluster.nodes.get(node_id)
+        code, again = (node.exit_code, node.restarting) if node is not None else (None, False)
         told = make_exit(f"{self.ref.name} (replica {node_id})", code, reason, restarting=again)
         self._write(self.record._replace(exits=self.record.exits + 1, last_exit=told))
 
@@ -318,64 +319,36 @@ def _end_all() -> None:
             link.end()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ActorOptions(plain.ActorOptions):
-    """How an actor is started.
+class _Replication:
+    """How actors.spawn starts and finds actors with several replicas."""
 
-    Attributes:
-        name: to find it by, with `actor_ref`; letters, digits, - and _. None: one is made.
-        mailbox_max: how many messages one sender may have with it that it has not taken.
-        supervision: what happens when its process (one of its replicas) dies unasked; None: it stays down. Actors that
-            are given one and the same Supervision object are a group for its strategy.
-        replicas: above 1, it runs on so many nodes, kept equal by Raft: see actorraft.cluster.replicated_actor.
-    """
+    def spawn(
+        self, options: ActorOptions, cls: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ReplicatedActorRef:
+        """Start a cluster that holds the actor; return the address once it takes messages."""
+        from actorraft.cluster.spawn import ReplicatedStateMachine
 
-    replicas: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if type(self.replicas) is not int or self.replicas < 1:
-            raise UsageError(f"replicas is a whole number, 1 or more, not {self.replicas!r}")
-
-    def spawn(self, cls: Callable[..., Actor], /, *args: Any, **kwargs: Any) -> ActorRef:
-        """Start an actor in a process, or one for each replica; return its address once it takes messages.
-
-        Raises:
-            UsageError: it cannot be started so: no Actor class, cannot be pickled, the name is taken.
-            StartError: its constructor or `on_start` raised, or the process did not come up; with its last words.
-        """
-        if self.replicas == 1:
-            return super().spawn(cls, *args, **kwargs)
-        from actorraft.cluster.cluster import ReplicatedStateMachine
-
-        actor_class = plain.check_actor_class(cls)
         here = system()
-        name, endpoint = here.reserve(actor_class, self.name, self.mailbox_max)
-        ref = ReplicatedActorRef(name, endpoint, self.mailbox_max)
-        record = Record(endpoint, self.mailbox_max, identify(os.getpid()), identify(os.getpid()), UP)
+        ref = ReplicatedActorRef(*here.reserve(cls.__name__, options.name, options.mailbox_max))
+        me = identify(os.getpid())
+        record = Record(ref.endpoint, ref.mailbox_max, me, me, UP)
         try:
-            machine = ReplicatedStateMachine(ReplicatedActor, actor_class, args, kwargs, ref)
-            cluster = machine.spawn(self.replicas, supervision=self.supervision, name=name)
+            machine = ReplicatedStateMachine(ReplicatedActor, cls, args, kwargs, ref)
+            cluster = machine.spawn(options.replicas, supervision=options.supervision, name=ref.name)
         except BaseException:
             write_record(record._replace(state=DEAD, process=None))
             raise
         record = record._replace(replicas=tuple(cluster.endpoints.items()))
         write_record(record)
-        _links[os.getpid(), endpoint] = _Link(ref, record, cluster, cluster)
+        _links[os.getpid(), ref.endpoint] = _Link(ref, record, cluster, cluster)
         if _end_all not in here.at_close:
             here.at_close.append(_end_all)
             atexit.register(_end_all)  # before the clusters' own, which would say that this one was left open
         return ref
 
+    def ref(self, name: str, record: Record) -> ReplicatedActorRef:
+        """Return the address of one that runs."""
+        return ReplicatedActorRef(name, record.endpoint, record.mailbox_max)
 
-def actor_ref(name: str) -> ActorRef:
-    """Return the address of a named actor, started by this process, an actor of it, or whoever started this one.
 
-    Raises:
-        UsageError: there is none of that name.
-    """
-    ref = system().ref(name)
-    record = read_record(record_file(ref.endpoint), ref.endpoint)
-    if record is not None and record.replicas:
-        return ReplicatedActorRef(ref.name, ref.endpoint, ref.mailbox_max)
-    return ref
+replicate_by(_Replication())

@@ -20,7 +20,8 @@ import pytest
 
 from actorraft.actors.actor import Actor
 from actorraft.actors.records import Exit
-from actorraft.actors.ref import ActorOptions, ActorRef, actor_ref, spawn
+from actorraft.actors.ref import ActorRef
+from actorraft.actors.spawn import ActorOptions, actor_ref, spawn
 from actorraft.actors.supervision import Supervision
 from actorraft.actors.system import close_system
 from actorraft.errors import (

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from actorraft import Actor
-from actorraft.actors import actor as module
-from actorraft.actors.actor import ASK, FAREWELL_S, LAST, READ
+from actorraft.actors import loop as module
+from actorraft.actors import wire
+from actorraft.actors.loop import FAREWELL_S
+from actorraft.actors.wire import ASK, LAST, READ
 from actorraft.ports import Envelope, Kinds
 
 
@@ -48,7 +50,7 @@ class Mailbox:
 def leave(mailbox: Mailbox) -> float:
     """Have an actor that has answered one ask go; return how long that took, in seconds."""
     loop = module._Loop(Echo(), mailbox, SimpleNamespace(stop_requested=False))  # type: ignore[arg-type]
-    loop._take(b"sender", ASK, 7, module.pickles.dumps("x"))
+    loop._take(b"sender", ASK, 7, wire.dumps("x"))
     began_s = time.monotonic()
     loop.farewell()
     return time.monotonic() - began_s

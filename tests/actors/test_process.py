@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from actorraft.actors.process import ActorProcess, Monitor, describe_exit
+from actorraft.actors.monitor import Monitor
+from actorraft.actors.process import ActorProcess, describe_exit
 from actorraft.actors.supervision import Supervision
 from actorraft.errors import ActorRaftError, StartError, UsageError
 

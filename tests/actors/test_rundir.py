@@ -93,4 +93,4 @@ def test_the_next_cluster_removes_what_a_killed_one_left(place: Path, raft_clust
     killed(place, code)
     assert [path.name[:10] for path in place.iterdir()] == ["actorraft-"]
     cluster = raft_cluster(dict, nodes=1)
-    assert list(place.iterdir()) == [cluster._place.run_dir]
+    assert list(place.iterdir()) == [cluster._processes.place.run_dir]

@@ -24,7 +24,7 @@ def test_close_leaves_no_process_and_no_file(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     cluster = ReplicatedStateMachine(Ledger).spawn(3)
     pids = [node.pid for node in cluster.nodes.values()]
-    run_dir = cluster._place.run_dir
+    run_dir = cluster._processes.place.run_dir
     assert run_dir.exists()
     cluster.close()
     cluster.close()
@@ -98,7 +98,7 @@ def test_ctrl_c_while_close_waits_ends_the_processes_at_once(raft_cluster: Spawn
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
     assert is_gone(pid)
-    assert not cluster._place.run_dir.exists()
+    assert not cluster._processes.place.run_dir.exists()
 
 
 def test_close_while_a_node_is_being_started_again(raft_cluster: Spawn) -> None:

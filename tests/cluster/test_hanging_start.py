@@ -73,7 +73,7 @@ def test_close_does_not_wait_for_a_start_and_leaves_nothing(
     promptly(cluster.close)
 
     assert all(pid is not None and is_gone(pid) for pid in pids)
-    assert not cluster._place.run_dir.exists()
+    assert not cluster._processes.place.run_dir.exists()
     assert "actorraft-monitor" in threads
     assert "actorraft-monitor" not in {thread.name for thread in threading.enumerate()}
     if hanging.start is not None:

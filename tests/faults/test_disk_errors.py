@@ -59,7 +59,7 @@ def test_a_node_whose_disk_refuses_stops_and_says_why_and_comes_back_once_it_is_
     broken = cluster.wait_for_leader() if role == "leader" else follower_of(cluster)
 
     disks.break_(broken, order)
-    process = cluster._processes[broken]
+    process = cluster._processes.living(broken)
     acknowledged += append_until(cluster, "k", lambda: not process.alive, first=len(acknowledged))
     assert process.returncode == EXIT_DISK
     acknowledged += append_until(cluster, "k", lambda: given_up(broken, caplog), first=len(acknowledged))
@@ -108,7 +108,7 @@ def test_a_node_whose_disk_fails_while_a_snapshot_is_synced_stops_and_the_log_is
     disks.break_(broken, "sync snapshots EIO")
     cluster.take_snapshot(timeout=5.0)
     is_down(cluster, broken)
-    assert cluster._processes[broken].returncode == EXIT_DISK
+    assert cluster.nodes[broken].exit_code == EXIT_DISK
     assert "Input/output error" in eventually(lambda: error_of(cluster, broken))
 
     disks.mend(broken)

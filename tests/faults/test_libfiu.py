@@ -35,7 +35,7 @@ def test_a_node_stops_when_the_c_library_says_that_the_disk_failed(
     cluster = raft_cluster(Ledger, nodes=3, data_dir=tmp_path / "data", supervision=None)
     acknowledged = append_until(cluster, "k", iter([False] * 10 + [True]).__next__)
     leader = cluster.wait_for_leader()
-    process = cluster._processes[leader]
+    process = cluster._processes.living(leader)
 
     order = f"enable name={point},failinfo={errno.EIO}"
     monkeypatch.delenv("LD_PRELOAD")  # the tool itself must not listen too: it crashes then, now and then

@@ -37,7 +37,7 @@ RAW = [
 
 def doors(cluster: Cluster[Any], node_id: int) -> tuple[str, str]:
     """Where a node's peers and clients reach it."""
-    return cluster._bound[node_id]
+    return cluster._processes.bound[node_id]
 
 
 def throw(endpoint: str, data: bytes) -> None:
@@ -103,8 +103,8 @@ def test_messages_of_strangers_are_counted_and_logged_once_a_reason(
     cluster = raft_cluster(Ledger, nodes=3, transport=transport, config=SMALL)
     leader = cluster.wait_for_leader()
     other = next(node_id for node_id in cluster.nodes if node_id != leader)
-    token = cluster._token or b""
-    cluster_id = bytes.fromhex(cluster._place.info.cluster_id)
+    token = cluster._processes.token or b""
+    cluster_id = bytes.fromhex(cluster._processes.place.info.cluster_id)
     head = struct.Struct("<8sI8s")
     good = token + PROTOCOL_VERSION + head.pack(cluster_id, other, os.urandom(8))
     coup = codec.encode_message(AppendEntries(other, leader, 10**6, -1, -1, [], -1))

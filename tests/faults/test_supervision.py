@@ -49,7 +49,7 @@ def test_a_machine_that_cannot_go_on_stops_its_node_with_the_reason_and_is_given
     with contextlib.suppress(ActorRaftError):
         cluster.proxy(timeout=0.5).run_out_of_stack()
     eventually(lambda: "stays down" in messages(caplog, 0), what="it is given up")
-    assert cluster._processes[0].returncode == EXIT_MACHINE
+    assert cluster.nodes[0].exit_code == EXIT_MACHINE
     assert "RecursionError: too deep" in error_of(cluster, 0)
     assert f"exit code {EXIT_MACHINE}" in messages(caplog, 0)
     assert messages(caplog, 0).count("is started again") == 2

@@ -52,15 +52,7 @@ class Done(NamedTuple):
 
 def kill_together(cluster: Cluster[Any]) -> None:
     """SIGKILL every node at once: none lives to see another die."""
-    with cluster._lock:  # nobody is being started now
-        for process in cluster._processes.values():
-            cluster._monitor.forget(process)  # what happens now is asked for, so supervision leaves it alone
-        pids = [node.pid for node in cluster.nodes.values() if node.pid is not None]
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in pids:
-                os.kill(pid, number)
-        for node in cluster.nodes.values():
-            node.kill()  # and waits until it is gone
+    cluster._processes.kill_together()
 
 
 class Faults:
@@ -316,7 +308,7 @@ class Faults:
     def _disk_fails(self, node_id: int, leads: bool) -> None:
         """EIO for every write and sync, from the kernel; what was not synced before is gone."""
         image, node = self.images[node_id], self.cluster.nodes[node_id]
-        process = self.cluster._processes[node_id]
+        process = self.cluster._processes.living(node_id)
         image.cut_power()
         try:
             self._note("disk", f"node {node_id}: EIO", leader=leads)

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import actorraft.cluster.cluster as cluster_module
-from actorraft.actors.process import ActorProcess
-from actorraft.cluster.cluster import Cluster, ReplicatedStateMachine
+import actorraft.cluster.spawn as spawn_module
+from actorraft.cluster.cluster import Cluster
+from actorraft.cluster.processes import NodeProcess, NodeProcesses
+from actorraft.cluster.spawn import ReplicatedStateMachine
 from actorraft.node.process import NodeSpec, run_node
 
 HOSTS_MAX = 250
@@ -126,46 +127,46 @@ class Router:
         self.close()
 
 
-class NamespaceCluster(Cluster[Any]):
-    """A cluster whose nodes live in namespaces. Peers speak tcp over the router, clients use Unix sockets."""
+class NamespaceProcesses(NodeProcesses):
+    """Nodes that live in namespaces. Peers speak tcp over the router, clients use Unix sockets."""
 
     def __init__(self, *args: Any, router: Router, **options: Any) -> None:
         self._router = router
         self._sockets = Path(tempfile.mkdtemp(prefix="nemesis-"))
-        try:
-            super().__init__(*args, **options)
-        except BaseException:
-            shutil.rmtree(self._sockets, ignore_errors=True)
-            raise
+        super().__init__(*args, **options)
 
-    def _spec(self, node_id: int) -> NodeSpec:
+    def spec(self, node_id: int) -> NodeSpec:
         self._router.host(node_id)
-        peer, client = self._bound.get(
+        peer, client = self.bound.get(
             node_id, (f"tcp://{self._router.address(node_id)}:0", f"ipc://{self._sockets}/{node_id}")
         )
-        return replace(super()._spec(node_id), peer_endpoint=peer, client_endpoint=client)
+        return replace(super().spec(node_id), peer_endpoint=peer, client_endpoint=client)
 
-    def _make_process(self, node_id: int) -> ActorProcess:
-        return ActorProcess(
-            run_node_off_loopback,
-            (self._spec(node_id),),
-            {},
-            name=f"node {node_id}",
-            run_dir=self._place.run_dir,
-            logger=logging.getLogger(f"actorraft.node.{node_id}"),
-            hash_seed=self._place.info.hash_seed,
+    def make_process(self, node_id: int) -> NodeProcess:
+        return NodeProcess(
+            self.spec(node_id),
+            self.place,
+            run=run_node_off_loopback,
             launch_prefix=("ip", "netns", "exec", self._router.host(node_id)),
         )
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+class NamespaceCluster(Cluster[Any]):
+    """A cluster of such nodes, which the router partitions."""
+
+    def __init__(self, *args: Any, router: Router) -> None:
+        super().__init__(*args)
+        self._router = router
 
     def partition(self, *groups: set[int]) -> None:
         self._router.partition(*groups)
 
     def heal(self) -> None:
         self._router.heal()
-
-    def close(self) -> None:
-        super().close()
-        shutil.rmtree(self._sockets, ignore_errors=True)
 
 
 def run_node_off_loopback(context: Any, spec: NodeSpec) -> None:
@@ -180,5 +181,8 @@ def run_node_off_loopback(context: Any, spec: NodeSpec) -> None:
 
 def spawn(machine: type[Any], nodes: int, router: Router, **options: Any) -> Cluster[Any]:
     """`ReplicatedStateMachine(machine).spawn`, in namespaces."""
-    with mock.patch.object(cluster_module, "Cluster", partial(NamespaceCluster, router=router)):
+    with (
+        mock.patch.object(spawn_module, "NodeProcesses", partial(NamespaceProcesses, router=router)),
+        mock.patch.object(spawn_module, "Cluster", partial(NamespaceCluster, router=router)),
+    ):
         return ReplicatedStateMachine(machine).spawn(nodes, transport="tcp", **options)

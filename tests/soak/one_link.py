@@ -52,7 +52,7 @@ def run(*, seconds: float, nodes: int) -> Report:
         follower = next(node_id for node_id in cluster.nodes if node_id != leader)
         term, before = _term(cluster), load.outcomes
         began_s = time.monotonic()
-        cluster._cut({leader: {follower}, follower: {leader}})
+        cluster._processes.cut({leader: {follower}, follower: {leader}})
         time.sleep(seconds)
         outcomes, gap_s, terms = load.outcomes, load.longest_gap_s(began_s), _term(cluster) - term
         cluster.heal()

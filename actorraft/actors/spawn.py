@@ -1,0 +1,113 @@
+"""Start an actor, or find one by its name.
+
+    ref = spawn(Counter)
+    ref = ActorOptions(name="c").spawn(Counter)
+
+Above one replica an actor is not one process but a cluster, which is none of this room's business: whoever knows
+clusters registers how that is done (`replicate_by`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from actorraft.actors import wire
+from actorraft.actors.actor import Actor
+from actorraft.actors.loop import run_actor
+from actorraft.actors.records import Record
+from actorraft.actors.ref import MAILBOX_MAX, ActorRef
+from actorraft.actors.supervision import Supervision
+from actorraft.actors.system import system
+from actorraft.errors import UsageError
+
+
+class Replication(Protocol):
+    """How actors with several replicas are started and found."""
+
+    def spawn(
+        self, options: ActorOptions, cls: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ActorRef: ...
+
+    def ref(self, name: str, record: Record) -> ActorRef: ...
+
+
+_replication: Replication | None = None
+
+
+def replicate_by(replication: Replication) -> None:
+    """Say how actors with several replicas are started and found."""
+    global _replication
+    _replication = replication
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorOptions:
+    """How an actor is started.
+
+    Attributes:
+        name: to find it by, with `actor_ref`; letters, digits, - and _. None: one is made.
+        mailbox_max: how many messages one sender may have with it that it has not taken.
+        supervision: what happens when its process (one of its replicas) dies unasked; None: it stays down. Actors that
+            are given one and the same Supervision object are a group for its strategy.
+        replicas: above 1, it runs on so many nodes, kept equal by Raft: see actorraft.cluster.replicated_actor.
+    """
+
+    name: str | None = None
+    mailbox_max: int = MAILBOX_MAX
+    supervision: Supervision | None = field(default_factory=Supervision)
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        if self.mailbox_max < 1:
+            raise UsageError(f"mailbox_max is at least 1, not {self.mailbox_max!r}")
+        if type(self.replicas) is not int or self.replicas < 1:
+            raise UsageError(f"replicas is a whole number, 1 or more, not {self.replicas!r}")
+
+    def spawn(self, cls: Callable[..., Actor], /, *args: Any, **kwargs: Any) -> ActorRef:
+        """Start an actor in a process, or one for each replica; return its address once it takes messages.
+
+        Raises:
+            UsageError: it cannot be started so: no Actor class, cannot be pickled, the name is taken.
+            StartError: its constructor or `on_start` raised, or the process did not come up; with its last words.
+        """
+        actor_class = check_actor_class(cls)
+        if self.replicas > 1:
+            if _replication is None:
+                raise UsageError("replicas above 1 need clusters: take ActorOptions from actorraft itself")
+            return _replication.spawn(self, actor_class, args, kwargs)
+        wire.send_by_value_if_needed(actor_class)
+        address = system().spawn(
+            run_actor,
+            wire.dumps((actor_class, args, kwargs)),
+            kind=actor_class.__name__,
+            name=self.name,
+            mailbox_max=self.mailbox_max,
+            supervision=self.supervision,
+        )
+        return ActorRef(*address)
+
+
+def check_actor_class(cls: Callable[..., Actor]) -> type[Actor]:
+    """Return `cls`. Raises UsageError if it is no class of actors."""
+    if not (isinstance(cls, type) and issubclass(cls, Actor)):
+        raise UsageError(f"spawn takes a class that derives from Actor, not {cls!r}")
+    return cls
+
+
+def spawn(cls: Callable[..., Actor], /, *args: Any, **kwargs: Any) -> ActorRef:
+    """Start an actor in a process of its own; return its address once it takes messages. See ActorOptions.spawn."""
+    return ActorOptions().spawn(cls, *args, **kwargs)
+
+
+def actor_ref(name: str) -> ActorRef:
+    """Return the address of a named actor, started by this process, an actor of it, or whoever started this one.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    record = system().find(name)
+    if record.replicas and _replication is not None:
+        return _replication.ref(name, record)
+    return ActorRef(name, record.endpoint, record.mailbox_max)

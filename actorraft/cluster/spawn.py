@@ -1,0 +1,177 @@
+"""Start a cluster: `ReplicatedStateMachine(Bank).spawn(5)` checks, makes the directories, starts the processes.
+
+A cluster grows in one direction: its place, then its processes, then, once all serve, the client of them that is the
+Cluster. What fails on the way closes what there is by then.
+
+Source:     contract section 1.
+Threads:    every public method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+from actorraft.actors.process import refuse_nested_spawn
+from actorraft.actors.supervision import Supervision
+from actorraft.cluster.cluster import Cluster
+from actorraft.cluster.place import Place
+from actorraft.cluster.processes import NodeProcesses
+from actorraft.errors import StartError, Unavailable, UsageError
+from actorraft.pickling.encoder import encode_factory, machine_name
+from actorraft.raft.config import RaftConfig
+from actorraft.storage.portable import check_portable
+
+M = TypeVar("M")
+P = ParamSpec("P")
+
+
+class ReplicatedStateMachine(Generic[M]):
+    """A machine's class and its constructor's arguments, ready to be run on several nodes.
+
+    Args:
+        machine: a class (see contract section 1 for which kinds there are), never an instance.
+        *args, **kwargs: go to the constructor, on every node.
+
+    Raises:
+        UsageError: `machine` is no class, or it or the arguments cannot be sent to another process.
+    """
+
+    def __init__(self, machine: Callable[P, M], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        self._machine = machine
+        self._args = args
+        self._factory = encode_factory(machine, args, kwargs)
+
+    def spawn(
+        self,
+        nodes: int | None = None,
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        durability: str | None = None,
+        transport: str = "ipc",
+        config: RaftConfig | None = None,
+        supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
+        name: str | None = None,
+        from_snapshot: str | os.PathLike[str] | None = None,
+        timeout: float = 30.0,
+    ) -> Cluster[M]:
+        """Start the nodes, each in an OS process of its own; return once a leader is ready.
+
+        Args:
+            nodes: how many; None: 3 for a new cluster, else what `data_dir` holds.
+            data_dir: where the cluster keeps its data; None: a private temporary directory, removed on close.
+            durability: "fsync" (survives loss of power; the default with a `data_dir`) or "os" (survives the death of
+                any or all processes; the default without).
+            transport: "ipc" (sockets that only this user can reach) or "tcp" (loopback).
+            config: the numbers of the protocol.
+            supervision: how nodes that die unasked are started again; None: not at all.
+            name: for logs and `repr`; by default the machine's.
+            from_snapshot: what `export_snapshot` wrote: a new cluster begins with that state.
+            timeout: seconds until a leader must be ready.
+
+        Raises:
+            ValueError, TypeError: `nodes` is below 1, or no integer.
+            UsageError: the directory or an option cannot be used; the message says why and what to do.
+            StartError: a node's process did not come up; the message holds its own words.
+        """
+        if nodes is not None:
+            if isinstance(nodes, bool) or not isinstance(nodes, int):
+                raise TypeError(f"nodes is a whole number, not {nodes!r}")
+            if nodes < 1:
+                raise ValueError(f"a cluster has at least 1 node, not {nodes}")
+        if transport not in ("ipc", "tcp"):
+            raise UsageError(f'transport is "ipc" or "tcp", not {transport!r}')
+        if durability not in (None, "os", "fsync"):
+            raise UsageError(f'durability is "os" or "fsync", not {durability!r}')
+        refuse_nested_spawn()
+        machine = machine_name(self._machine, self._args)
+        if from_snapshot is not None:
+            check_portable(from_snapshot, machine)
+        place = Place(data_dir, machine, nodes, name)
+        if from_snapshot is not None and not place.is_new:
+            place.close()
+            raise UsageError(f"{data_dir} holds a cluster already; from_snapshot is for a new one")
+        return self._start(
+            NodeProcesses(
+                place,
+                self._factory,
+                durability=durability or ("os" if data_dir is None else "fsync"),
+                transport=transport,
+                config=config if config is not None else RaftConfig.local(),
+                supervision=supervision,
+                from_snapshot=Path(from_snapshot).absolute() if from_snapshot is not None else None,
+            ),
+            timeout,
+        )
+
+    def _start(self, processes: NodeProcesses, timeout: float) -> Cluster[M]:
+        """Start the nodes; a client of them, which is the cluster, is made when all are there."""
+        deadline_s = time.monotonic() + timeout
+        running: _Closable = processes
+        try:
+            _started.get()(processes)
+            processes.start(deadline_s)
+            running = cluster = Cluster(self._machine, processes)
+            _started.get()(cluster)
+            cluster.wait_until_it_serves(deadline_s)
+        except BaseException as error:
+            if isinstance(error, Unavailable):
+                error = StartError(f"no leader within {timeout:g} s. The nodes' last lines:\n{processes.last_lines()}")
+            running.close()
+            raise error from None
+        return cluster
+
+    async def spawn_async(self, nodes: int | None = None, **options: Any) -> Cluster[M]:
+        """`spawn`, from a coroutine: the event loop goes on meanwhile. Cancelled, it leaves nothing behind."""
+        loop, start, context = asyncio.get_running_loop(), _Start(), contextvars.copy_context()
+        context.run(_started.set, start.goes_on_as)
+        spawning = loop.run_in_executor(None, partial(context.run, self.spawn, nodes, **options))
+        try:
+            return await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            spawning.add_done_callback(lambda done: done.exception())  # nobody asks for it any more
+            loop.run_in_executor(None, start.give_up)
+            raise
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+def _tell_nobody(_: _Closable) -> None:
+    return
+
+
+# Told of what is being started, as it grows.
+_started: contextvars.ContextVar[Callable[[_Closable], object]] = contextvars.ContextVar(
+    "started", default=_tell_nobody
+)
+
+
+class _Start:
+    """A spawn that another thread may give up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: _Closable | None = None
+        self._given_up = False
+
+    def goes_on_as(self, running: _Closable) -> None:
+        with self._lock:
+            if self._given_up:
+                raise StartError("the spawn was given up")
+            self._running = running
+
+    def give_up(self) -> None:
+        with self._lock:
+            self._given_up = True
+            running = self._running
+        if running is not None:
+            running.close()

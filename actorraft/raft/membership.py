@@ -15,14 +15,19 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from actorraft.raft.errors import ProposalRefused
-from actorraft.raft.messages import Configuration
+from actorraft.raft.messages import Configuration, Member
 
 
 class AddVoter(NamedTuple):
-    """Make a node a voter, whether it is a learner or no member yet."""
+    """Make a node a voter, whether it is a learner or no member yet.
+
+    `member`: how it is known from now on; `token`: the public half of what it joined with, used up by that.
+    """
 
     node_id: int
     storage_id: str = ""
+    member: Member | None = None
+    token: str = ""
 
 
 class AddLearner(NamedTuple):
@@ -30,6 +35,8 @@ class AddLearner(NamedTuple):
 
     node_id: int
     storage_id: str = ""
+    member: Member | None = None
+    token: str = ""
 
 
 class RemoveNode(NamedTuple):
@@ -93,6 +100,8 @@ def apply_changes(configuration: Configuration, changes: Iterable[MemberChange])
     voters, learners = set(configuration.voters), set(configuration.learners)
     learners_next = set(configuration.learners_next)
     storage_ids = dict(configuration.storage_ids)
+    roster = {member.node_id: member for member in configuration.roster}
+    tokens = {token.public_key: token for token in configuration.tokens}
     next_node_id = configuration.next_node_id
     for change in changes:
         node_id = change.node_id
@@ -113,23 +122,32 @@ def apply_changes(configuration: Configuration, changes: Iterable[MemberChange])
             (learners_next if node_id in configuration.voters_outgoing else learners).add(node_id)
         if change.storage_id:
             storage_ids[node_id] = change.storage_id
+        if change.member is not None:
+            roster[node_id] = change.member
+        if change.token in tokens and change.member is not None:
+            tokens[change.token] = tokens[change.token]._replace(
+                bound_key=change.member.public_key, storage_id=change.storage_id, node_id=node_id
+            )
     if not voters:
         raise ProposalRefused("the change would leave no voter")
     highest = max((*configuration.members, *voters, *learners), default=-1)
     return _tidy(
-        Configuration(
+        configuration._replace(
             voters=frozenset(voters),
-            voters_outgoing=configuration.voters_outgoing,
             learners=frozenset(learners),
             learners_next=frozenset(learners_next),
             next_node_id=max(next_node_id, highest + 1),
             storage_ids=tuple(sorted(storage_ids.items())),
+            roster=tuple(sorted(roster.values())),
+            tokens=tuple(tokens.values()),
         )
     )
 
 
 def _tidy(configuration: Configuration) -> Configuration:
-    """Forget the storage ids of nodes that are no members any more."""
+    """Forget the storage ids, keys and addresses of nodes that are no members any more."""
     members = configuration.members
-    kept = tuple(pair for pair in configuration.storage_ids if pair[0] in members)
-    return configuration._replace(storage_ids=kept)
+    return configuration._replace(
+        storage_ids=tuple(pair for pair in configuration.storage_ids if pair[0] in members),
+        roster=tuple(member for member in configuration.roster if member.node_id in members),
+    )

@@ -38,12 +38,51 @@ class HardState(NamedTuple):
     voted_for: int | None = None
 
 
+class Member(NamedTuple):
+    """How one member is known: its key says who it is, its addresses where it was last.
+
+    Invariant: `number` grows with each start of the member; what it said under an older one is ignored. While its key
+    is being replaced, the one before it is in `old_key` and proves the same.
+    """
+
+    node_id: int
+    public_key: str = ""  # 40 characters of Z85; empty where links carry no keys (ipc)
+    peer: str = ""  # what other nodes dial, as host:port
+    client: str = ""  # what clients dial
+    number: int = 0
+    old_key: str = ""
+
+
+class ClientKey(NamedTuple):
+    """A client that may speak to the cluster. `role`: "read", "write" or "admin"."""
+
+    name: str
+    public_key: str
+    role: str
+
+
+class Token(NamedTuple):
+    """A key that lets one new machine join, once. After `until_s` (log time) it admits nobody new.
+
+    Invariant: `bound_key` and `storage_id` are both empty, or both of the machine that has redeemed it as `node_id`.
+    """
+
+    public_key: str
+    until_s: float
+    learner: bool = False  # what joins stays a learner
+    bound_key: str = ""
+    storage_id: str = ""
+    node_id: int = -1
+
+
 class Configuration(NamedTuple):
     """Who takes part. During a joint change (§6) `voters_outgoing` is not empty, and both sets must agree.
 
     Invariant: `voters` and `learners` are disjoint. `learners_next` are outgoing voters that become
     learners when the joint phase ends. `storage_ids` holds (node_id, storage id) for members whose directory is known;
     a node that comes with another directory under an old id is refused. `next_node_id` is never reused.
+    The rest, from `roster` on, is what the cluster knows of its members and clients; it decides no quorum (roster.py).
+    `settings` holds what decides replicated state and is therefore the cluster's: (name, value as JSON), sorted.
     """
 
     voters: frozenset[int] = frozenset()
@@ -52,6 +91,10 @@ class Configuration(NamedTuple):
     learners_next: frozenset[int] = frozenset()
     next_node_id: int = 0
     storage_ids: tuple[tuple[int, str], ...] = ()
+    roster: tuple[Member, ...] = ()
+    clients: tuple[ClientKey, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def members(self) -> frozenset[int]:

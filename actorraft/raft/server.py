@@ -10,6 +10,7 @@ functions that are methods of `RaftServer`:
     replication.py   how the log gets to followers, and what is committed     §5.3, §5.4.2
     snapshots.py     what to do when the log does not reach back far enough   §7
     changes.py       who takes part                                           §6, D§4
+    roster.py        what is known of those who do: keys, addresses           §6
     reads.py         reads without a log entry                                §8, D§6.4
     transfer.py      handing over                                             D§3.10
 
@@ -26,7 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from actorraft.raft import changes, election, reads, replication, snapshots, transfer
+from actorraft.raft import changes, election, reads, replication, roster, snapshots, transfer
 from actorraft.raft.changes import PendingChange
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.log import RaftLog
@@ -428,6 +429,7 @@ class RaftServer:
     finish_change = changes.finish_change
     check_catch_up = changes.check_catch_up
     tick_members = changes.tick_members
+    annotate = roster.annotate
 
     # -- reads: reads.py
 

@@ -13,25 +13,15 @@ from actorraft.raft.messages import (
     MESSAGE_TYPES,
     AppendEntries,
     AppendEntriesResponse,
-    Configuration,
     InstallSnapshot,
     LogEntry,
     RequestVote,
 )
+from tests.properties.strategies import configurations
 
 numbers = st.integers(min_value=-1, max_value=2**62)
 ids = st.integers(min_value=0, max_value=2**31)
-id_sets = st.frozensets(ids, max_size=5)
-configurations = st.builds(
-    Configuration,
-    voters=id_sets,
-    voters_outgoing=id_sets,
-    learners=id_sets,
-    learners_next=id_sets,
-    next_node_id=ids,
-    storage_ids=st.lists(st.tuples(ids, st.text(max_size=8)), max_size=3).map(tuple),
-)
-items = st.none() | st.binary(max_size=40) | configurations | st.text(max_size=10) | st.integers(-(2**60), 2**60)
+items = st.none() | st.binary(max_size=40) | configurations() | st.text(max_size=10) | st.integers(-(2**60), 2**60)
 entries = st.lists(st.builds(LogEntry, term=numbers, item=items), max_size=5)
 messages = st.one_of(
     st.builds(AppendEntries, ids, ids, numbers, numbers, numbers, entries, numbers, numbers, numbers),
@@ -44,7 +34,7 @@ messages = st.one_of(
         numbers,
         numbers,
         numbers,
-        configurations,
+        configurations(),
         numbers,
         st.binary(max_size=50),
         st.booleans(),

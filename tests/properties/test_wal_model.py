@@ -13,17 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from actorraft.raft.messages import Configuration, EntryId, HardState, LogEntry
 from actorraft.storage.disk import DiskStorage
+from tests.properties.strategies import configurations
 from tests.storage.helpers import FastFiles
 
-CONFIGURATIONS = st.builds(
-    Configuration,
-    voters=st.frozensets(st.integers(0, 5)),
-    voters_outgoing=st.frozensets(st.integers(0, 5)),
-    learners=st.frozensets(st.integers(6, 9)),
-    learners_next=st.frozensets(st.integers(0, 5)),
-    next_node_id=st.integers(0, 10),
-    storage_ids=st.lists(st.tuples(st.integers(0, 5), st.text(max_size=4)), max_size=2).map(tuple),
-)
+CONFIGURATIONS = configurations(st.integers(0, 5), st.integers(6, 9))
 ITEMS = (
     st.binary(max_size=300)
     | st.none()

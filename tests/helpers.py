@@ -36,6 +36,7 @@ from actorraft.raft import (
     RequestVoteResponse,
     TimeoutNow,
 )
+from actorraft.raft.ready import NOT_URGENT
 
 
 def lowest(low: int, high: int) -> int:
@@ -264,6 +265,7 @@ class Cluster:
         self.machines: dict[int, list[Any]] = {}
         self.receiving: dict[int, list[Any]] = {}  # chunks of a snapshot that is coming in
         self.reads: dict[int, list[ReadState]] = {}
+        self.urgent: dict[int, int] = {}  # node -> after how many milliseconds it wants to be called
         self.messages: list[Message] = []
         self.dropping: list[Callable[[Message], bool]] = []
         self.chunk_items = 1_000_000  # items of a machine in one snapshot chunk
@@ -299,6 +301,7 @@ class Cluster:
         self.machines[node_id] = list(disk.machine)
         self.receiving[node_id] = []
         self.reads[node_id] = []
+        self.urgent.pop(node_id, None)
         return server
 
     def __getitem__(self, node_id: int) -> RaftServer:
@@ -324,6 +327,10 @@ class Cluster:
             self.send(node_id, ready.messages_after_persist)
             self.apply(node_id, ready)
             self.reads[node_id] += ready.reads
+            if ready.urgent_delay_ms == NOT_URGENT:
+                self.urgent.pop(node_id, None)
+            elif ready.urgent_delay_ms is not None:
+                self.urgent[node_id] = ready.urgent_delay_ms
 
     def send(self, node_id: int, messages: Iterable[Message]) -> None:
         """Put messages on the network; a snapshot chunk gets its content here."""

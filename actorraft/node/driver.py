@@ -35,7 +35,7 @@ from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import RaftError
 from actorraft.raft.log import RaftLog
 from actorraft.raft.messages import AppendEntries, Configuration, EntryId, InstallSnapshot, LogEntry, Message
-from actorraft.raft.ready import LeaderState, Ready
+from actorraft.raft.ready import NOT_URGENT, LeaderState, Ready
 from actorraft.raft.server import RaftServer
 
 logger = logging.getLogger("actorraft")
@@ -150,7 +150,6 @@ class Driver:
         self.metrics = Metrics()
         self.difference = ""
         self._urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
-        self._urgent_delay_ms: int | None = None
         self._tell_at_s: float | None = None  # when followers hear of the last commit, if nothing has told them
         self._wake_at_s: float | None = None  # log time at which the machine wants a clock entry
 
@@ -220,15 +219,6 @@ class Driver:
                 case _:
                     event()
         self._flush()
-        delay_ms = server.urgent_delay_ms
-        if delay_ms is None:
-            self._urgent_at_s = None
-        elif self._urgent_at_s is None or delay_ms != self._urgent_delay_ms:
-            self._urgent_at_s = self.clock.monotonic() + delay_ms / 1000
-        self._urgent_delay_ms = delay_ms
-        if server.commit_untold:  # each commit puts it off: while commands come, their appends tell it
-            server.commit_untold = False
-            self._tell_at_s = self.clock.monotonic() + COMMIT_TOLD_S
 
     @property
     def due_s(self) -> float | None:
@@ -266,6 +256,11 @@ class Driver:
             self.metrics.leader_is(self.server.leader_id, self.clock.monotonic())
             self.observer.state_changed(self.server)
             self.requests.leader_changed()
+        delay_ms = ready.urgent_delay_ms
+        if delay_ms is not None:
+            self._urgent_at_s = None if delay_ms == NOT_URGENT else self.clock.monotonic() + delay_ms / 1000
+        if ready.commit_untold:  # each commit puts it off: while commands come, their appends tell it
+            self._tell_at_s = self.clock.monotonic() + COMMIT_TOLD_S
 
     def _persist(self, ready: Ready) -> None:
         for chunk in ready.snapshot_chunks:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from actorraft.raft.messages import RequestVote, RequestVoteResponse
 from actorraft.raft.progress import SNAPSHOT
 from actorraft.raft.quorum import VoteResult, vote_result
-from actorraft.raft.ready import CandidateState, FollowerState, LeaderState
+from actorraft.raft.ready import NOT_URGENT, CandidateState, FollowerState, LeaderState
 
 if TYPE_CHECKING:
     from actorraft.raft.server import RaftServer
@@ -64,7 +64,7 @@ def become_candidate(self: RaftServer) -> None:
     self.set_leader(None)
     self.votes = {self.node_id: True}
     self.reset_election_timer()
-    self.urgent_delay_ms = None
+    self.arm_urgent(None)
 
 
 def become_leader(self: RaftServer) -> None:
@@ -293,7 +293,7 @@ def peer_connected(self: RaftServer, peer_id: int) -> None:
 
 
 def urgent(self: RaftServer) -> None:
-    """Ask for pre-votes as the leader's connection is down. The driver calls it `urgent_delay_ms` after it was set."""
+    """Ask for pre-votes as the leader's connection is down. The driver calls it when a Ready told it to."""
     self.urgent_delay_ms = None
     lost = self.urgent_leader
     if lost is None or lost not in self.disconnected or self.leader_id not in (None, lost):
@@ -308,12 +308,14 @@ def urgent(self: RaftServer) -> None:
         self.arm_urgent(URGENT_RETRY_MS)
 
 
-def arm_urgent(self: RaftServer, delay_ms: int) -> None:
-    """Let the driver call `urgent` after `delay_ms`."""
+def arm_urgent(self: RaftServer, delay_ms: int | None) -> None:
+    """Let the driver call `urgent` after `delay_ms`; None: not any more."""
+    if delay_ms is not None or self.urgent_delay_ms is not None:
+        self.effects.urgent_delay_ms = NOT_URGENT if delay_ms is None else delay_ms
     self.urgent_delay_ms = delay_ms
 
 
 def disarm_urgent(self: RaftServer) -> None:
     """Leave the next election to the election timeout."""
-    self.urgent_delay_ms = None
+    self.arm_urgent(None)
     self.urgent_leader = None

@@ -61,32 +61,33 @@ class Progress:
 
     def __init__(self, next_index: int, *, inflight_max: int, inflight_bytes_max: int) -> None:
         # Figure 2, volatile state on leaders
-        self.next_index = next_index  # the next entry to send
-        self.match_index = -1  # highest entry known to be durable there
+        self.next_index = next_index  # the next entry to send; in probe, its predecessor is what is asked about
+        self.match_index = -1  # highest entry known to be durable there; < next_index
         # Flow control
         self.state = PROBE
         self.probe_sent = False  # a probe is under way: nothing more before its answer or the next heartbeat
-        self.inflight: deque[tuple[int, int]] = deque()  # (last index, bytes) of unacknowledged appends, ascending
-        self.inflight_bytes = 0
-        self.inflight_max = inflight_max
+        # (last index, bytes) of unacknowledged appends, ascending, all above match_index; empty but in replicate
+        self.inflight: deque[tuple[int, int]] = deque()
+        self.inflight_bytes = 0  # their sum
+        self.inflight_max = inflight_max  # these two bound it; one append may pass the bound of bytes
         self.inflight_bytes_max = inflight_bytes_max
         self.append_due = False  # an AppendEntries must leave now, even an empty one
-        self.commit_sent = -1  # highest commit index that it was told and could take
+        self.commit_sent = -1  # highest commit index that it was told and could take; <= the leader's
         # Liveness
         self.recent_active = False  # answered since the last look of CheckQuorum
         self.silent_ticks = 0  # since its last answer
-        # Reads (D§6.4): the highest rounds that it repeated to us; leased: in answer to a message with a lease
+        # Reads (D§6.4): the highest rounds that it repeated to us, never more than was sent; they only grow
         self.acked_round = 0
-        self.leased_round = 0
-        # Snapshot being sent (§7)
+        self.leased_round = 0  # of those, in answer to a message with a lease; <= acked_round
+        # Snapshot being sent (§7); void in other states
         self.snapshot_id = NO_ENTRY
         self.snapshot_configuration = Configuration()  # the one at or below it
-        self.snapshot_offset = 0  # of the chunk that is under way
+        self.snapshot_offset = 0  # of the chunk that is under way; bytes before it are there
         self.snapshot_round = 0  # the round of the leader when that chunk left
-        self.chunk_due = False
-        # Removal (§6): index of the configuration without it; it is fed until it knows
+        self.chunk_due = False  # the chunk at snapshot_offset must leave now
+        # Removal (§6): index of the configuration without it, None for a member; it is fed until it knows
         self.removed_at: int | None = None
-        self.removed_ticks = 0
+        self.removed_ticks = 0  # since then; < election_timeout_ticks
 
     def __repr__(self) -> str:
         return (

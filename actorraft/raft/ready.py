@@ -3,20 +3,21 @@
 The driver, for each Ready: sends `messages`; writes `snapshot_chunks`; if `install`, commits that
 snapshot and resets the stored log; persists `hard_state` and `entries` in one durable write; calls
 `advance`; sends `messages_after_persist`; if `install`, has the machine restored, and reports that with
-`applied`; hands over `committed` and `reads`. Then again, while `has_ready()`.
+`applied`; hands over `committed` and `reads`; sets its timers. Then again, while `has_ready()`.
 
 Source:     Figure 2 ("updated on stable storage before responding to RPCs"); D§10.2.1 (the leader writes beside the
             others).
-Invariant:  nothing in `messages` depends on this Ready's write.
+Invariant:  nothing in `messages` depends on this Ready's write; nothing that the driver must do is anywhere else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
 from actorraft.raft.messages import EntryId, HardState, InstallSnapshot, LogEntry, Message
+
+NOT_URGENT = -1  # in the place of a delay: `urgent` need not be called any more
 
 
 class ServerState(Enum):
@@ -42,32 +43,20 @@ class ReadState(NamedTuple):
     index: int  # type: ignore[assignment]
 
 
-@dataclass(slots=True)
-class Outbox:
-    """What has come together for the next Ready; see there."""
-
-    messages: list[Message] = field(default_factory=list)
-    messages_after_persist: list[Message] = field(default_factory=list)
-    snapshot_chunks: list[InstallSnapshot] = field(default_factory=list)
-    install: EntryId | None = None
-    reads: list[ReadState] = field(default_factory=list)
-
-
 class Ready(NamedTuple):
     """Effects, in the order in which they must happen; see the module's head."""
 
-    messages: list[
-        Message
-    ]  # may leave before the write: a leader's AppendEntries and InstallSnapshot of a durable term
+    # May leave before the write: a leader's AppendEntries and InstallSnapshot, of a term that is durable.
+    messages: list[Message]
     hard_state: HardState | None  # persist, if not None
     entries_from: int  # `entries` go in at this index and replace what is there and after; -1: nothing to write
     entries: list[LogEntry]
-    snapshot_chunks: list[
-        InstallSnapshot
-    ]  # received, in order; offset 0 begins a snapshot and aborts an unfinished one
+    snapshot_chunks: list[InstallSnapshot]  # received, in order; offset 0 begins a snapshot, aborts an unfinished one
     install: EntryId | None  # the chunks up to now complete this snapshot; it replaces log and machine
     messages_after_persist: list[Message]  # every response, vote request, read request and TimeoutNow
     committed_from: int  # index of committed[0]
     committed: list[LogEntry]  # for the executor, in order, each index once
     reads: list[ReadState]
     state_changed: bool  # role, term or leader differ from the last Ready
+    urgent_delay_ms: int | None = None  # call `urgent` so long from now, once; NOT_URGENT: do not; None: as before
+    commit_untold: bool = False  # call `tell_commit` soon: followers wait for a commit index (only with commit_along)

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from actorraft.raft.errors import NotLeader, ProposalRefused
 from actorraft.raft.log import item_bytes
-from actorraft.raft.messages import AppendEntries, AppendEntriesResponse, Configuration, EntryId, LogEntry
+from actorraft.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Configuration,
+    EntryId,
+    InstallSnapshotResponse,
+    LogEntry,
+)
 from actorraft.raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress, next_index_after_rejection, rejection_hint
 from actorraft.raft.quorum import committed_index
 from actorraft.raft.ready import LeaderState
@@ -142,7 +149,7 @@ def send_append(self: RaftServer, peer_id: int, progress: Progress, slices: Slic
         progress.commit_sent = min(self.commit_index, prev_index + len(entries))
     progress.append_due = False
     lease_ticks = self.config.election_timeout_ticks if self.leases else 0
-    self.out.messages.append(
+    self.effects.messages.append(
         AppendEntries(
             self.node_id,
             peer_id,
@@ -159,12 +166,9 @@ def send_append(self: RaftServer, peer_id: int, progress: Progress, slices: Slic
 
 def handle_append_entries_response(self: RaftServer, message: AppendEntriesResponse) -> None:
     """Advance or move back next_index, and commit what a quorum holds (§5.3)."""
-    progress = self.progress.get(message.source)
-    if self.state is not LeaderState or progress is None or message.match_index > self.log.last_index:
+    progress = self.hear_follower(message) if message.match_index <= self.log.last_index else None
+    if progress is None:
         return
-    progress.recent_active = True
-    progress.silent_ticks = 0
-    self.send_due = True
     if message.success:
         if progress.acknowledge(message.match_index):
             self.maybe_commit(progress.match_index)
@@ -176,8 +180,23 @@ def handle_append_entries_response(self: RaftServer, message: AppendEntriesRespo
         hint = EntryId(message.hint_term, message.hint_index)
         next_index = next_index_after_rejection(self.log, hint, message.rejected_index)
         progress.reject(message.rejected_index, next_index)
+    self.heard_follower(progress, message.round, leased=self.leases)
+
+
+def hear_follower(self: RaftServer, message: AppendEntriesResponse | InstallSnapshotResponse) -> Progress | None:
+    """Note that a follower lives; return this leader's view of it, None if there is none (any more)."""
+    progress = self.progress.get(message.source) if self.state is LeaderState else None
+    if progress is not None:
+        progress.recent_active = True
+        progress.silent_ticks = 0
+        self.send_due = True
+    return progress
+
+
+def heard_follower(self: RaftServer, progress: Progress, answered_round: int, *, leased: bool) -> None:
+    """Go on with what waited for a follower's answer: reads, a transfer, newcomers."""
     if self.state is LeaderState:  # committing its own removal may have ended its leadership
-        self.count_round(progress, message.round, leased=self.leases)
+        self.count_round(progress, answered_round, leased=leased)
         self.check_transfer()
         self.check_catch_up()
 
@@ -191,13 +210,13 @@ def maybe_commit(self: RaftServer, hint_index: int | None = None) -> None:
     if hint_index is not None and hint_index <= self.commit_index:
         return
     match_index = {peer_id: progress.match_index for peer_id, progress in self.progress.items()}
-    match_index[self.node_id] = self.persisted_index  # a leader may count itself only for what its disk has
+    match_index[self.node_id] = self.effects.persisted_index  # a leader may count itself only for what its disk has
     index = committed_index(match_index, self.configuration.voters, self.configuration.voters_outgoing)
     if index > self.commit_index and self.log.term_at(index) == self.current_term:
         first = self.log.term_at(self.commit_index) != self.current_term
         self.commit_to(index)
         self.send_due = True
-        self.commit_untold = self.commit_along
+        self.effects.commit_untold = self.commit_along
         if first and self.commit_along:
             # What stopped the last leader (a command that holds its process up) may be in here, and may stop this one
             # before it has said so; the next one would meet it as a leader too. Told now, all meet it at once.
@@ -260,16 +279,7 @@ def store_entries(self: RaftServer, first: int, entries: list[LogEntry]) -> None
     assert changed > self.commit_index, (
         f"entry {changed} is committed (up to {self.commit_index}) and would be replaced"
     )
-    if self.out.messages_after_persist:
-        # An answer to the leader before that waits for this same write would speak of what is not there by then.
-        self.out.messages_after_persist[:] = [
-            message
-            for message in self.out.messages_after_persist
-            if not (isinstance(message, AppendEntriesResponse) and message.match_index >= changed)
-        ]
-    self.unstable_from = min(self.unstable_from, changed)
-    self.persisted_index = min(self.persisted_index, changed - 1)
-    self.persisting_to = min(self.persisting_to, changed - 1)
+    self.effects.append_from(changed)
     configurations = self.configurations
     rolled_back = False
     while configurations[-1][0] >= changed:
@@ -287,7 +297,7 @@ def store_entries(self: RaftServer, first: int, entries: list[LogEntry]) -> None
 
 def acknowledge_append(self: RaftServer, message: AppendEntries, match_index: int) -> None:
     """Answer a success after the write, together with an earlier one that waits for the same write."""
-    waiting = self.out.messages_after_persist
+    waiting = self.effects.messages_after_persist
     answered_round = message.round
     if waiting:
         last = waiting[-1]

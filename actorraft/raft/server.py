@@ -30,6 +30,7 @@ from typing import Any
 from actorraft.raft import changes, election, reads, replication, roster, snapshots, transfer
 from actorraft.raft.changes import PendingChange
 from actorraft.raft.config import RaftConfig
+from actorraft.raft.effects import Effects, Role
 from actorraft.raft.log import RaftLog
 from actorraft.raft.messages import (
     NO_ENTRY,
@@ -48,7 +49,7 @@ from actorraft.raft.messages import (
     TimeoutNow,
 )
 from actorraft.raft.progress import Progress
-from actorraft.raft.ready import FollowerState, LeaderState, Outbox, ReadState, Ready, ServerState
+from actorraft.raft.ready import FollowerState, LeaderState, ReadState, Ready
 
 
 class RaftServer:
@@ -82,85 +83,78 @@ class RaftServer:
             hard_state: as recovered.
             snapshot_id: last entry inside the newest snapshot; the machine must be in that state.
             noop: whether a new leader appends an empty entry (§8); without, older entries wait for a proposal.
-            commit_along: tell of a new commit index with the next append, not at once; see `commit_untold`.
+            commit_along: tell of a new commit index with the next append, not at once; see `Ready.commit_untold`.
         """
-        # Who and how
+        # Who and how; these never change
         self.node_id = node_id
         self.config = RaftConfig() if config is None else config
         self.draw = draw
         self.noop, self.commit_along = noop, commit_along
 
-        # Figure 2, persistent state on all servers
+        # Figure 2, persistent state on all servers; no answer leaves before the disk holds it
         hard_state = HardState() if hard_state is None else hard_state
-        self.current_term = hard_state.term  # latest seen; never falls
-        self.voted_for = hard_state.voted_for  # in current_term, or None
+        self.current_term = hard_state.term  # latest seen; never falls; >= log.last.term
+        self.voted_for = hard_state.voted_for  # in current_term, or None; once set, it stays until the term grows
         self.log = RaftLog() if log is None else log
-        self.snapshot_id = snapshot_id  # last entry inside the newest snapshot
+        self.snapshot_id = snapshot_id  # last entry inside the newest snapshot; never falls
         assert snapshot_id.index >= self.log.first_index - 1, f"entries are missing after {snapshot_id}: {self.log!r}"
         if not self.log.match(snapshot_id.index, snapshot_id.term):
             # It crashed between committing an installed snapshot and cutting the log that contradicts it (§7).
             self.log.reset(snapshot_id)
 
-        # Figure 2, volatile state on all servers
+        # Figure 2, volatile state on all servers; snapshot_id.index <= last_applied <= commit_index <= log.last_index
         self.commit_index = snapshot_id.index  # highest known to be committed; never falls
-        self.last_applied = snapshot_id.index  # highest that the executor reported back
-        self.state = FollowerState
-        self.leader_id: int | None = None
+        self.last_applied = snapshot_id.index  # highest that the executor reported back; never falls
+        self.state = FollowerState  # changed by become_* alone
+        self.leader_id: int | None = (
+            None  # of current_term; at a leader, itself; once known, it stays until the term grows
+        )
 
-        # Membership (§6): (index, configuration) at and since the snapshot; the last one is in effect
+        # Membership (§6)
+        # (index, configuration) at or below the snapshot, and all in the log after it; indexes ascend
         self.configurations = changes.configurations_in(self.log, snapshot_id.index, configuration)
-        self.configuration = self.configurations[-1][1]
+        self.configuration = self.configurations[-1][1]  # in effect: the last one, committed or not
 
         # Elections
+        self.now_ticks = 0  # time, by this server's own count; only grows
         self.election_elapsed = 0  # ticks since the leader was heard, or a vote given; at a leader, since CheckQuorum
-        self.pre_candidate = False  # asks for pre-votes for the next term
-        self.votes: dict[int, bool] = {}  # answers to this candidate or pre-candidate
+        self.election_timeout = 0  # ticks, drawn from [n, 2n) for each election; below, as soon as all is there
+        self.pre_candidate = False  # asks for pre-votes for the next term; then it is a follower without a leader
+        self.votes: dict[int, bool] = {}  # answers to this candidate or pre-candidate; empty at everybody else
         self.disconnected: dict[int, int] = {}  # peer whose connection is down, the transport says -> since which tick
-        self.urgent_delay_ms: int | None = None  # the driver calls urgent() so long after this was set or changed
         self.urgent_leader: int | None = None  # the lost leader that is to be succeeded at once
-        self.urgent_tries = 0
+        self.urgent_tries = 0  # since it was lost; <= URGENT_TRIES_MAX
+        self.urgent_delay_ms: int | None = None  # what the driver was last told of it; None: `urgent` is not due
         # A lease that it acknowledged (D§6.4.1): no vote while it runs. It may have acknowledged one before a restart.
         restarted = self.config.lease_reads and self.current_term > 0
         self.promise_ticks = self.config.election_timeout_ticks + 1 if restarted else 0
-        self.now_ticks = 0
 
-        # Figure 2, volatile state on leaders, and what else only a leader has
-        self.progress: dict[int, Progress] = {}
-        self.heartbeat_elapsed = 0
+        # Figure 2, volatile state on leaders, and what else only a leader has; nothing of it outlives its term but
+        # the round numbers inside `reads`
+        self.progress: dict[int, Progress] = {}  # every other member, and who was removed and does not know it yet
+        self.heartbeat_elapsed = 0  # ticks since the last heartbeat; < heartbeat_ticks after each tick
         self.reads = reads.ReadQueue()
-        self.leases = False  # whether this term's leader may serve lease reads
-        self.unapplied: deque[tuple[int, int]] = deque()  # (index, bytes) it accepted and has not applied
-        self.unapplied_bytes = 0
-        self.transfer_target: int | None = None
-        self.transfer_ticks = 0
-        self.timeout_now_sent = False
-        self.pending_change: PendingChange | None = None
-        self.send_due = False  # followers may need messages
+        self.leases = False  # whether this term's leader may serve lease reads; once False, it stays so
+        self.unapplied: deque[tuple[int, int]] = deque()  # (index, bytes) it accepted and has not applied; ascending
+        self.unapplied_bytes = 0  # their sum; bounds what is accepted
+        self.transfer_target: int | None = None  # the voter to whom leadership is being handed over; no proposals then
+        self.transfer_ticks = 0  # since that began; < election_timeout_ticks
+        self.timeout_now_sent = False  # the target was told to campaign
+        self.pending_change: PendingChange | None = None  # waits for newcomers to catch up; no other change then
+        self.send_due = False  # followers may need messages: `flush` has something to look at
 
         # At a follower
-        self.receiving: snapshots.Receiving | None = None
-        self.forwarded_reads: dict[int, tuple[int, int]] = {}  # number on the wire -> (token, deadline in ticks)
+        self.receiving: snapshots.Receiving | None = None  # a snapshot that is not complete yet
+        # Number on the wire -> (token, deadline in ticks); numbers and deadlines ascend; empty without a leader
+        self.forwarded_reads: dict[int, tuple[int, int]] = {}
         # Not from 0: an answer to a question of this node before its restart must not pass for one to a new question.
         self.read_token_next = draw(0, reads.TOKEN_START_MAX)
 
-        # What is durable, and what is on its way there
-        self.persisted_index = self.log.last_index  # highest entry on this disk
-        self.durable_term = self.current_term
-        self.unstable_from = self.log.last_index + 1  # entries from here on were in no Ready yet
-        self.persisting_to = self.log.last_index  # highest entry that is durable once the Ready that is out is
-        self.handed_index = snapshot_id.index  # highest entry given to the executor
-        self.taken: Ready | None = None  # the Ready that is out
-
-        # The next Ready
-        self.out = Outbox()
-        self.hard_state_out = hard_state
-        self.state_out: tuple[ServerState, int, int | None] = (self.state, self.current_term, self.leader_id)
+        # The next Ready, and how far disk and executor are
+        self.effects = Effects(self.log, hard_state, self.role, snapshot_id.index)
 
         self.draw_election_timeout()
         self.handlers = self.make_handlers()
-
-    election_timeout: int  # ticks, drawn from [n, 2n)
-    commit_untold = False  # set with `commit_along`; the driver clears it, and calls `tell_commit` soon
 
     def __repr__(self) -> str:
         return (
@@ -288,81 +282,33 @@ class RaftServer:
 
     def send_after_persist(self, message: Message) -> None:
         """Let a message leave once the term, vote and entries it speaks of are durable (Figure 2)."""
-        self.out.messages_after_persist.append(message)
+        self.effects.messages_after_persist.append(message)
 
     def add_read_state(self, read_state: ReadState) -> None:
         """Answer a read of this node."""
-        self.out.reads.append(read_state)
+        self.effects.reads.append(read_state)
+
+    @property
+    def role(self) -> Role:
+        """What the driver is told of when it changes."""
+        return self.state, self.current_term, self.leader_id
 
     def has_ready(self) -> bool:
         """Whether there is something to do for the driver."""
         if self.send_due:
             self.flush()
-        return bool(
-            self.out.messages
-            or self.out.messages_after_persist
-            or self.unstable_from <= self.log.last_index
-            or self.handed_index < self.commit_index
-            or self.out.reads
-            or self.out.snapshot_chunks
-            or self.hard_state_out != (self.current_term, self.voted_for)
-            or self.state_out != (self.state, self.current_term, self.leader_id)
-        )
+        return self.effects.waiting((self.current_term, self.voted_for), self.role, self.commit_index)
 
     def ready(self) -> Ready:
         """Return what is to be done now, and forget it; `advance` is due before the next one."""
-        assert self.taken is None, "the Ready before this one has not been advanced"
         self.flush()
-        hard_state: HardState | None = HardState(self.current_term, self.voted_for)
-        if hard_state == self.hard_state_out:
-            hard_state = None
-        else:
-            self.hard_state_out = HardState(self.current_term, self.voted_for)
-        last_index = self.log.last_index
-        entries_from, entries = -1, []
-        if self.unstable_from <= last_index:
-            entries_from, entries = self.unstable_from, self.log.between(self.unstable_from, last_index + 1)
-            self.unstable_from = last_index + 1
-            self.persisting_to = last_index
-        committed_from, committed = self.handed_index + 1, []
-        if self.handed_index < self.commit_index:
-            committed = self.log.between(committed_from, self.commit_index + 1)
-            self.handed_index = self.commit_index
-        out, self.out = self.out, Outbox()
-        messages, after_persist = out.messages, out.messages_after_persist
-        if self.durable_term < self.current_term:
-            # A leader's messages may overtake its write of entries, but not that of its term.
-            messages, after_persist = [], messages + after_persist
-        state = (self.state, self.current_term, self.leader_id)
-        ready = Ready(
-            messages=messages,
-            hard_state=hard_state,
-            entries_from=entries_from,
-            entries=entries,
-            snapshot_chunks=out.snapshot_chunks,
-            install=out.install,
-            messages_after_persist=after_persist,
-            committed_from=committed_from,
-            committed=committed,
-            reads=out.reads,
-            state_changed=state != self.state_out,
-        )
-        self.state_out = state
-        self.taken = ready
-        return ready
+        return self.effects.ready(HardState(self.current_term, self.voted_for), self.role, self.commit_index)
 
     def advance(self, ready: Ready) -> None:
         """Note that what `ready` asked to persist is durable now. A leader counts itself for it from here on."""
-        assert ready is self.taken, "advance() takes the Ready that is out"
-        self.taken = None
-        if ready.hard_state is not None:
-            self.durable_term = ready.hard_state.term
-        if ready.entries:
-            # What was replaced in the meantime is not durable.
-            durable_to = min(self.persisting_to, ready.entries_from + len(ready.entries) - 1)
-            self.persisted_index = max(self.persisted_index, durable_to)
-            if self.state is LeaderState:
-                self.maybe_commit(self.persisted_index)
+        self.effects.advance(ready)
+        if ready.entries and self.state is LeaderState:
+            self.maybe_commit(self.effects.persisted_index)
 
     # -- elections: election.py
 
@@ -400,6 +346,8 @@ class RaftServer:
     feed = replication.feed
     send_append = replication.send_append
     handle_append_entries_response = replication.handle_append_entries_response
+    hear_follower = replication.hear_follower
+    heard_follower = replication.heard_follower
     maybe_commit = replication.maybe_commit
     after_leader_commit = replication.after_leader_commit
     handle_append_entries = replication.handle_append_entries

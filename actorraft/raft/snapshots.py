@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from actorraft.raft.messages import Configuration, EntryId, InstallSnapshot, InstallSnapshotResponse
 from actorraft.raft.progress import SNAPSHOT, Progress
-from actorraft.raft.ready import LeaderState
 
 if TYPE_CHECKING:
     from actorraft.raft.server import RaftServer
@@ -60,7 +59,7 @@ def send_chunk(self: RaftServer, peer_id: int, progress: Progress) -> None:
     progress.chunk_due = False
     progress.snapshot_round = self.reads.round
     snapshot_id = progress.snapshot_id
-    self.out.messages.append(
+    self.effects.messages.append(
         InstallSnapshot(
             self.node_id,
             peer_id,
@@ -94,25 +93,18 @@ def start_snapshot(self: RaftServer, progress: Progress) -> None:
 
 def handle_install_snapshot_response(self: RaftServer, message: InstallSnapshotResponse) -> None:
     """Send the next chunk, or go on with appends once the snapshot is installed (§7)."""
-    progress = self.progress.get(message.source)
-    if self.state is not LeaderState or progress is None:
+    progress = self.hear_follower(message)
+    if progress is None:
         return
-    progress.recent_active = True
-    progress.silent_ticks = 0
-    self.send_due = True
-    self.count_round(progress, message.round, leased=False)
-    if progress.state is not SNAPSHOT or message.snapshot_index != progress.snapshot_id.index:
-        return
-    if message.done:
-        progress.acknowledge(message.snapshot_index)
-        progress.become_replicate()
-        self.maybe_commit(progress.match_index)
-        if self.state is LeaderState:
-            self.check_transfer()
-            self.check_catch_up()
-    elif message.next_offset != progress.snapshot_offset:
-        progress.snapshot_offset = message.next_offset
-        progress.chunk_due = True
+    if progress.state is SNAPSHOT and message.snapshot_index == progress.snapshot_id.index:
+        if message.done:
+            progress.acknowledge(message.snapshot_index)
+            progress.become_replicate()
+            self.maybe_commit(progress.match_index)
+        elif message.next_offset != progress.snapshot_offset:
+            progress.snapshot_offset = message.next_offset
+            progress.chunk_due = True
+    self.heard_follower(progress, message.round, leased=False)
 
 
 # -- at the follower
@@ -136,7 +128,7 @@ def handle_install_snapshot(self: RaftServer, message: InstallSnapshot) -> None:
             return
     done = False
     if message.offset == receiving.next_offset:
-        self.out.snapshot_chunks.append(message)
+        self.effects.snapshot_chunks.append(message)
         receiving = receiving._replace(next_offset=receiving.next_offset + len(message.data))
         done = message.done
     self.receiving = None if done else receiving
@@ -166,9 +158,6 @@ def install(self: RaftServer, snapshot_id: EntryId, configuration: Configuration
     self.log.reset(snapshot_id)
     self.snapshot_id = snapshot_id
     self.commit_index = snapshot_id.index
-    self.handed_index = snapshot_id.index
-    self.unstable_from = snapshot_id.index + 1
-    self.persisted_index = self.persisting_to = snapshot_id.index
+    self.effects.install(snapshot_id)
     self.configurations = [(snapshot_id.index, configuration)]
     self.use_configuration()
-    self.out.install = snapshot_id

@@ -18,6 +18,7 @@ from actorraft.raft import (
     TimeoutNow,
 )
 from actorraft.raft.election import URGENT_RETRY_MS, URGENT_TRIES_MAX
+from actorraft.raft.ready import NOT_URGENT
 from tests.helpers import (
     Cluster,
     acknowledge,
@@ -369,6 +370,7 @@ def test_a_connection_that_comes_back_calls_it_off() -> None:
     server.peer_connected(1)
 
     assert server.urgent_delay_ms is None
+    expect_ready(server, urgent_delay_ms=NOT_URGENT)
     server.urgent()  # the driver's timer may still go off
     expect_quiet(server)
 

@@ -215,7 +215,7 @@ class World(Cluster):
                         server.transfer_leadership(rng.choice([None, *server.voters]))
         elif chance < 0.55 and alive:
             server = self.servers[rng.choice(alive)]
-            if server.urgent_delay_ms is not None:
+            if self.urgent.pop(server.node_id, None) is not None:
                 server.urgent()
                 self.work(server.node_id)
 

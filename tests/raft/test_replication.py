@@ -221,11 +221,11 @@ def test_replaced_entries_are_not_counted_as_durable() -> None:
     server.step(AppendEntries(2, 0, 2, 0, 1, entries_of(2, 2, first=1), -1))
     server.advance(ready)
 
-    assert server.persisted_index == 0
+    assert server.effects.persisted_index == 0
     again = server.ready()
     assert (again.entries_from, again.entries) == (1, entries_of(2, 2, first=1))
     server.advance(again)
-    assert server.persisted_index == 2
+    assert server.effects.persisted_index == 2
 
 
 def test_what_was_durable_and_is_replaced_is_not_durable_any_more() -> None:
@@ -233,12 +233,12 @@ def test_what_was_durable_and_is_replaced_is_not_durable_any_more() -> None:
     server = follower_of(1, 1, log=log_of(1, 1, 1, 1))
 
     server.step(AppendEntries(2, 0, 2, 0, 1, entries_of(2, first=1), -1))
-    assert server.persisted_index == 0
+    assert server.effects.persisted_index == 0
     take(server)
-    assert server.persisted_index == 1
+    assert server.effects.persisted_index == 1
     server.become_leader_now(3)
 
-    assert (server.log.last_index, server.persisted_index) == (2, 1)
+    assert (server.log.last_index, server.effects.persisted_index) == (2, 1)
 
 
 def test_a_ready_must_be_advanced_before_the_next() -> None:
@@ -368,13 +368,13 @@ def test_an_answer_that_waits_for_the_write_does_not_outlive_the_entries_it_spea
 
 def test_a_leader_that_tells_commits_along_says_nothing_until_the_next_append() -> None:
     leader = settled_leader(commit_along=True)
-    leader.commit_untold = False
     leader.propose(b"x")
     drain(leader)
 
     acknowledge(leader, 1, 2)
-    assert drain(leader) == []
-    assert leader.commit_untold
+    ready = take(leader)
+    assert (ready.messages, ready.messages_after_persist, ready.commit_untold) == ([], [], True)
+    expect_quiet(leader)
 
     leader.propose(b"y")
     (append,) = appends_to(drain(leader), 1)

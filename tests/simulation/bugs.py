@@ -193,8 +193,8 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
     def advance_original(self: RaftServer, ready: Ready) -> None:
         # The Ready that is out is the original one, whatever copy was carried out.
-        assert self.taken is not None
-        advance(self, self.taken)
+        assert self.effects._taken is not None
+        advance(self, self.effects._taken)
 
     advance = RaftServer.advance
     patch.setattr(RaftServer, "advance", advance_original)
@@ -367,7 +367,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
     def hasty(self: RaftServer, hint_index: int | None = None) -> None:
         maybe_commit(self, hint_index)
         matches: dict[int, int] = {peer_id: progress.match_index for peer_id, progress in self.progress.items()}
-        matches[self.node_id] = self.persisted_index
+        matches[self.node_id] = self.effects.persisted_index
         index = quorum.committed_index(matches, self.configuration.voters, self.configuration.voters_outgoing)
         if index > self.commit_index:
             self.commit_to(index)
@@ -407,9 +407,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
 @bug("the leader counts itself before its own write", story=a_leader_counts_itself_only_when_its_disk_has_the_entry)
 def _(patch: pytest.MonkeyPatch) -> None:
     def hasty(self: RaftServer, hint_index: int | None = None) -> None:
-        persisted, self.persisted_index = self.persisted_index, self.log.last_index
+        persisted, self.effects.persisted_index = self.effects.persisted_index, self.log.last_index
         maybe_commit(self, hint_index)
-        self.persisted_index = persisted
+        self.effects.persisted_index = persisted
 
     maybe_commit = replication.maybe_commit
     patch.setattr(RaftServer, "maybe_commit", hasty)

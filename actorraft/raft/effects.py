@@ -1,0 +1,146 @@
+"""What comes together for the next Ready, and how far the log is with disk and executor.
+
+The rules put effects in while they handle events; `ready` hands them over and `advance` notes that they are durable.
+Everything that the driver is to do goes through here, so that there is one way out of the core.
+
+Source:     Figure 2 (stable storage before answers); D§10.2.1 (the leader writes beside the others).
+Invariant:  persisted_index < unstable_from <= log.last_index + 1; handed_index <= commit_index;
+            one Ready is out at most.
+Not here:   the order in which a driver carries a Ready out; see ready.py.
+"""
+
+from __future__ import annotations
+
+from actorraft.raft.log import RaftLog
+from actorraft.raft.messages import AppendEntriesResponse, EntryId, HardState, InstallSnapshot, Message
+from actorraft.raft.ready import ReadState, Ready, ServerState
+
+Role = tuple[ServerState, int, int | None]  # state, term, leader
+
+
+class Effects:
+    """One server's effects.
+
+    Args:
+        log: the server's; all of it is durable.
+        hard_state: as the disk holds it.
+        role: as the driver knows it.
+        handed_index: the machine is in the state after this entry.
+    """
+
+    __slots__ = (
+        "_hard_state",
+        "_log",
+        "_role",
+        "_taken",
+        "commit_untold",
+        "handed_index",
+        "messages",
+        "messages_after_persist",
+        "persisted_index",
+        "reads",
+        "snapshot_chunks",
+        "snapshot_installed",
+        "unstable_from",
+        "urgent_delay_ms",
+    )
+
+    def __init__(self, log: RaftLog, hard_state: HardState, role: Role, handed_index: int) -> None:
+        self._log = log
+        # How far the log is
+        self.persisted_index = log.last_index  # highest entry on this disk
+        self.unstable_from = log.last_index + 1  # entries from here on were in no Ready yet; those before it were
+        self.handed_index = handed_index  # highest entry given to the executor
+        # What the last Ready said
+        self._hard_state = hard_state  # durable, once that Ready is advanced
+        self._role = role
+        self._taken: Ready | None = None  # the Ready that is out
+        self._clear()
+
+    def _clear(self) -> None:
+        """Begin to gather for the next Ready; see there."""
+        self.messages: list[Message] = []
+        self.messages_after_persist: list[Message] = []
+        self.snapshot_chunks: list[InstallSnapshot] = []
+        self.snapshot_installed: EntryId | None = None
+        self.reads: list[ReadState] = []
+        self.urgent_delay_ms: int | None = None
+        self.commit_untold = False
+
+    # -- what the rules do to the log
+
+    def append_from(self, index: int) -> None:
+        """Entries from `index` on are new, or in the place of others: what was known of those is void."""
+        if self.messages_after_persist:
+            # An answer to the leader before that waits for this same write would speak of what is not there by then.
+            self.messages_after_persist = [
+                message
+                for message in self.messages_after_persist
+                if not (isinstance(message, AppendEntriesResponse) and message.match_index >= index)
+            ]
+        self.unstable_from = min(self.unstable_from, index)
+        self.persisted_index = min(self.persisted_index, index - 1)
+
+    def install(self, snapshot_id: EntryId) -> None:
+        """A received snapshot is in the place of the whole log (§7)."""
+        self.handed_index = self.persisted_index = snapshot_id.index
+        self.unstable_from = snapshot_id.index + 1
+        self.snapshot_installed = snapshot_id
+
+    # -- out
+
+    def waiting(self, hard_state: tuple[int, int | None], role: Role, commit_index: int) -> bool:
+        """Whether there is something for a driver to do."""
+        return bool(
+            self.messages
+            or self.messages_after_persist
+            or self.unstable_from <= self._log.last_index
+            or self.handed_index < commit_index
+            or self.reads
+            or self.snapshot_chunks
+            or self._hard_state != hard_state
+            or self._role != role
+            or self.urgent_delay_ms is not None
+            or self.commit_untold
+        )
+
+    def ready(self, hard_state: HardState, role: Role, commit_index: int) -> Ready:
+        """Return what is to be done now, and forget it; `advance` is due before the next one."""
+        assert self._taken is None, "the Ready before this one has not been advanced"
+        log = self._log
+        messages, after_persist = self.messages, self.messages_after_persist
+        if hard_state.term > self._hard_state.term:
+            # A leader's messages may overtake its write of entries, but not that of its term.
+            messages, after_persist = [], messages + after_persist
+        entries_from, unstable_from = -1, self.unstable_from
+        if unstable_from <= log.last_index:
+            entries_from, self.unstable_from = unstable_from, log.last_index + 1
+        committed_from = self.handed_index + 1
+        self.handed_index = max(self.handed_index, commit_index)
+        ready = self._taken = Ready(
+            messages=messages,
+            hard_state=None if hard_state == self._hard_state else hard_state,
+            entries_from=entries_from,
+            entries=[] if entries_from < 0 else log.between(entries_from, self.unstable_from),
+            snapshot_chunks=self.snapshot_chunks,
+            install=self.snapshot_installed,
+            messages_after_persist=after_persist,
+            committed_from=committed_from,
+            committed=[] if self.handed_index < committed_from else log.between(committed_from, commit_index + 1),
+            reads=self.reads,
+            state_changed=role != self._role,
+            urgent_delay_ms=self.urgent_delay_ms,
+            commit_untold=self.commit_untold,
+        )
+        self._hard_state, self._role = hard_state, role
+        self._clear()
+        return ready
+
+    def advance(self, ready: Ready) -> None:
+        """Note that what `ready` asked to persist is durable now."""
+        assert ready is self._taken, "advance() takes the Ready that is out"
+        self._taken = None
+        if ready.entries:
+            # What was replaced in the meantime is not durable.
+            durable_to = min(self.unstable_from - 1, ready.entries_from + len(ready.entries) - 1)
+            self.persisted_index = max(self.persisted_index, durable_to)

@@ -114,6 +114,8 @@ class Query(msgspec.Struct, array_like=True, frozen=True, tag=5):
     follower: bool  # the receiver serves it, leader or not
     count: int
     body: bytes
+    min_index: int = -1  # the state that serves it has applied at least this entry
+    wait_s: float = 0.0  # for how long its asker waits, from when it was sent; 0: not said
 
 
 class Admin(msgspec.Struct, array_like=True, frozen=True, tag=6):
@@ -161,6 +163,7 @@ class LeaderIs(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
     term: int
     leader_id: int | None
+    frame_bytes_max: int = 0  # the largest frame that this cluster takes from a client; 0: not said
 
 
 class Registered(msgspec.Struct, array_like=True, frozen=True, tag=2):
@@ -176,6 +179,7 @@ class Results(msgspec.Struct, array_like=True, frozen=True, tag=3):
     client_id: int
     first_sequence: int
     values: list[Any]
+    index: int = -1  # of an entry that has these commands applied: at it, or before it if they came again
 
 
 class Refused(msgspec.Struct, array_like=True, frozen=True, tag=4):
@@ -203,7 +207,7 @@ class Expired(msgspec.Struct, array_like=True, frozen=True, tag=6):
 
 
 class Answers(msgspec.Struct, array_like=True, frozen=True, tag=7):
-    """What the reads of one Query gave, in its order."""
+    """What the first reads of one Query gave, in its order; what is missing would not fit, and is to be asked again."""
 
     request_id: int
     values: list[Any]
@@ -213,7 +217,7 @@ class QueryRefused(msgspec.Struct, array_like=True, frozen=True, tag=8):
     """This node cannot serve the reads now."""
 
     request_id: int
-    reason: str
+    reason: str  # "not leader", "busy"
     leader_id: int | None
 
 

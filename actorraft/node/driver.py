@@ -94,6 +94,9 @@ class Observer:
     def committed(self, first_index: int, entries: Sequence[LogEntry]) -> None:
         """Committed entries were given to the executor."""
 
+    def installed(self, snapshot_id: EntryId) -> None:
+        """A leader's snapshot took the place of log and state: entries up to it are committed, and never seen here."""
+
     def read_asked(self, token: int) -> None:
         """The core is about to be asked at which index a read may be served."""
 
@@ -267,6 +270,7 @@ class Driver:
             self.snapshots.chunks.write(chunk)
         if ready.install is not None:
             self.snapshots.install(ready.install)
+            self.observer.installed(ready.install)
         if ready.hard_state is not None or ready.entries_from >= 0:
             if ready.entries_from >= 0 and self.server.state is not LeaderState:
                 self.requests.replaced_from(ready.entries_from)

@@ -14,6 +14,7 @@ Shape:      a Ref says what a class or function is called in the whole cluster: 
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -22,10 +23,11 @@ import io
 import operator
 import pickle
 import sys
+import threading
 import types
 import typing
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
@@ -88,7 +90,9 @@ class CodePickler(pickle.Pickler):
         if issubclass(kind, type):
             return self._class(obj)
         if kind is types.FunctionType:
-            return NotImplemented if is_importable(obj) else self.local(obj)
+            if is_importable(obj):
+                return NotImplemented
+            return self.local(obj) if obj.__code__ is not _DISPATCH else _dispatch(obj)
         self.instances.add(kind)
         return NotImplemented
 
@@ -207,18 +211,43 @@ def _data(data_type: Any, member: Any) -> Any:
 
 
 def build_class(meta: Any, name: str, bases: tuple[Any, ...], namespace: dict[str, Any]) -> Any:
-    """Make a class that has nothing yet but its layout."""
+    """Make a class that has nothing yet but its layout.
 
-    def make(bases: tuple[Any, ...]) -> Any:
-        return types.new_class(name, bases, {"metaclass": meta}, lambda body: body.update(namespace))
-
+    Its metaclass and the `__init_subclass__` of its bases are asked first, for they may keep a register outside of it.
+    They may want arguments that are gone, or refuse a class with nothing in it: then it is made without them, and what
+    they did is in its attributes.
+    """
     try:
-        return make(bases)
-    except TypeError:  # a base's __init_subclass__ wants arguments that are gone; what it did is in the attributes
-        silent = type("_Silent", (), {"__init_subclass__": classmethod(lambda cls, **_: None), "__slots__": ()})
-        made = make((silent, *bases))
-        made.__bases__ = bases
-        return made
+        return types.new_class(name, bases, {"metaclass": meta}, lambda body: body.update(namespace))
+    except Exception:
+        builder: Any = abc.ABCMeta if issubclass(meta, abc.ABCMeta) else type
+        with _silent(bases):
+            return builder.__new__(meta, name, bases, dict(namespace))
+
+
+_hooks = threading.Lock()
+
+
+@contextlib.contextmanager
+def _silent(bases: tuple[Any, ...]) -> Iterator[None]:
+    """Keep the `__init_subclass__` of these bases from running: the first base that can have one is given an idle one.
+
+    (One in a base of our own before them would be there for good: `__bases__` cannot be assigned for every layout.)
+    """
+    first = next((each for each in bases if each.__flags__ & HEAP_TYPE), None)
+    if first is None:
+        yield
+        return
+    with _hooks:
+        before = vars(first).get("__init_subclass__")
+        type.__setattr__(first, "__init_subclass__", classmethod(lambda cls, **_: None))
+        try:
+            yield
+        finally:
+            if before is None:
+                type.__delattr__(first, "__init_subclass__")
+            else:
+                type.__setattr__(first, "__init_subclass__", before)
 
 
 def build_enum(meta: Any, name: str, bases: tuple[Any, ...], namespace: dict[str, str], members: Any, how: Any) -> Any:
@@ -319,6 +348,70 @@ def remake_cached_property(function: Any, name: str | None) -> Any:
     return made
 
 
+_dispatcher: Any = functools.singledispatch(id)
+_DISPATCH: Final = _dispatcher.__code__  # of every function that singledispatch makes
+_OF_DISPATCH: Final = frozenset(vars(_dispatcher))
+
+
+def _dispatch(value: Any) -> Any:
+    return (
+        begin_dispatch,
+        (value.__name__,),
+        (dict(value.registry), _own_attributes(value)),
+        None,
+        None,
+        finish_dispatch,
+    )
+
+
+def begin_dispatch(name: str) -> Any:
+    """Begin a function of `functools.singledispatch`; its cache holds weak references, which no pickle takes."""
+
+    def nobody(_: Any) -> None: ...
+
+    nobody.__name__ = name
+    return functools.singledispatch(nobody)
+
+
+def finish_dispatch(made: Any, state: Any) -> None:
+    """Give it its implementations, which may mention it."""
+    registry, attributes = state
+    for kind, function in registry.items():
+        made.register(kind, function)
+    functools.update_wrapper(made, registry[object])
+    vars(made).update(attributes)
+
+
+def _own_attributes(value: Any) -> dict[str, Any]:
+    return {name: each for name, each in vars(value).items() if name not in _OF_DISPATCH}
+
+
+def _new_type(value: Any) -> Any:
+    if is_importable(value):
+        return str(value.__qualname__)
+    return remake_new_type, (value.__module__, value.__qualname__, value.__supertype__)
+
+
+def remake_new_type(module: str, qualname: str, supertype: Any) -> Any:
+    """Make a NewType anew."""
+    made = typing.NewType(qualname, supertype)  # type: ignore[misc]
+    made.__module__ = module
+    return made
+
+
+def _type_parameter(value: Any) -> Any:
+    if look_up((value.__module__, value.__name__)) is value and module_is_importable(value.__module__):
+        return str(value.__name__)
+    options = ("bound", "covariant", "contravariant") if type(value) is typing.ParamSpec else ()
+    kept = {option: getattr(value, f"__{option}__") for option in options}
+    return remake_type_parameter, (type(value), value.__name__, kept, cp._get_or_create_tracker_id(value))
+
+
+def remake_type_parameter(kind: Any, name: str, options: dict[str, Any], number: str) -> Any:
+    """Make a ParamSpec or TypeVarTuple anew, once in this process: generics tell their parameters by identity."""
+    return cp._lookup_class_or_track(number, kind(name, **options))
+
+
 def _lru_cache(value: Any) -> Any:
     if is_importable(value):
         return str(value.__qualname__)
@@ -346,6 +439,9 @@ SPECIAL: Final[dict[type, Callable[[Any], Any]]] = {
     type(dataclasses._HAS_DEFAULT_FACTORY): _global("_HAS_DEFAULT_FACTORY"),  # type: ignore[attr-defined]
     functools.cached_property: _cached_property,
     type(functools.lru_cache(lambda: None)): _lru_cache,
+    typing.NewType: _new_type,
+    typing.ParamSpec: _type_parameter,
+    typing.TypeVarTuple: _type_parameter,
     types.ModuleType: _module,
 }
 del SPECIAL[types.MethodType]  # pickle's own way asks the object for it by name, which is shorter
@@ -399,6 +495,9 @@ class Fingerprint(Walk):
     def _local_function(self, function: types.FunctionType) -> None:
         if function.__code__.co_filename.startswith("<attrs generated"):
             return  # follows from the attributes; and its `__hash__` holds a number of this very process
+        if function.__code__ is _DISPATCH:
+            self.unordered(function.registry.items())  # type: ignore[attr-defined]
+            return
         self._code_object(function.__code__)
         for part in (function.__defaults__, function.__kwdefaults__, vars(function)):
             self.value(part)
@@ -441,6 +540,11 @@ class Fingerprint(Walk):
         elif kind is typing.TypeVar:
             self._mark("typevar", value.__name__)
             self.value((value.__bound__, value.__constraints__))
+        elif kind in (typing.ParamSpec, typing.TypeVarTuple):
+            self._mark("typevar", value.__name__)
+        elif kind is typing.NewType:
+            self._mark("new type", value.__qualname__)
+            self.value(value.__supertype__)
         elif kind in _OPAQUE:
             self._mark("opaque", kind.__name__)
         else:

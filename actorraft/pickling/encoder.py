@@ -26,7 +26,7 @@ import msgspec
 
 from actorraft.errors import ActorRaftError, UsageError
 from actorraft.machine import CommandObjects
-from actorraft.pickling import byvalue
+from actorraft.pickling import byvalue, exceptions
 from actorraft.pickling.byvalue import HEAP_TYPE, CodePickler, Ref, fingerprint_of
 from actorraft.pickling.canonical import SCALARS
 from actorraft.pickling.formats import CALL, DEFINITION, FLAT, OBJECT, mark_by_value
@@ -44,8 +44,9 @@ class Encoder:
             under the encoder's lock: what it enqueues is ahead of any command that names what it defines.
     """
 
-    def __init__(self, on_definition: Callable[[bytes], Any]) -> None:
+    def __init__(self, on_definition: Callable[[bytes], Any], *, explains: bool = True) -> None:
         self._on_definition = on_definition
+        self._explains = explains  # False: for finding out what cannot be sent, which is told once
         self._lock = threading.RLock()
         self._instances: set[type] = set()
         self._plain: set[Any] = set()
@@ -99,7 +100,9 @@ class Encoder:
             pickler = _CommandPickler(self)
         try:
             pickler.dump(value)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             return self._dump_anew(value, error)
         chunks = pickler.chunks
         if len(chunks) == 1 and not pickler.by_value:
@@ -112,19 +115,26 @@ class Encoder:
             self._flat[kind] = _is_flat(kind)
         return data
 
-    def _dump_anew(self, value: Any, first: Exception) -> bytes:
-        """Try again without what was remembered: a class may have been redefined since, in a notebook say."""
-        if isinstance(first, ActorRaftError):
+    def _dump_anew(self, value: Any, first: BaseException) -> bytes:
+        """Try again without what was remembered: a class may have been redefined since, in a notebook say.
+
+        What is no Exception and does not come again was not the value's, but a signal handler's: it goes on its way.
+        """
+        if issubclass(type(first), ActorRaftError):
             raise first
         with self._lock:
             self._plain.clear()
             pickler = _CommandPickler(self)
             try:
                 pickler.dump(value)
-            except ActorRaftError:
+            except (ActorRaftError, KeyboardInterrupt):
                 raise
-            except Exception as error:
-                _refuse(value, error, self)
+            except BaseException as error:
+                if not self._explains:
+                    raise
+                _refuse(value, error)
+            if not issubclass(type(first), Exception):
+                raise first
             return pickler.take()
 
     def _local(self, code: Any, pickler: _CommandPickler) -> Any:
@@ -153,10 +163,12 @@ class Encoder:
         try:
             _DefinitionPickler(self, code, rehearsal=True).dump(code)
             pickler.dump(code)
-        except ActorRaftError:
+        except (ActorRaftError, KeyboardInterrupt):
             raise
-        except Exception as error:
-            _refuse(code, error, self)
+        except BaseException as error:
+            if not self._explains:
+                raise
+            _refuse(code, error)
         refs = [ref for _, ref in pickler.inlined.values()]
         payload = _encode((*sys.version_info[:2], refs, pickler.buffer.getvalue()))
         for made, ref in pickler.inlined.values():
@@ -261,9 +273,15 @@ def _outermost(name: Name) -> Any:
 # --- Saying why something cannot be sent ------------------------------------------------------------------------------
 
 
-def _refuse(value: Any, error: Exception, encoder: Encoder) -> NoReturn:
-    path, reason = _blame(value, error, _describe(value), depth=5)
-    raise UsageError(f"cannot send {path}: {reason}") from error
+def _refuse(value: Any, error: BaseException) -> NoReturn:
+    path, reason = f"a {exceptions.name(type(value))}", error
+    try:
+        path, reason = _blame(value, error, _describe(value), depth=5)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        pass  # whatever it did when it was looked at; its type is named
+    raise UsageError(f"cannot send {path}: {exceptions.message(reason)}") from error
 
 
 def _describe(value: Any) -> str:
@@ -272,24 +290,26 @@ def _describe(value: Any) -> str:
     return f"a {type(value).__qualname__}"
 
 
-def _blame(value: Any, error: Exception, path: str, depth: int) -> tuple[str, Exception]:
+def _blame(value: Any, error: BaseException, path: str, depth: int) -> tuple[str, BaseException]:
     """Find the innermost part that cannot be pickled, so that the message names it."""
     if depth == 0 or any(
         "__reduce__" in vars(each) for each in type(value).__mro__[:-1] if each.__module__ != "builtins"
     ):
         return path, error
     for where, part in _parts(value):
-        pickler = _CommandPickler(Encoder(lambda _: None))
+        pickler = _CommandPickler(Encoder(lambda _: None, explains=False))
         try:
             pickler.dump(part)
-        except Exception as inner:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as inner:
             return _blame(part, inner, f"{path}{where}", depth - 1)
     return path, error
 
 
 def _parts(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
-        return [(f"[{key!r}]", part) for key, part in value.items()]
+        return [(f"[{key!r:.100}]", part) for key, part in value.items()]
     if isinstance(value, list | tuple | set | frozenset):
         return [(f"[{position}]", part) for position, part in enumerate(value)]
     if isinstance(value, types.FunctionType):

@@ -37,6 +37,15 @@ def test_every_kind_of_class_goes_there_and_back_and_is_found_again_by_a_second_
     run("kinds.py", "second", snapshot, how=how, hash_seed="2")
 
 
+@pytest.mark.parametrize("how", ["file", "stdin"])
+def test_less_usual_kinds_of_class_do_there_what_they_do_here_and_keep_their_fingerprints(
+    how: str, tmp_path: Path
+) -> None:
+    prints = str(tmp_path / "prints")
+    run("more_kinds.py", prints, how=how, hash_seed="1")
+    run("more_kinds.py", prints, how=how, hash_seed="2")
+
+
 @pytest.mark.parametrize("mode", ["prepend", "append", "importlib"])
 def test_classes_of_a_test_file_are_found_in_every_import_mode_of_pytest(mode: str, tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()

@@ -418,7 +418,11 @@ def test_nothing_is_taken_for_sent_that_could_not_be(notebook: Any) -> None:
 
 
 def test_a_definition_that_fails_is_a_result_and_says_later_why(notebook: Any) -> None:
-    module = notebook("class Odd:\n    def __init_subclass__(cls): raise ValueError('no children')")
+    module = notebook(
+        "def refuse(): raise ValueError('no children')\n"
+        "class Odd:\n    def __reduce__(self): return refuse, ()\n"
+        "class Child:\n    odd = Odd()"  # it can be taken apart here, and cannot be made on the nodes
+    )
     local = Local(list)
     payload = None
 
@@ -426,11 +430,6 @@ def test_a_definition_that_fails_is_a_result_and_says_later_why(notebook: Any) -
         nonlocal payload
         payload = encoded
 
-    # The class below could be made here, before its base was changed, and cannot be made on the nodes.
-    hook = module.Odd.__dict__["__init_subclass__"]
-    del module.Odd.__init_subclass__
-    exec("class Child(Odd): pass", vars(module))
-    module.Odd.__init_subclass__ = hook
     Encoder(keep).encode_command(module.Child())
     assert payload is not None
     with Node(list) as node:
@@ -584,3 +583,56 @@ def test_a_machine_class_inside_a_function_runs_elsewhere() -> None:
 
     with Node(Counter) as node:
         assert [node.call("add", n) for n in (1, 2)] == [1, 3]
+
+
+# --- Values that do as they like while they are taken apart ------------------------------------------------------------
+
+
+class Problem:
+    """Raises when it is pickled, as often as it is told."""
+
+    def __init__(self, problem: BaseException, times: int = 1 << 30) -> None:
+        self.problem, self.times = problem, times
+
+    def __reduce__(self) -> Any:
+        self.times -= 1
+        if self.times >= 0:
+            raise self.problem
+        return Problem, (ValueError(), 0)
+
+
+class Odd(BaseException):
+    def __str__(self) -> str:
+        raise SystemExit("str")
+
+
+@pytest.mark.parametrize("problem", [SystemExit(3), GeneratorExit(), StopIteration(), MemoryError(), Odd()])
+@pytest.mark.parametrize("inside", [lambda each: each, lambda each: [{"a": each}], lambda each: lambda state: each])
+def test_whatever_an_argument_raises_while_it_is_pickled_is_a_usage_error(
+    sent: tuple[Encoder, list[bytes]], problem: BaseException, inside: Any
+) -> None:
+    for encode in (sent[0].encode_command, lambda value: sent[0].encode_call("put", (value,), {})):
+        with pytest.raises(UsageError, match="cannot send") as caught:
+            encode(inside(Problem(problem)))
+        assert caught.value.__cause__ is problem
+
+
+def test_ctrl_c_and_a_signal_handlers_exit_while_pickling_go_on_their_way(sent: tuple[Encoder, list[bytes]]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        sent[0].encode_command(Problem(KeyboardInterrupt()))
+    with pytest.raises(SystemExit):  # it came once: not of the value, which can be pickled
+        sent[0].encode_command(Problem(SystemExit(), times=1))
+
+
+class HostileRepr:
+    def __repr__(self) -> str:
+        raise SystemExit("repr")
+
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(name)
+
+
+def test_a_value_that_cannot_even_be_looked_at_is_refused_by_its_type(sent: tuple[Encoder, list[bytes]]) -> None:
+    for value in (HostileRepr(), [HostileRepr()], {HostileRepr: threading.Lock()}):
+        with pytest.raises(UsageError, match="cannot send a"):
+            sent[0].encode_command(value)

@@ -22,9 +22,11 @@ from actorraft.raft.messages import (
     ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
+    Standing,
     TimeoutNow,
     Token,
 )
+from actorraft.raft.probation import Probation
 from actorraft.raft.progress import Progress, ProgressState
 from actorraft.raft.quorum import VoteResult, committed_index, vote_result
 from actorraft.raft.ready import CandidateState, FollowerState, LeaderState, ReadState, Ready, ServerState
@@ -52,6 +54,7 @@ __all__ = [
     "MemberChange",
     "Message",
     "NotLeader",
+    "Probation",
     "Progress",
     "ProgressState",
     "ProposalRefused",
@@ -67,6 +70,7 @@ __all__ = [
     "RequestVote",
     "RequestVoteResponse",
     "ServerState",
+    "Standing",
     "TimeoutNow",
     "Token",
     "VoteResult",

@@ -33,6 +33,7 @@ class Effects:
         "_log",
         "_role",
         "_taken",
+        "begun",
         "commit_untold",
         "handed_index",
         "messages",
@@ -66,6 +67,7 @@ class Effects:
         self.reads: list[ReadState] = []
         self.urgent_delay_ms: int | None = None
         self.commit_untold = False
+        self.begun = False
 
     # -- what the rules do to the log
 
@@ -102,6 +104,7 @@ class Effects:
             or self._role != role
             or self.urgent_delay_ms is not None
             or self.commit_untold
+            or self.begun
         )
 
     def ready(self, hard_state: HardState, role: Role, commit_index: int) -> Ready:
@@ -131,6 +134,7 @@ class Effects:
             state_changed=role != self._role,
             urgent_delay_ms=self.urgent_delay_ms,
             commit_untold=self.commit_untold,
+            begun=self.begun,
         )
         self._hard_state, self._role = hard_state, role
         self._clear()

@@ -172,7 +172,7 @@ def tick_election(self: RaftServer, ticks: int) -> None:
 
 def check_quorum(self: RaftServer) -> None:
     """Step down if a quorum has not answered since the last look, one election timeout ago (D§6.2)."""
-    active = {peer_id: True for peer_id, progress in self.progress.items() if progress.recent_active}
+    active = {peer_id: True for peer_id, each in self.progress.items() if each.recent_active and each.counts}
     active[self.node_id] = True
     for progress in self.progress.values():
         progress.recent_active = False
@@ -187,13 +187,15 @@ def check_quorum(self: RaftServer) -> None:
 def campaign(self: RaftServer, *, pre_vote: bool | None = None, transfer: bool = False) -> None:
     """Try to become leader: ask for pre-votes first (D§9.6), or for votes at once (§5.2).
 
-    Does nothing at a leader, at a node that is no voter, or under a lease that it acknowledged.
+    Does nothing at a leader, at a node that is no voter or on probation, or under a lease that it acknowledged.
 
     Args:
         pre_vote: None for what the configuration says.
         transfer: the leader asked for it (D§3.10).
     """
     if self.state is LeaderState or not self.promotable or (self.promise_ticks and not transfer):
+        return
+    if self.probation is not None:
         return
     if self.config.pre_vote if pre_vote is None else pre_vote:
         if self.state is not FollowerState:
@@ -222,6 +224,8 @@ def handle_request_vote(self: RaftServer, message: RequestVote) -> None:
     up_to_date = (message.last_log_term, message.last_log_index) >= (last.term, last.index)
     free = message.term > self.current_term or self.voted_for in (None, message.source)
     bound = self.promise_ticks > 0 and not message.transfer
+    if self.probation is not None:
+        free = False  # it may have voted in this term, on the disk that it lost
     if message.pre_vote:
         granted = up_to_date and free and not bound and not self.hears_leader()
     else:
@@ -285,6 +289,8 @@ def peer_connected(self: RaftServer, peer_id: int) -> None:
     self.disconnected.pop(peer_id, None)
     if peer_id == self.urgent_leader:
         self.disarm_urgent()
+    if self.probation is not None:
+        self.ask_standing(peer_id)
     progress = self.progress.get(peer_id)
     if progress is not None:
         progress.probe_sent = False

@@ -133,6 +133,7 @@ class AppendEntriesResponse(NamedTuple):
     hint_index: int = -1  # on failure: where the leader should look next, and the term found there
     hint_term: int = -1
     rejected_index: int = -1  # on failure: the prev_index that did not match, so that late rejections are known
+    counts: bool = True  # False: its sender is on probation, and may not have what it acknowledged before
 
 
 class RequestVote(NamedTuple):
@@ -182,6 +183,7 @@ class InstallSnapshotResponse(NamedTuple):
     next_offset: int
     done: bool = False
     round: int = 0
+    counts: bool = True  # as in AppendEntriesResponse
 
 
 class TimeoutNow(NamedTuple):
@@ -211,6 +213,17 @@ class ReadIndexResponse(NamedTuple):
     index: int  # type: ignore[assignment]
 
 
+class Standing(NamedTuple):
+    """Between a node on probation and the others: whether its sender has begun (probation.py)."""
+
+    source: int
+    dest: int
+    term: int
+    begun: bool
+    heard: bool = False  # the sender has heard, in this run, that `dest` had not begun
+    asks: bool = False  # answer with your own
+
+
 Message = (
     AppendEntries
     | AppendEntriesResponse
@@ -221,6 +234,7 @@ Message = (
     | TimeoutNow
     | ReadIndex
     | ReadIndexResponse
+    | Standing
 )
 
 # The position in this tuple is the message's code on the wire: append only, never reorder.
@@ -234,4 +248,5 @@ MESSAGE_TYPES: tuple[type[Any], ...] = (
     TimeoutNow,
     ReadIndex,
     ReadIndexResponse,
+    Standing,
 )

@@ -40,6 +40,7 @@ class Progress:
         "append_due",
         "chunk_due",
         "commit_sent",
+        "counts",
         "inflight",
         "inflight_bytes",
         "inflight_bytes_max",
@@ -74,6 +75,7 @@ class Progress:
         self.append_due = False  # an AppendEntries must leave now, even an empty one
         self.commit_sent = -1  # highest commit index that it was told and could take; <= the leader's
         # Liveness
+        self.counts = True  # False while it is on probation: what it says moves no majority
         self.recent_active = False  # answered since the last look of CheckQuorum
         self.silent_ticks = 0  # since its last answer
         # Reads (D§6.4): the highest rounds that it repeated to us, never more than was sent; they only grow
@@ -155,6 +157,11 @@ class Progress:
         if self.next_index <= match_index:
             self.next_index = match_index + 1
         return True
+
+    def void(self) -> None:
+        """Believe no more that it holds what it acknowledged: its disk was lost, and it is on probation."""
+        self.match_index = -1
+        self.become_probe()
 
     def reject(self, rejected_index: int, next_index: int) -> bool:
         """Take a rejection of `rejected_index` into account and go back to probing; return False if it is stale.

@@ -168,12 +168,12 @@ def count_round(self: RaftServer, progress: Progress, answered_round: int, *, le
     reads = self.reads
     voters, outgoing = self.configuration.voters, self.configuration.voters_outgoing
     if reads.waiting and answered_round >= reads.waiting[0].round:
-        rounds = {peer_id: peer.acked_round for peer_id, peer in self.progress.items()}
+        rounds = {peer_id: peer.acked_round for peer_id, peer in self.progress.items() if peer.counts}
         rounds[self.node_id] = reads.round
         for read in reads.confirm(committed_index(rounds, voters, outgoing)):
             finish_read(self, read)
     if leased and reads.lease_starts and answered_round >= reads.lease_starts[0][0]:
-        rounds = {peer_id: peer.leased_round for peer_id, peer in self.progress.items()}
+        rounds = {peer_id: peer.leased_round for peer_id, peer in self.progress.items() if peer.counts}
         rounds[self.node_id] = reads.round
         reads.lease_confirmed(committed_index(rounds, voters, outgoing), self.config.election_timeout_ticks)
 

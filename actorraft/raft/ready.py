@@ -59,4 +59,5 @@ class Ready(NamedTuple):
     reads: list[ReadState]
     state_changed: bool  # role, term or leader differ from the last Ready
     urgent_delay_ms: int | None = None  # call `urgent` so long from now, once; NOT_URGENT: do not; None: as before
+    begun: bool = False  # probation is over: once this Ready's write is durable, the folder need not say so any more
     commit_untold: bool = False  # call `tell_commit` soon: followers wait for a commit index (only with commit_along)

@@ -187,6 +187,9 @@ def hear_follower(self: RaftServer, message: AppendEntriesResponse | InstallSnap
     """Note that a follower lives; return this leader's view of it, None if there is none (any more)."""
     progress = self.progress.get(message.source) if self.state is LeaderState else None
     if progress is not None:
+        if progress.counts and not message.counts:
+            progress.void()
+        progress.counts = message.counts
         progress.recent_active = True
         progress.silent_ticks = 0
         self.send_due = True
@@ -209,7 +212,7 @@ def maybe_commit(self: RaftServer, hint_index: int | None = None) -> None:
     """
     if hint_index is not None and hint_index <= self.commit_index:
         return
-    match_index = {peer_id: progress.match_index for peer_id, progress in self.progress.items()}
+    match_index = {peer_id: each.match_index for peer_id, each in self.progress.items() if each.counts}
     match_index[self.node_id] = self.effects.persisted_index  # a leader may count itself only for what its disk has
     index = committed_index(match_index, self.configuration.voters, self.configuration.voters_outgoing)
     if index > self.commit_index and self.log.term_at(index) == self.current_term:
@@ -260,6 +263,7 @@ def handle_append_entries(self: RaftServer, message: AppendEntries) -> None:
                 hint_index=hint.index,
                 hint_term=hint.term,
                 rejected_index=prev_index,
+                counts=self.probation is None,
             )
         )
         return
@@ -268,6 +272,8 @@ def handle_append_entries(self: RaftServer, message: AppendEntries) -> None:
     match_index = prev_index + len(entries)
     # Only up to what this message verified: what follows in this log may be another leader's (Figure 2, step 5).
     self.commit_to(min(message.commit_index, match_index))
+    if self.probation is not None:
+        self.check_probation(message)
     self.acknowledge_append(message, match_index)
 
 
@@ -312,7 +318,15 @@ def acknowledge_append(self: RaftServer, message: AppendEntries, match_index: in
             answered_round = max(answered_round, last.round)
             waiting.pop()
     waiting.append(
-        AppendEntriesResponse(self.node_id, message.source, self.current_term, True, match_index, answered_round)
+        AppendEntriesResponse(
+            self.node_id,
+            message.source,
+            self.current_term,
+            True,
+            match_index,
+            answered_round,
+            counts=self.probation is None,
+        )
     )
 
 

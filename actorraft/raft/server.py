@@ -10,6 +10,7 @@ functions that are methods of `RaftServer`:
     replication.py   how the log gets to followers, and what is committed     §5.3, §5.4.2
     snapshots.py     what to do when the log does not reach back far enough   §7
     changes.py       who takes part                                           §6, D§4
+    probation.py     who comes with an empty disk                             §5 (stable storage)
     roster.py        what is known of those who do: keys, addresses           §6
     reads.py         reads without a log entry                                §8, D§6.4
     transfer.py      handing over                                             D§3.10
@@ -27,7 +28,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from actorraft.raft import changes, election, reads, replication, roster, snapshots, transfer
+from actorraft.raft import changes, election, probation, reads, replication, roster, snapshots, transfer
 from actorraft.raft.changes import PendingChange
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.effects import Effects, Role
@@ -46,8 +47,10 @@ from actorraft.raft.messages import (
     ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
+    Standing,
     TimeoutNow,
 )
+from actorraft.raft.probation import Probation
 from actorraft.raft.progress import Progress
 from actorraft.raft.ready import FollowerState, LeaderState, ReadState, Ready
 
@@ -71,6 +74,7 @@ class RaftServer:
         snapshot_id: EntryId = NO_ENTRY,
         noop: bool = True,
         commit_along: bool = False,
+        probation: Probation | None = None,
     ) -> None:
         """Start as a follower with what the disk holds, or with nothing.
 
@@ -83,6 +87,7 @@ class RaftServer:
             hard_state: as recovered.
             snapshot_id: last entry inside the newest snapshot; the machine must be in that state.
             noop: whether a new leader appends an empty entry (§8); without, older entries wait for a proposal.
+            probation: its disk was empty, or was so not long ago; it neither votes nor counts until that is over.
             commit_along: tell of a new commit index with the next append, not at once; see `Ready.commit_untold`.
         """
         # Who and how; these never change
@@ -128,6 +133,8 @@ class RaftServer:
         # A lease that it acknowledged (D§6.4.1): no vote while it runs. It may have acknowledged one before a restart.
         restarted = self.config.lease_reads and self.current_term > 0
         self.promise_ticks = self.config.election_timeout_ticks + 1 if restarted else 0
+
+        self.probation = probation  # None: it votes and counts; once None, it stays so
 
         # Figure 2, volatile state on leaders, and what else only a leader has; nothing of it outlives its term but
         # the round numbers inside `reads`
@@ -208,6 +215,9 @@ class RaftServer:
         """Take one message from a peer. Late, repeated and reordered ones are expected."""
         if message.dest != self.node_id:
             return
+        if type(message) is Standing:  # says something of its sender's past, and nothing in any term
+            self.handle_standing(message)
+            return
         if message.term > self.current_term:
             if not self.accept_term(message):
                 return
@@ -253,6 +263,8 @@ class RaftServer:
         self.promise_ticks = max(0, self.promise_ticks - ticks)
         if self.forwarded_reads:
             self.expire_reads()
+        if self.probation is not None:
+            self.tick_probation(ticks)
         if self.state is LeaderState:
             self.tick_leader(ticks)
         else:
@@ -378,6 +390,14 @@ class RaftServer:
     check_catch_up = changes.check_catch_up
     tick_members = changes.tick_members
     annotate = roster.annotate
+
+    # -- probation: probation.py
+
+    ask_standing = probation.ask_standing
+    tick_probation = probation.tick_probation
+    handle_standing = probation.handle_standing
+    check_probation = probation.check_probation
+    end_probation = probation.end_probation
 
     # -- reads: reads.py
 

@@ -148,6 +148,7 @@ def answer_chunk(self: RaftServer, message: InstallSnapshot, next_offset: int, *
             next_offset,
             done,
             message.round,
+            counts=self.probation is None,
         )
     )
 

@@ -50,7 +50,7 @@ def transfer_candidate(self: RaftServer) -> int | None:
     candidates = [
         (progress.recent_active, progress.match_index, -peer_id)
         for peer_id, progress in self.progress.items()
-        if peer_id in self.configuration.voters
+        if peer_id in self.configuration.voters and progress.counts
     ]
     return -max(candidates)[2] if candidates else None
 
@@ -61,7 +61,7 @@ def check_transfer(self: RaftServer) -> None:
     if target is None or self.timeout_now_sent:
         return
     progress = self.progress.get(target)
-    if progress is not None and progress.match_index == self.log.last_index:
+    if progress is not None and progress.counts and progress.match_index == self.log.last_index:
         self.timeout_now_sent = True
         self.leases = False
         self.reads.drop_lease()

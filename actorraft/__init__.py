@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from actorraft.actors.spawn import spawn as spawn
     from actorraft.actors.supervision import Supervision as Supervision
     from actorraft.client.client import Client as Client
-    from actorraft.client.client import connect as connect
+    from actorraft.client.connect import connect as connect
+    from actorraft.client.connect import connect_async as connect_async
     from actorraft.client.status import MemberStatus as MemberStatus
     from actorraft.cluster.cluster import Cluster as Cluster
     from actorraft.cluster.replicated_actor import ActorOptions as ActorOptions
@@ -59,7 +60,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.actors.ref": ("ActorRef",),
     "actorraft.actors.spawn": ("spawn",),
     "actorraft.actors.supervision": ("Supervision",),
-    "actorraft.client.client": ("Client", "connect"),
+    "actorraft.client.client": ("Client",),
+    "actorraft.client.connect": ("connect", "connect_async"),
     "actorraft.cluster.cluster": ("Cluster",),
     "actorraft.cluster.spawn": ("ReplicatedStateMachine",),
     "actorraft.node.control": ("RaftControl",),

@@ -19,7 +19,6 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
 
@@ -42,7 +41,14 @@ class Busy(Unavailable):
 class OutcomeUnknown(ActorRaftError, TimeoutError):
     """The command was sent and no answer came. It may or may not apply, never more than once."""
 
-    _resolve: Callable[[float | None], Any] | None = None
+    _later: Any = None  # a future that ends when it is known
+
+    def known_by(self, later: Any) -> None:
+        """Say what ends when it is known: a future. For the library's use."""
+        self._later = later
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args  # in another process nobody knows
 
     def resolve(self, timeout: float | None = 5.0) -> Any:
         """Find out what became of it: return its first result (or raise what the command raised).
@@ -54,9 +60,14 @@ class OutcomeUnknown(ActorRaftError, TimeoutError):
             Unavailable: it was definitely never applied, and never will be.
             OutcomeUnknown: still unknown after `timeout`.
         """
-        if self._resolve is None:
+        if self._later is None:
             raise OutcomeUnknown("this client is closed, or its session has expired; read the state to find out")
-        return self._resolve(timeout)
+        try:
+            return self._later.result(timeout)
+        except TimeoutError as error:
+            if self._later.done():
+                raise
+            raise OutcomeUnknown("still no answer; ask again later") from error
 
 
 class CommandFailed(ActorRaftError):

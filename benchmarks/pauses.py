@@ -117,7 +117,7 @@ def measured(cluster: Cluster[Any], keys: int, quiet_s: float = QUIET_S) -> Repo
         put = writer.proxy(timeout=PATIENCE_S).set
         watched = [
             Repeated(lambda: put("light", next(numbers))),
-            Repeated(lambda: looker._admin(leader, "status", {}, PATIENCE_S).result(), LOOK_EVERY_S),
+            Repeated(lambda: looker.ask_node(leader, "status", {}, PATIENCE_S).result(), LOOK_EVERY_S),
         ]
         memory: list[tuple[float, int]] = []
         watched.append(Repeated(lambda: memory.append((time.perf_counter(), measure.resident_bytes(pid))), 0.01))
@@ -127,7 +127,7 @@ def measured(cluster: Cluster[Any], keys: int, quiet_s: float = QUIET_S) -> Repo
         taken = cluster.take_snapshot(timeout=PATIENCE_S)
         done = time.perf_counter()
         time.sleep(0.2)  # what was under way then
-        held_up_s = looker._admin(leader, "status", {}, PATIENCE_S).result()["snapshot_pause_s"]
+        held_up_s = looker.ask_node(leader, "status", {}, PATIENCE_S).result()["snapshot_pause_s"]
         for one in watched:
             one.end()
     assert len(taken) == len(cluster.nodes), f"only {sorted(taken)} took a snapshot"

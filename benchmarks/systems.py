@@ -149,7 +149,7 @@ class ActorRaftDeployment:
 
     def _ask(self, without: int | None = None) -> list[dict[str, Any]]:
         """Return what each node says of itself; one that does not answer is left out."""
-        asked = [self.cluster._admin(each, "status", {}, ASK_S) for each in self.cluster.nodes if each != without]
+        asked = [self.cluster.ask_node(each, "status", {}, ASK_S) for each in self.cluster.nodes if each != without]
         return [future.result() for future in asked if future.exception() is None]
 
     def work(self) -> dict[str, int]:

@@ -58,10 +58,10 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
 }  # fmt: skip
 CONTROL_PATH = ("actorraft.raft", "actorraft.storage", "actorraft.codec", "actorraft.node.control", "actorraft.node.driver",
                 "actorraft.node.requests", "actorraft.node.snapshotting", "actorraft.node.session_table",
-                "actorraft.client.session", "transports")  # fmt: skip
+                "actorraft.client.session", "actorraft.client.reads", "actorraft.client.requests", "actorraft.client.leader",
+                "transports")  # fmt: skip
 COMPOSITION_ROOTS = {
-    "actorraft.cluster.cluster",
-    "actorraft.client.client",
+    "actorraft.client.connect",
     "actorraft.node.process",
 }  # and actorraft.actors: they name a transport
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}

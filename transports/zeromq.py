@@ -121,7 +121,7 @@ class _Sockets:
         self._drains: dict[int, Drain] = {}  # descriptor -> reads its socket empty
         self._again: dict[Drain, None] = {}  # may hold more, without a signal
         self._poll = select.poll()
-        self._lock = threading.Lock()  # of `wake` against `close`
+        self._lock = threading.RLock()  # of `wake` against `close`; a signal handler may wake in the middle of a wake
         self._woken = False
         self._closed = False
         if hasattr(os, "eventfd"):

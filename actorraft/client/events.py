@@ -1,20 +1,22 @@
 """What happens to a cluster, as it happens: `cluster.events()`; and what its machine publishes: `client.watch(topic)`.
 
-Both are iterators that block until there is something and end when the client is closed. A reader that does not keep
-up loses the oldest events of `events()`, and is told how many; what is watched is never lost on the way, since it can
-be asked for again from an index.
+Both are iterators, for `for` and for `async for`, that wait until there is something and end when the client is closed.
+A reader that does not keep up loses the oldest events of `events()`, and is told how many; what is watched is never
+lost on the way, since it can be asked for again from an index.
 
-Threads:    a stream is fed by the I/O and monitor threads, and read by one thread of the user's.
+Threads:    a stream is fed by the I/O and monitor threads, and read by the user's; no lock is shared (bell.py).
 """
 
 from __future__ import annotations
 
-import threading
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
+
+from actorraft.client.bell import Bell
 
 T = TypeVar("T")
 
@@ -51,43 +53,46 @@ class Stream(Generic[T]):
     bound: int | None = STREAM_MAX  # of what waits for the reader
 
     def __init__(self) -> None:
-        self._ready = threading.Condition()
+        self._bell = Bell()
         self._waiting: deque[T] = deque()
-        self._missed = 0
+        self._missed = 0  # what was dropped and not told yet
         self._closed = False
-        self._error: BaseException | None = None
+        self._error: BaseException | None = None  # what the iteration ends with
 
     def put(self, one: T) -> None:
         """Add one; the oldest goes if the reader is too far behind."""
-        with self._ready:
-            if self.bound is not None and len(self._waiting) >= self.bound:
+        if self.bound is not None and len(self._waiting) >= self.bound:
+            with contextlib.suppress(IndexError):  # it was just read
                 self._waiting.popleft()
                 self._missed += 1
-            self._waiting.append(one)
-            self._ready.notify_all()
+        self._waiting.append(one)
+        self._bell.ring()
 
     def close(self, error: BaseException | None = None) -> None:
         """End the iteration once what waits is read, with `error` if there is one. Idempotent."""
-        with self._ready:
-            self._closed, self._error = True, self._error or error
-            self._ready.notify_all()
+        self._error = self._error or error
+        self._closed = True
+        self._bell.ring()
 
     def get(self, timeout: float | None = None) -> T:
         """Return the next one; TimeoutError if there is none within `timeout` seconds; StopIteration at the end."""
-        with self._ready:
-            if not self._ready.wait_for(lambda: self._waiting or self._closed, timeout):
-                raise TimeoutError(f"nothing happened within {timeout} s")
+        while self._bell.wait_for(self._something, timeout):
             if self._waiting:
-                return self._waiting.popleft()
-            if self._error is not None:
+                with contextlib.suppress(IndexError):  # another reader was faster
+                    return self._waiting.popleft()
+            elif self._error is not None:
                 raise self._error
-            raise StopIteration
+            elif self._closed:
+                raise StopIteration
+        raise TimeoutError(f"nothing happened within {timeout} s")
+
+    def _something(self) -> bool:
+        return bool(self._waiting) or self._closed
 
     def take_missed(self) -> int:
         """Return how many were lost since this was asked last."""
-        with self._ready:
-            missed, self._missed = self._missed, 0
-            return missed
+        missed, self._missed = self._missed, 0
+        return missed
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -95,15 +100,29 @@ class Stream(Generic[T]):
     def __next__(self) -> T:
         return self.get()
 
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while True:
+            await self._bell.wait_for_async(self._something)
+            try:
+                return self.get(0.0)
+            except TimeoutError:
+                continue  # another reader was faster
+            except StopIteration:
+                raise StopAsyncIteration from None
+
 
 class EventStream(Stream[ClusterEvent]):
     """The iterator that `events()` returns."""
 
-    def __next__(self) -> ClusterEvent:
+    def get(self, timeout: float | None = None) -> ClusterEvent:
+        """Return the next one; first, if some were lost, how many."""
         missed = self.take_missed()
         if missed:
             return ClusterEvent(kind="missed", detail=f"{missed} events were not read in time")
-        return self.get()
+        return super().get(timeout)
 
 
 class WatchStream(Stream[Published]):
@@ -126,17 +145,14 @@ class EventHub:
 
     def __init__(self) -> None:
         self._streams: list[EventStream] = []
-        self._lock = threading.Lock()
         self._closed = False
 
     def open(self) -> EventStream:
         """Return an iterator over what happens from now on."""
         stream = EventStream()
-        with self._lock:
-            if self._closed:
-                stream.close()
-            else:
-                self._streams.append(stream)
+        self._streams.append(stream)
+        if self._closed:
+            self.close()
         return stream
 
     def emit(self, kind: str, node_id: int | None = None, detail: str = "") -> None:
@@ -144,15 +160,12 @@ class EventHub:
         if not self._streams:
             return
         event = ClusterEvent(kind=kind, node_id=node_id, detail=detail)
-        with self._lock:
-            streams = list(self._streams)
-        for stream in streams:
+        for stream in list(self._streams):
             stream.put(event)
 
     def close(self) -> None:
         """End every stream. Idempotent."""
-        with self._lock:
-            self._closed = True
-            streams, self._streams = self._streams, []
-        for stream in streams:
-            stream.close()
+        self._closed = True
+        with contextlib.suppress(IndexError):
+            while True:
+                self._streams.pop().close()

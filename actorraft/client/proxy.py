@@ -19,6 +19,7 @@ import typing
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
+from actorraft.client.arguments import WrongArguments
 from actorraft.errors import UsageError
 from actorraft.machine import BoundCommand, Command, CommandObjects, Method, Query, methods_of
 
@@ -31,11 +32,11 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 class Sender(Protocol):
     """What a proxy needs of a client."""
 
-    def _submit_call(
+    def submit_call(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
     ) -> ResultFuture[Any]: ...
 
-    def _query_call(
+    def query_call(
         self,
         method: str,
         args: tuple[Any, ...],
@@ -45,11 +46,7 @@ class Sender(Protocol):
         timeout: float | None,
     ) -> ResultFuture[Any]: ...
 
-    def _wait(self, future: Any) -> Any: ...
-
-
-class WrongArguments(UsageError, TypeError):
-    """The arguments do not fit the method's signature; nothing was sent."""
+    def wait(self, future: Any, instead: str = ...) -> Any: ...
 
 
 def make_proxy(
@@ -79,7 +76,7 @@ def make_proxy(
             submit = _query(client, name, method.bind, consistency, to, timeout)
         else:
             submit = _command(client, name, method.bind, timeout)
-        remote[name] = RemoteMethod(method, submit, client._wait, proxy)
+        remote[name] = RemoteMethod(method, submit, client.wait, proxy)
     vars(proxy).update(remote)
     vars(proxy)["_Proxy__client"] = client
     return proxy
@@ -112,7 +109,7 @@ class RemoteMethod(BoundCommand[..., Any]):
         self,
         method: _Planned,
         submit: Callable[..., ResultFuture[Any]],
-        wait: Callable[[Any], Any],
+        wait: Callable[[Any, str], Any],
         proxy: object,
     ) -> None:
         super().__init__(method.mark, proxy)
@@ -129,6 +126,7 @@ class RemoteMethod(BoundCommand[..., Any]):
             shown.__signature__ = method.signature
             setattr(own, name, each)
         self._wait = wait
+        self._instead = f"await {method.mark.function.__name__}.aio(...)"
 
     if TYPE_CHECKING:
 
@@ -137,11 +135,11 @@ class RemoteMethod(BoundCommand[..., Any]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Send it, wait until it is committed and applied, and return its result."""
-        return self._wait(self.submit(*args, **kwargs))
+        return self._wait(self.submit(*args, **kwargs), self._instead)
 
 
 def _command(client: Sender, name: str, bind: Callable[..., Arguments], timeout: float | None) -> Callable[..., Any]:
-    send = client._submit_call
+    send = client.submit_call
 
     def submit(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -156,7 +154,7 @@ def _command(client: Sender, name: str, bind: Callable[..., Arguments], timeout:
 def _query(
     client: Sender, name: str, bind: Callable[..., Arguments], consistency: str, to: str | int, timeout: float | None
 ) -> Callable[..., Any]:
-    send = client._query_call
+    send = client.query_call
 
     def submit(*args: Any, **kwargs: Any) -> Any:
         try:

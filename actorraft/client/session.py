@@ -16,40 +16,29 @@ Invariant:  sequences are dense; a frame keeps its first sequence and its length
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from actorraft import codec
+from actorraft.client.failures import Failure
+from actorraft.client.leader import BACKOFF_S, Leadership
+from actorraft.client.reads import QueryCall, Reads
+from actorraft.client.requests import NOT_LEADER, Requests, Watches
 from actorraft.errors import ActorRaftError, Busy, OutcomeUnknown, Unavailable, UsageError
 
 NOOP: Final = b"\xc0"  # msgpack nil
-HELLO: Final = codec.encode(codec.Hello())
 
 # One command: (its encoding, whoever waits for it, when that ends in seconds). A plain tuple: one is made per command.
 Call = tuple[bytes, Any, float]
 _Ext = msgspec.msgpack.Ext
 _encoded_of: Callable[[Call], bytes] = itemgetter(0)
 _deadline_of: Callable[[Call], float] = itemgetter(2)
-
-
-class NodeSilent(Unavailable):
-    """One node that was asked for something did not answer; another one, or the same a little later, may."""
-
-
-class QueryCall(NamedTuple):
-    """One read. `to`: "leader", "any" or a node's id."""
-
-    encoded: bytes
-    future: Any
-    deadline_s: float
-    consistency: str
-    to: str | int
 
 
 class Frame:
@@ -68,24 +57,10 @@ class Frame:
         self.reason = ""  # of the last refusal
 
 
-class QueryFrame(NamedTuple):
-    """Reads that travel together."""
-
-    calls: list[QueryCall]
-    node_id: int
-    sent_s: float
-
-
-@dataclass
-class WatchState:
-    """One watch: what it asks for, and how far it came."""
-
-    topic: str
-    next_index: int | None  # None: from now on, and nobody has said yet where that is
-
-
 class ClientSession:
-    """One client's session with the cluster.
+    """One client's session with the cluster: its commands; who leads, reads and requests are parts of it.
+
+    Whoever drives it takes `results`, `answers`, `failures`, `published` and `admin_replies`, and clears them.
 
     Args:
         send: sends a frame to a node and returns whether it left; never blocks.
@@ -96,9 +71,7 @@ class ClientSession:
         frame_calls_max: commands of one frame.
     """
 
-    RESEND_S = 1.0  # an answer that is later than this was probably lost
-    HELLO_S = 0.05  # how often nodes are asked for a leader while none is known
-    BACKOFF_S = (0.002, 0.1)
+    RESEND_S = 1.0  # an answer to commands that is later than this was probably lost
 
     def __init__(
         self,
@@ -116,41 +89,50 @@ class ClientSession:
         self._frames_max = frames_max
         self._frame_bytes_max = frame_bytes_max
         self._frame_calls_max = frame_calls_max
-        self.nodes: set[int] = set()  # connected now
-        self.leader: int | None = None
-        self.stranger: int | None = None  # a leader that was named, and that there was no link to
-        self.term = 0
-        self.client_id: int | None = None
-        self.results: list[tuple[list[Call], list[Any]]] = []  # answered frames; the owner takes and clears them
-        self.answers: list[tuple[list[QueryCall], list[Any]]] = []
-        self.failures: list[tuple[Any, ActorRaftError]] = []
-        self.admin_replies: list[tuple[Any, codec.AdminReply]] = []
-        self._queue: deque[Call] = deque()
-        self._queue_deadline_s = math.inf
+        request_ids = itertools.count(1)
+        self.failures: list[Failure] = []
+        self.results: list[tuple[list[Call], list[Any]]] = []  # answered frames, and a value for each call
+        self.leadership = Leadership(send)
+        self._reads = Reads(
+            send, self.leadership, request_ids, self.failures, frames_max=frames_max, frame_calls_max=frame_calls_max
+        )
+        self._requests = Requests(send, request_ids, self.failures)
+        self._watches = Watches(send)
+        self.answers = self._reads.answers
+        self.admin_replies = self._requests.replies
+        self.published = self._watches.published
+        self.client_id: int | None = None  # None: not registered (any more)
+        self._queue: deque[Call] = deque()  # not in a frame yet
+        self._queue_deadline_s = math.inf  # not later than that of any call in the queue
         self._frames: dict[int, Frame] = {}  # unanswered, by first sequence, in order
-        self._next_sequence = 0
-        self._registering_s: float | None = None  # when the registration was sent
-        self._retry_s = math.inf
-        self._refusals = 0  # in a row
-        self._last_refusal = ""
-        self._hello_s = 0.0
-        self._queries: deque[QueryCall] = deque()
-        self._query_frames: dict[int, QueryFrame] = {}
-        self._query_retry_s = 0.0
-        self.published: list[codec.Published] = []
-        self._watches: dict[int, WatchState] = {}
-        self._admin: dict[int, tuple[Any, int, float]] = {}  # request id -> future, node, deadline
-        self._early: dict[int, tuple[Any, int, float, float, bytes]] = {}  # the same, for nodes not connected yet
-        self._met: set[int] = set()  # nodes that were connected once
-        self._next_request = 0
-        self._round_robin = 0
+        self._next_sequence = 0  # above all that are in frames
+        self._registering_s: float | None = None  # when the registration was sent; None: it is not under way
+        self._retry_s = math.inf  # nothing is sent before; inf: nothing was refused
+        self._last_refusal = ""  # its reason
+
+    # --- Who leads ---
+
+    @property
+    def nodes(self) -> set[int]:
+        """Nodes that there is a link to now."""
+        return self.leadership.nodes
+
+    @property
+    def leader(self) -> int | None:
+        """The leader, None if none is known."""
+        return self.leadership.leader
+
+    @property
+    def term(self) -> int:
+        """Of the last leader that was named."""
+        return self.leadership.term
 
     # --- What the user asks for ---
 
     @property
     def idle(self) -> bool:
         """Whether nothing is outstanding."""
-        return not (self._queue or self._frames or self._queries or self._query_frames or self._admin or self._early)
+        return not (self._queue or self._frames) and self._reads.idle and self._requests.idle
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Queue commands, in order."""
@@ -159,85 +141,38 @@ class ClientSession:
 
     def query(self, call: QueryCall) -> None:
         """Queue a read."""
-        self._queries.append(call)
+        self._reads.add(call)
 
     def watch(self, watch_id: int, topic: str, from_index: int | None) -> None:
         """Ask for what the machine publishes; it goes to `published`, in order, across changes of leader."""
-        self._watches[watch_id] = WatchState(topic, from_index)
-        if self.leader is not None:
-            self._send_watches(self.leader)
+        self._watches.add(watch_id, topic, from_index, self.leader)
 
     def unwatch(self, watch_id: int) -> None:
         """Nobody reads it any more."""
-        if self._watches.pop(watch_id, None) is not None and self.leader is not None:
-            self._send(self.leader, codec.encode(codec.Unwatch(watch_id)))
-
-    def _send_watches(self, leader: int) -> None:
-        for watch_id, watch in self._watches.items():
-            self._send(leader, codec.encode(codec.Watch(watch_id, watch.topic, watch.next_index)))
-
-    def _on_published(self, reply: codec.Published) -> None:
-        watch = self._watches.get(reply.watch_id)
-        if watch is None:
-            return
-        if reply.error:
-            del self._watches[reply.watch_id]
-        elif watch.next_index is not None and reply.index < watch.next_index:
-            return  # said before, by another node or this one
-        else:
-            watch.next_index = reply.index + 1
-        if reply.values or reply.error:
-            self.published.append(reply)
+        self._watches.remove(watch_id, self.leader)
 
     def admin(
         self, node_id: int, verb: str, arguments: dict[str, Any], future: Any, deadline_s: float, link_by_s: float = 0.0
     ) -> None:
-        """Ask one node for something rare; the reply, or that there is none, goes to `admin_replies` or `failures`.
+        """Ask one node for something rare; what it says goes to `admin_replies`, that there is none to `failures`.
 
         A node that was never connected is waited for until `link_by_s`: its link may be coming up.
         """
-        request_id = self._request_id()
-        frame = codec.encode(codec.Admin(request_id, verb, arguments))
-        if node_id in self.nodes and self._send(node_id, frame):
-            self._admin[request_id] = (future, node_id, deadline_s)
-        elif node_id not in self._met:
-            self._early[request_id] = (future, node_id, link_by_s, deadline_s, frame)
-        else:
-            self.failures.append((future, NodeSilent(f"node {node_id} is not reachable")))
-
-    def _send_early(self, node_id: int) -> None:
-        for request_id, (future, node, _, deadline_s, frame) in list(self._early.items()):
-            if node == node_id and self._send(node_id, frame):
-                del self._early[request_id]
-                self._admin[request_id] = (future, node_id, deadline_s)
-
-    def _request_id(self) -> int:
-        self._next_request += 1
-        return self._next_request
+        self._requests.ask(node_id, verb, arguments, future, deadline_s, link_by_s)
 
     # --- What the network tells ---
 
     def connected(self, node_id: int, now_s: float) -> None:
-        """A node can be reached: ask who leads."""
-        self.nodes.add(node_id)
-        self._met.add(node_id)
-        self._query_retry_s = 0.0
-        self._send(node_id, HELLO)
-        if self._early:
-            self._send_early(node_id)
+        """A node can be reached."""
+        self.leadership.connected(node_id)
+        self._reads.at_once()
+        self._requests.connected(node_id)
 
     def disconnected(self, node_id: int, now_s: float) -> None:
         """A node is gone: what was sent there may or may not have arrived."""
-        self.nodes.discard(node_id)
-        for request_id, (future, node, _) in list(self._admin.items()):
-            if node == node_id:
-                del self._admin[request_id]
-                self.failures.append((future, NodeSilent(f"node {node_id} is gone")))
-        for request_id, frame in list(self._query_frames.items()):
-            if frame.node_id == node_id:
-                self._requeue_query(request_id)
-        if node_id == self.leader:
-            self._lose_leader(now_s)
+        self.leadership.disconnected(node_id, now_s)
+        self._reads.disconnected(node_id)
+        self._requests.disconnected(node_id)
 
     def receive(self, node_id: int, reply: codec.Reply, now_s: float) -> None:
         """Take what a node sent."""
@@ -245,18 +180,16 @@ class ClientSession:
             case codec.Results():
                 self._on_results(reply)
             case codec.Answers():
-                query = self._query_frames.pop(reply.request_id, None)
-                if query is not None:
-                    self._query_retry_s = 0.0
-                    self.answers.append((query.calls, reply.values))
+                self._reads.answered(reply)
             case codec.LeaderIs():
-                self._on_leader(reply.term, reply.leader_id, now_s)
+                self.leadership.heard.add(node_id)
+                if self.leadership.named(reply.term, reply.leader_id, now_s):
+                    self._follow(now_s)
             case codec.Refused():
                 self._on_refused(node_id, reply, now_s)
             case codec.QueryRefused():
-                self._requeue_query(reply.request_id)
-                self._on_not_leader(node_id, reply.leader_id, now_s)
-                self._query_retry_s = now_s + self._backoff_s()
+                self._denied(node_id, reply.leader_id, now_s)
+                self._reads.refused(reply.request_id, now_s + self.leadership.backoff_s())
             case codec.Registered():
                 if reply.nonce == self._nonce and self.client_id is None:
                     self.client_id, self._registering_s = reply.client_id, None
@@ -265,11 +198,24 @@ class ClientSession:
             case codec.Expired():
                 self._on_expired(reply)
             case codec.Published():
-                self._on_published(reply)
+                self._watches.on_published(reply)
             case codec.AdminReply():
-                waiting = self._admin.pop(reply.request_id, None)
-                if waiting is not None:
-                    self.admin_replies.append((waiting[0], reply))
+                self._requests.replied(reply)
+
+    def _denied(self, node_id: int, hint: int | None, now_s: float) -> None:
+        if self.leadership.denied(node_id, hint, now_s) and self.leader is not None:
+            self._watches.another_leads(self.leader)  # what was refused goes there when its time comes
+
+    def _follow(self, now_s: float) -> None:
+        """To a new leader: everything unanswered, in order, at once."""
+        assert self.leader is not None
+        self._watches.another_leads(self.leader)
+        self._registering_s = None
+        self._retry_s = math.inf
+        for frame in self._frames.values():
+            frame.in_flight = False
+        self._reads.another_leads()
+        self._pump(now_s)
 
     def _on_results(self, reply: codec.Results) -> None:
         if reply.client_id != self.client_id:
@@ -277,10 +223,10 @@ class ClientSession:
         frame = self._frames.pop(reply.first_sequence, None)
         if frame is None:
             return  # a second answer to a frame that was sent twice
-        self._refusals = 0
+        self.leadership.refusals = 0
         if len(reply.values) != len(frame.calls):
             error = OutcomeUnknown(f"a node answered {len(frame.calls)} commands with {len(reply.values)} results")
-            self.failures.extend((future, error) for _, future, _ in frame.calls)
+            self.failures.extend(Failure(future, error) for _, future, _ in frame.calls)
             return
         if _Ext in set(map(type, reply.values)) and codec.GIVEN_UP in reply.values:
             self._on_given_up(frame, reply.values)
@@ -293,48 +239,8 @@ class ClientSession:
                 future = frame.calls[position][1]
                 frame.calls[position] = (NOOP, None, math.inf)
                 if future is not None:
-                    self.failures.append(
-                        (future, Unavailable("the command was given up; it was never applied and never will be"))
-                    )
-
-    def _on_leader(self, term: int, leader_id: int | None, now_s: float) -> None:
-        if leader_id is None or term < self.term:
-            return
-        self.term = term
-        if leader_id not in self.nodes:  # who says so may not have noticed its death yet; or it joined lately
-            self.stranger = leader_id
-            if self.leader is not None:
-                self._lose_leader(now_s + self.HELLO_S)
-        elif leader_id != self.leader:
-            self.leader = leader_id
-            self._send_watches(leader_id)
-            self._send_all_again(now_s)
-
-    def _send_all_again(self, now_s: float) -> None:
-        """To a new leader: everything unanswered, in order, at once."""
-        self._registering_s = None
-        self._retry_s = math.inf
-        for frame in self._frames.values():
-            frame.in_flight = False
-        for request_id, query in list(self._query_frames.items()):
-            if query.calls[0].to == "leader":
-                self._requeue_query(request_id)
-        self._query_retry_s = 0.0
-        self._pump(now_s)
-
-    def _lose_leader(self, now_s: float) -> None:
-        self.leader = None
-        self._hello_s = now_s  # ask the others now
-
-    def _on_not_leader(self, node_id: int, hint: int | None, now_s: float) -> None:
-        self._refusals += 1
-        if node_id != self.leader:
-            return
-        if hint in self.nodes and hint != node_id and self._refusals < 3:
-            self.leader = hint
-        else:
-            self.leader = None
-            self._hello_s = now_s + self._backoff_s()
+                    never = Unavailable("the command was given up; it was never applied and never will be")
+                    self.failures.append(Failure(future, never))
 
     def _on_refused(self, node_id: int, reply: codec.Refused, now_s: float) -> None:
         if reply.first_sequence < 0:  # the registration
@@ -352,21 +258,17 @@ class ClientSession:
                 self._fail_frame(
                     frame, UsageError("the cluster refuses a frame of this size; see RaftConfig.frame_bytes_max")
                 )
-        if reply.reason == "not leader":
-            self._on_not_leader(node_id, reply.leader_id, now_s)
+        if reply.reason == NOT_LEADER:
+            self._denied(node_id, reply.leader_id, now_s)
         else:
-            self._refusals += 1
-        self._retry_s = min(self._retry_s, now_s + self._backoff_s())
-
-    def _backoff_s(self) -> float:
-        low, high = self.BACKOFF_S
-        return min(high, low * 2.0 ** min(self._refusals, 10))
+            self.leadership.refusals += 1
+        self._retry_s = min(self._retry_s, now_s + self.leadership.backoff_s())
 
     def _fail_frame(self, frame: Frame, error: ActorRaftError) -> None:
         """End a frame's commands for a reason of their own; no-ops keep their sequences."""
         for position, (_, future, _) in enumerate(frame.calls):
             if future is not None:
-                self.failures.append((future, error))
+                self.failures.append(Failure(future, error))
             frame.calls[position] = (NOOP, None, math.inf)
         frame.deadline_s = math.inf
 
@@ -376,7 +278,7 @@ class ClientSession:
             return
         frame.attempts_open -= 1
         frame.in_flight = False
-        self._retry_s = min(self._retry_s, now_s + self.BACKOFF_S[0])
+        self._retry_s = min(self._retry_s, now_s + BACKOFF_S[0])
 
     def _on_expired(self, reply: codec.Expired) -> None:
         """The session is gone. What certainly did not apply goes into a new one; the rest is unknown for good."""
@@ -395,7 +297,7 @@ class ClientSession:
                 again.extend(calls)
             else:
                 error = OutcomeUnknown("the session expired before the answer came; read the state to find out")
-                self.failures.extend((future, error) for _, future, _ in calls)
+                self.failures.extend(Failure(future, error) for _, future, _ in calls)
         self._queue.extendleft(reversed(again))
         self._queue_deadline_s = min([self._queue_deadline_s, *(call[2] for call in again)])
 
@@ -403,6 +305,7 @@ class ClientSession:
 
     def advance(self, now_s: float) -> None:
         """Send what may leave, end what is too late."""
+        self._watches.tell(self.leader)
         if self.idle and self.leader is not None:
             return
         if now_s >= self._queue_deadline_s:
@@ -410,60 +313,48 @@ class ClientSession:
         for frame in self._frames.values():
             if now_s >= frame.deadline_s:
                 self._expire_frame(frame, now_s)
-        if self._queries or self._query_frames:
-            self._expire_queries(now_s)
-        for request_id, (future, node_id, deadline_s) in list(self._admin.items()):
-            if now_s >= deadline_s:
-                del self._admin[request_id]
-                self.failures.append((future, NodeSilent(f"node {node_id} did not answer in time")))
-        for request_id, (future, node_id, link_by_s, _, _) in list(self._early.items()):
-            if now_s >= link_by_s:
-                del self._early[request_id]
-                self.failures.append((future, NodeSilent(f"node {node_id} is not reachable")))
+        if not self._reads.idle:
+            self._reads.expire(now_s)
+        if not self._requests.idle:
+            self._requests.expire(now_s)
         if now_s >= self._retry_s:
             self._retry_s = math.inf
         oldest = next(iter(self._frames.values()), None)
         if oldest is not None and oldest.in_flight and now_s >= oldest.sent_s + self.RESEND_S:
             for frame in self._frames.values():
                 frame.in_flight = False
-            self._hello_s = now_s
-            self._hello(now_s)
+            self.leadership.ask(now_s)
         if self._registering_s is not None and now_s >= self._registering_s + self.RESEND_S:
             self._registering_s = None
-        for request_id, query in list(self._query_frames.items()):
-            if now_s >= query.sent_s + self.RESEND_S:
-                self._requeue_query(request_id)
-        if self.leader is None and now_s >= self._hello_s:
-            self._hello(now_s)
+        self.leadership.advance(now_s)
         self._pump(now_s)
 
     def deadline_s(self) -> float:
         """Return when `advance` must be called at the latest, whatever happens."""
         if self.idle and self.leader is not None:
             return math.inf
-        times = [self._queue_deadline_s, self._retry_s]
+        times = [
+            self._queue_deadline_s,
+            self._retry_s,
+            self.leadership.deadline_s(),
+            self._reads.deadline_s(),
+            self._requests.deadline_s(),
+        ]
         for frame in self._frames.values():
             times.append(min(frame.deadline_s, frame.sent_s + self.RESEND_S) if frame.in_flight else frame.deadline_s)
-        if self._queries:
-            times.append(min(query.deadline_s for query in self._queries))
-            times.append(self._query_retry_s)
-        for query in self._query_frames.values():
-            times.append(min(query.sent_s + self.RESEND_S, query.calls[0].deadline_s))
-        times.extend(deadline_s for _, _, deadline_s in self._admin.values())
-        times.extend(link_by_s for _, _, link_by_s, _, _ in self._early.values())
         if self._registering_s is not None:
             times.append(self._registering_s + self.RESEND_S)
-        if self.leader is None:
-            times.append(self._hello_s)
         return min(times)
 
-    def _hello(self, now_s: float) -> None:
-        self._hello_s = now_s + self.HELLO_S
-        for node_id in self.nodes:
-            self._send(node_id, HELLO)
+    def last_deadline_s(self, endless_s: float) -> float:
+        """Return when the last of what is outstanding ends; what has no deadline counts as `endless_s`."""
+        times = [deadline_s for _, future, deadline_s in self._queue if future is not None]
+        times += [call[2] for frame in self._frames.values() for call in frame.calls if call[1] is not None]
+        times += [self._reads.last_deadline_s(), self._requests.last_deadline_s()]
+        return max(endless_s if math.isinf(each) else each for each in times)
 
     def _refused_error(self, reason: str) -> Unavailable:
-        where = "no leader is known" if self.leader is None else f"node {self.leader} led in term {self.term}"
+        where = self.leadership.where()
         if reason == "busy":
             return Busy(
                 f"the leader's queue stayed full until the deadline ({where}); not applied: send less, or again later"
@@ -474,8 +365,8 @@ class ClientSession:
         late = [call for call in self._queue if call[2] <= now_s]
         self._queue = deque(call for call in self._queue if call[2] > now_s)
         self._queue_deadline_s = min((call[2] for call in self._queue), default=math.inf)
-        error = self._refused_error(self._last_refusal if self._refusals else "")
-        self.failures.extend((future, error) for _, future, _ in late if future is not None)
+        error = self._refused_error(self._last_refusal if self.leadership.refusals else "")
+        self.failures.extend(Failure(future, error) for _, future, _ in late if future is not None)
 
     def _expire_frame(self, frame: Frame, now_s: float) -> None:
         unknown = frame.attempts_open > 0
@@ -489,19 +380,17 @@ class ClientSession:
                 error: ActorRaftError = OutcomeUnknown(
                     f"sent to {where}, and no answer came in time; it may or may not apply, once"
                 )
-                error.later = later  # type: ignore[attr-defined]
             else:
                 error = self._refused_error(frame.reason)
-            self.failures.append((future, error))
+            self.failures.append(Failure(future, error, later))
             frame.calls[position] = (NOOP, later, math.inf)
         frame.deadline_s = min(map(_deadline_of, frame.calls))
 
     # --- Sending ---
 
     def _pump(self, now_s: float) -> None:
-        if self._queries and now_s >= self._query_retry_s:
-            self._pump_queries(now_s)
-        leader = self.leader
+        self._reads.pump(now_s)
+        leader = self.leadership.leader
         if leader is None or now_s < self._retry_s < math.inf:
             return
         if self.client_id is None:
@@ -545,84 +434,26 @@ class ClientSession:
         body = codec.join_body(list(map(_encoded_of, frame.calls)))
         data = codec.encode(codec.Commands(self.client_id, frame.first_sequence, lowest, len(frame.calls), body))
         if not self._send(leader, data):
-            self._retry_s = now_s + self._backoff_s()
-            self._refusals += 1
+            self._retry_s = now_s + self.leadership.backoff_s()
+            self.leadership.refusals += 1
             return False
         frame.attempts_open += 1
         frame.in_flight, frame.sent_to, frame.sent_s = True, leader, now_s
         return True
 
-    # --- Reads ---
-
-    def _requeue_query(self, request_id: int) -> None:
-        frame = self._query_frames.pop(request_id, None)
-        if frame is not None:
-            self._queries.extendleft(reversed(frame.calls))
-
-    def _expire_queries(self, now_s: float) -> None:
-        """Reads change nothing, so a late one is simply unavailable."""
-        error = None
-        for request_id, frame in list(self._query_frames.items()):
-            if any(call.deadline_s <= now_s for call in frame.calls):
-                self._requeue_query(request_id)
-        for call in [call for call in self._queries if call.deadline_s <= now_s]:
-            error = error or Unavailable("no node could serve the read in time")
-            self.failures.append((call.future, error))
-            self._queries.remove(call)
-
-    def _target(self, to: str | int) -> int | None:
-        if to == "leader":
-            return self.leader
-        if to == "any":
-            nodes = sorted(self.nodes)
-            self._round_robin += 1
-            return nodes[self._round_robin % len(nodes)] if nodes else None
-        return to if isinstance(to, int) and to in self.nodes else None
-
-    def _pump_queries(self, now_s: float) -> None:
-        """Send what waits, one frame for each kind of read; what has no receiver now waits on."""
-        waiting, self._queries = self._queries, deque()
-        groups: dict[tuple[str, str | int], list[QueryCall]] = {}
-        for call in waiting:
-            groups.setdefault((call.consistency, call.to), []).append(call)
-        for (consistency, to), calls in groups.items():
-            node_id = self._target(to) if len(self._query_frames) < self._frames_max else None
-            if node_id is None:
-                self._queries.extend(calls)
-                self._query_retry_s = now_s + self.HELLO_S  # sooner, when a leader, a link or an answer comes
-                continue
-            calls, rest = calls[: self._frame_calls_max], calls[self._frame_calls_max :]
-            self._queries.extend(rest)
-            request_id = self._request_id()
-            body = codec.join_body([call.encoded for call in calls])
-            query = codec.Query(request_id, consistency, to != "leader", len(calls), body)
-            if self._send(node_id, codec.encode(query)):
-                self._query_frames[request_id] = QueryFrame(calls, node_id, now_s)
-            else:
-                self._queries.extend(calls)
-                self._query_retry_s = now_s + self._backoff_s()
-
     # --- The end ---
 
-    def close(self) -> None:
+    def close(self, why: str = "the client was closed") -> None:
         """End everything that is outstanding, truthfully, and say goodbye."""
-        never = Unavailable("the client was closed before the command was sent; it is not applied")
-        self.failures.extend((future, never) for _, future, _ in self._queue)
+        never = Unavailable(f"{why} before the command was sent; it is not applied")
+        self.failures.extend(Failure(future, never) for _, future, _ in self._queue)
         for frame in self._frames.values():
-            unknown = OutcomeUnknown("the client was closed before the answer came; it may or may not apply, once")
+            unknown = OutcomeUnknown(f"{why} before the answer came; it may or may not apply, once")
             error: ActorRaftError = unknown if frame.attempts_open > 0 else never
-            self.failures.extend((future, error) for _, future, _ in frame.calls if future is not None)
-        closed = Unavailable("the client was closed")
-        for query in self._query_frames.values():
-            self.failures.extend((call.future, closed) for call in query.calls)
-        self.failures.extend((call.future, closed) for call in self._queries)
-        self.failures.extend((future, closed) for future, _, _ in self._admin.values())
-        self.failures.extend((each[0], closed) for each in self._early.values())
+            self.failures.extend(Failure(future, error) for _, future, _ in frame.calls if future is not None)
         self._queue.clear()
-        self._queries.clear()
         self._frames.clear()
-        self._query_frames.clear()
-        self._admin.clear()
-        self._early.clear()
+        self._reads.end(Unavailable(why))
+        self._requests.end(Unavailable(why))
         if self.client_id is not None and self.leader is not None:
             self._send(self.leader, codec.encode(codec.CloseSession(self.client_id)))

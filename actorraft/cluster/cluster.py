@@ -19,8 +19,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from actorraft.client.client import Client, open_client
+from actorraft.client.administration import ask_leader
+from actorraft.client.client import Client
+from actorraft.client.connect import open_client, zeromq_channel
 from actorraft.client.status import MemberStatus
+from actorraft.client.thread import ClientThread
 from actorraft.cluster.nodes import Node, Nodes
 from actorraft.cluster.processes import NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
@@ -32,17 +35,15 @@ class Cluster(Client[M]):
     """A running cluster: a client that also owns the processes. Made by `ReplicatedStateMachine.spawn`."""
 
     def __init__(self, machine: Callable[..., M], processes: NodeProcesses) -> None:
-        from transports.zeromq import ZeroMQClientChannel
-
-        super().__init__(
+        thread = ClientThread(
             _clients_of(processes),
-            machine,
-            channel=ZeroMQClientChannel(token=processes.token),
+            lambda: zeromq_channel(processes.token),
+            token_file=str(processes.token_file or ""),
             frame_bytes_max=processes.config.frame_bytes_max,
         )
+        super().__init__(thread, machine, name=processes.place.info.machine)
         self._processes = processes
-        self._machine_name = processes.place.info.machine
-        processes.emit = self._events.emit
+        processes.emit = self._emit
         _clusters.add(self)
 
     def wait_until_it_serves(self, deadline_s: float) -> None:
@@ -70,19 +71,18 @@ class Cluster(Client[M]):
     # --- What an owner can do ---
 
     @property
+    def owned(self) -> bool:
+        """Whether this process started the nodes; a fork of it did not, and leaves them alone."""
+        return self._owner_pid == os.getpid()
+
+    @property
     def nodes(self) -> Nodes:
         """The nodes by id, each with kill, stop, restart, pause, resume, pid, alive and logs."""
         return Nodes(self._processes)
 
-    @property
-    def endpoints(self) -> dict[int, str]:
-        """What `connect` takes: node id -> endpoint; over tcp with the path of the token's file."""
-        suffix = f"#{self._processes.token_file}" if self._processes.token_file is not None else ""
-        return {node_id: endpoint + suffix for node_id, endpoint in super().endpoints.items()}
-
     def client(self) -> Client[M]:
         """Open an independent session with this cluster."""
-        client = open_client(self.endpoints, self._machine, frame_bytes_max=self._processes.config.frame_bytes_max)
+        client: Client[M] = open_client(self.endpoints, self._machine)
         client.wait_for_leader()
         return client
 
@@ -101,7 +101,7 @@ class Cluster(Client[M]):
         self._set_endpoints()
         change = ["add_voter", node_id, self._processes.place.storage_ids()[node_id]]
         self._change_membership(change, lambda said: node_id in said["voters"], deadline_s)
-        self._events.emit("membership", node_id, "is a voter")
+        self._emit("membership", node_id, "is a voter")
         return node_id
 
     def remove_node(self, node_id: int, *, timeout: float = 60.0) -> None:
@@ -120,7 +120,7 @@ class Cluster(Client[M]):
         self._processes.stop(node_id)
         self._processes.forget(node_id)
         self._set_endpoints()
-        self._events.emit("membership", node_id, "is no member any more")
+        self._emit("membership", node_id, "is no member any more")
 
     def _change_membership(self, change: list[Any], done: Callable[[dict[str, Any]], bool], deadline_s: float) -> None:
         """Ask the leader, whoever it is meanwhile, until the change is committed."""
@@ -139,8 +139,13 @@ class Cluster(Client[M]):
         raise Unavailable(f"the membership did not change in time; the leader says {said}, and last: {refusal}")
 
     def _set_endpoints(self) -> None:
-        self._endpoints = endpoints = _clients_of(self._processes)
-        self._request(lambda _: self._channel.set_endpoints(endpoints))
+        self._thread.set_endpoints(_clients_of(self._processes))
+
+    def _emit(self, kind: str, node_id: int | None, detail: str) -> None:
+        self._thread.events.emit(kind, node_id, detail)
+
+    def _ask_leader(self, verb: str, arguments: dict[str, Any], timeout: float) -> Any:
+        return ask_leader(self._thread, verb, arguments, timeout)
 
     def partition(self, *groups: set[int]) -> None:
         """Cut the links between groups of nodes, silently; a node in no group is isolated. Clients reach every side."""
@@ -156,6 +161,8 @@ class Cluster(Client[M]):
 
     def _member(self, node_id: int, said: dict[str, Any], error: str | None = None) -> MemberStatus:
         row = super()._member(node_id, said, error)
+        if not self.owned:
+            return row
         node = Node(self._processes, node_id)
         reason = row.error if said else self._processes.reason(node_id) or error
         return replace(row, pid=node.pid, alive=node.alive, error=reason)
@@ -164,7 +171,8 @@ class Cluster(Client[M]):
 
     def close(self) -> None:
         """Close the client and end every process: gone within 5 s, running, stuck or paused. Idempotent."""
-        if self._owner_pid != os.getpid():
+        if not self.owned:
+            super().close()  # a fork has a session of its own, and owns no process
             return
         self._processes.end_starts()  # before the client is closed: a start that is under way looks here
         try:
@@ -173,7 +181,7 @@ class Cluster(Client[M]):
             self._processes.close()
 
     def __del__(self) -> None:
-        if not self._closed and self._owner_pid == os.getpid():
+        if "_processes" in vars(self) and not self.closed and self.owned:
             _warn_unclosed(self)
             with contextlib.suppress(Exception):
                 self.close()
@@ -182,10 +190,8 @@ class Cluster(Client[M]):
         return self
 
     def __repr__(self) -> str:
-        info, session = self._processes.place.info, self._session
-        state = (
-            "closed" if self._closed else f"leader {session.leader}, term {session.term}, {self._processes.transport}"
-        )
+        info, thread = self._processes.place.info, self._thread
+        state = "closed" if self.closed else f"leader {thread.leader}, term {thread.term}, {self._processes.transport}"
         return f'<Cluster "{info.name}" {len(info.node_ids)} nodes, {state}>'
 
 
@@ -199,8 +205,8 @@ def _warn_unclosed(cluster: Cluster[Any]) -> None:
 
 
 def open_clusters() -> list[Cluster[Any]]:
-    """Return the clusters of this process that are not closed."""
-    return [cluster for cluster in _clusters if not cluster.closed]
+    """Return the clusters that this process owns and has not closed."""
+    return [cluster for cluster in _clusters if not cluster.closed and cluster.owned]
 
 
 _clusters: weakref.WeakSet[Cluster[Any]] = weakref.WeakSet()

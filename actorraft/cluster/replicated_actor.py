@@ -294,7 +294,7 @@ def _link(ref: ActorRef) -> _Link:
     Raises:
         ActorDead: it is gone.
     """
-    from actorraft.client.client import open_client
+    from actorraft.client.connect import open_client
 
     key = (os.getpid(), ref.endpoint)
     with _linking:

@@ -28,7 +28,6 @@ from zlib import crc32
 import msgspec
 
 from actorraft import codec
-from actorraft.node.guest import HookFailed
 from actorraft.pickling.canonical import SCALARS
 
 logger = logging.getLogger("actorraft")
@@ -123,7 +122,8 @@ class Checks:
         begin_s = self._timer() if self._timer is not None else 0.0
         try:
             state = self._digest()
-        except HookFailed:  # the host has said so
+        except Exception as error:  # user code; nothing that a digest says may stop a node
+            logger.warning("no digest of the state: %s: %s", type(error).__name__, error)
             return b""
         if self._timer is not None and self._timer() - begin_s > STATE_S:
             self._cheap = False

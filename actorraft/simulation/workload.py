@@ -13,7 +13,9 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from actorraft import codec
-from actorraft.client.session import ClientSession, QueryCall
+from actorraft.client.failures import Failure
+from actorraft.client.reads import QueryCall
+from actorraft.client.session import ClientSession
 from actorraft.errors import OutcomeUnknown
 from actorraft.simulation.linearizability import Operation
 
@@ -157,8 +159,8 @@ class SimClient:
                     self._succeed(query.future, value)
             session.answers.clear()
         if session.failures:
-            for future, error in session.failures:
-                self._fail(future, error)
+            for failure in session.failures:
+                self._fail(failure)
             session.failures.clear()
         deadline_s = session.deadline_s()
         if deadline_s < 1e9:
@@ -187,8 +189,8 @@ class SimClient:
         result = value if operation.op in ("get", "cas", "delete") else None
         call.operation = operation._replace(status="ok", result=result, return_ns=self.world.instant())
 
-    def _fail(self, future: Call | Later, error: Exception) -> None:
-        later = getattr(error, "later", None)
+    def _fail(self, failure: Failure) -> None:
+        future, error, later = failure
         if isinstance(future, Later):
             call = future.call
             assert call is not None

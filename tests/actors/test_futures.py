@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
+import pickle
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, as_completed, wait
@@ -12,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from actorraft.futures import ResultFuture, resolve_many
+from actorraft import OutcomeUnknown, UsageError, futures
+from actorraft.futures import LATE_S, ResultFuture, resolve_many
+from actorraft.steady import monotonic
 
 End = Callable[["ResultFuture[Any]"], None]
 RESULT: End = lambda future: future.set_result(7)  # noqa: E731
@@ -233,18 +238,13 @@ async def _await(future: ResultFuture[Any]) -> Any:
     return await future
 
 
-def test_a_fork_while_another_thread_resolves_does_not_inherit_its_lock() -> None:
-    from actorraft import futures
-
+def test_a_fork_while_another_thread_resolves_inherits_nothing_of_that() -> None:
     holding, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with futures._lock:
-            holding.set()
-            done.wait(20.0)
-
-    thread = soon(hold)
+    held: ResultFuture[int] = ResultFuture()
+    held.add_done_callback(lambda _: (holding.set(), done.wait(20.0)))
+    thread = soon(lambda: held.set_result(1))
     holding.wait(20.0)
+
     fork = os.fork()
     if fork == 0:
         future: ResultFuture[int] = ResultFuture()
@@ -254,3 +254,132 @@ def test_a_fork_while_another_thread_resolves_does_not_inherit_its_lock() -> Non
     thread.join()
 
     assert os.waitpid(fork, 0)[1] == 0
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseException()])
+def test_whatever_a_callback_raises_the_thread_that_resolves_goes_on(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    future, other = ResultFuture[int](), ResultFuture[int]()
+    called: list[Any] = []
+
+    def raises(_: Any) -> None:
+        raise error
+
+    for callback in (raises, called.append):
+        future.add_done_callback(callback)
+    other.add_done_callback(called.append)
+
+    resolve_many([(future, 1), (other, 2)])
+
+    assert called == [future, other]
+    assert "raised" in caplog.text
+
+
+def test_a_callback_that_raises_what_cannot_be_shown_is_logged_by_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(Exception):
+        @property
+        def __notes__(self) -> Any:
+            raise SystemExit(4)
+
+    def raises(_: Any) -> None:
+        raise Odd
+
+    future = ResultFuture[int]()
+    future.add_done_callback(raises)
+    future.set_result(1)
+
+    assert "Odd" in caplog.text
+
+
+def test_a_future_is_not_sent_to_another_process() -> None:
+    for dump in (pickle.dumps, copy.copy):
+        with pytest.raises(TypeError, match="send its result"):
+            dump(ResultFuture[int]())
+
+
+def test_a_call_whose_time_is_over_ends_for_who_waits_even_if_nobody_ends_it() -> None:
+    future = ResultFuture[int]()
+    future._deadline_s = monotonic() - LATE_S
+
+    with pytest.raises(OutcomeUnknown, match="held up"):
+        future.result()
+    with pytest.raises(TimeoutError):
+        future.exception(0.0)
+    future.set_result(7)
+
+    assert future.result() == 7
+
+
+def test_a_signal_handler_waits_while_its_thread_is_in_the_middle_of_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever line the main thread is at, a future that the handler waits for is ended by another thread."""
+    future = ResultFuture[int]()
+    seen = 0
+
+    def handler(*_: Any) -> None:
+        inner = ResultFuture[int]()
+        thread = soon(lambda: resolve_many([(inner, 1)]))
+        assert inner.result(20.0) == 1
+        thread.join()
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal seen
+        if event == "line" and frame.f_code.co_filename == futures.__file__:
+            seen += 1
+            sys.settrace(None)
+            handler()
+            sys.settrace(trace)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        future.add_done_callback(lambda _: None)
+        with pytest.raises(TimeoutError):
+            future.result(0.0)
+        wait([future], timeout=0)
+        repr(future)
+        future.set_result(3)
+        future.result()
+        future.add_done_callback(lambda _: None)
+    finally:
+        sys.settrace(None)
+    assert seen > 30
+
+
+def test_a_future_that_ends_while_wait_or_as_completed_begin_is_told_once() -> None:
+    """At each line of the future's own code that `wait` runs, another thread ends it: nobody waits for ever."""
+    for ways in (
+        lambda f, g: wait([f, g], timeout=20.0).not_done,
+        lambda f, g: {f, g} - set(as_completed([f, g], timeout=20.0)),
+        lambda f, g: {f} - wait([f, g], timeout=20.0, return_when=FIRST_COMPLETED).done,
+    ):
+        for stop_at in range(1, 40):
+            one, other = ResultFuture[int](), ResultFuture[int]()
+            lines = 0
+
+            def trace(frame: Any, event: str, _: Any, one: Any = one, stop_at: int = stop_at) -> Any:
+                nonlocal lines
+                if event == "line" and frame.f_code.co_filename == futures.__file__:
+                    lines += 1
+                    if lines == stop_at:
+                        sys.settrace(None)
+                        soon(lambda: one.set_result(1)).join()
+                return trace
+
+            thread = threading.Timer(0.002, lambda one=one, other=other: resolve_many([(other, 2), (one, 1)]))
+            thread.start()
+            sys.settrace(trace)
+            try:
+                left = ways(one, other)
+            finally:
+                sys.settrace(None)
+                thread.join()
+            assert not left
+
+
+@pytest.mark.parametrize("name", ["trio"])
+def test_another_event_loop_is_told_what_to_do(name: str) -> None:
+    future = ResultFuture[int]()
+
+    with pytest.raises(UsageError, match=name):
+        future.__await__().send(None)

@@ -11,6 +11,7 @@ import pytest
 
 from actorraft import UsageError
 from actorraft.client.client import Client
+from actorraft.client.thread import ClientThread
 from actorraft.ports import Envelope
 from statemachines.kv import KVStore
 
@@ -53,10 +54,11 @@ class ClosingInbox(deque[Any]):
 
 
 def test_what_comes_after_the_end_is_refused_and_waited_for_by_nobody() -> None:
-    client = Client({0: "nowhere"}, KVStore, channel=Nowhere())
+    thread = ClientThread({0: "nowhere"}, Nowhere)
+    client = Client(thread, KVStore)
     inbox = ClosingInbox()
     inbox.client = client
-    client._inbox = inbox
+    thread._inbox = inbox
     with pytest.raises(UsageError, match="closed"):
         client.submit(len)
     assert not inbox

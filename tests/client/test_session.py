@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from actorraft import codec
-from actorraft.client.session import NOOP, ClientSession, QueryCall
+from actorraft.client.reads import QueryCall
+from actorraft.client.session import NOOP, ClientSession
 from actorraft.errors import Busy, OutcomeUnknown, Unavailable
 
 
@@ -98,7 +99,7 @@ def test_a_refused_frame_is_sent_again_and_ends_as_unavailable_when_its_time_is_
     session.receive(0, codec.Refused(9, 1, "not leader", None), 1.1)
     session.advance(1.8)
 
-    [(future, error)] = session.failures
+    [(future, error, _)] = session.failures
     assert future == "a"
     assert type(error) is Unavailable
 
@@ -112,7 +113,7 @@ def test_a_frame_that_was_refused_as_busy_to_the_end_is_busy() -> None:
 
     session.advance(1.8)
 
-    assert [Busy] == [type(error) for _, error in session.failures]
+    assert [Busy] == [type(error) for _, error, _ in session.failures]
 
 
 def test_a_frame_that_was_sent_and_not_answered_is_unknown_and_a_noop_takes_its_place() -> None:
@@ -125,7 +126,7 @@ def test_a_frame_that_was_sent_and_not_answered_is_unknown_and_a_noop_takes_its_
     session.advance(1.8)
     session.receive(1, codec.LeaderIs(5, 1), 2.1)
 
-    [(future, error)] = session.failures
+    [(future, error, _)] = session.failures
     assert (future, type(error)) == ("a", OutcomeUnknown)
     [(_, frame)] = net.take()
     assert codec.join_body([NOOP, b"\x01"]) == frame.body
@@ -142,7 +143,7 @@ def test_one_refusal_of_two_sendings_leaves_the_outcome_unknown() -> None:
     session.receive(1, codec.Refused(9, 1, "not leader", None), 1.2)
     session.advance(1.8)
 
-    assert [OutcomeUnknown] == [type(error) for _, error in session.failures]
+    assert [OutcomeUnknown] == [type(error) for _, error, _ in session.failures]
 
 
 def test_what_became_of_an_unknown_command_is_said_by_the_late_answer() -> None:
@@ -151,7 +152,7 @@ def test_what_became_of_an_unknown_command_is_said_by_the_late_answer() -> None:
     session.submit([call("a", deadline_s=1.8)])
     session.advance(1.0)
     session.advance(1.8)
-    later = session.failures.pop()[1].later  # type: ignore[attr-defined]
+    later = session.failures.pop().later
 
     session.receive(0, codec.Results(9, 1, [42]), 3.0)
 
@@ -165,11 +166,11 @@ def test_a_command_whose_noop_came_first_is_definitely_never_applied() -> None:
     session.submit([call("a", deadline_s=1.8)])
     session.advance(1.0)
     session.advance(1.8)
-    later = session.failures.pop()[1].later  # type: ignore[attr-defined]
+    later = session.failures.pop().later
 
     session.receive(0, codec.Results(9, 1, [codec.GIVEN_UP]), 3.0)
 
-    assert [(later, Unavailable)] == [(future, type(error)) for future, error in session.failures]
+    assert [(later, Unavailable)] == [(future, type(error)) for future, error, _ in session.failures]
 
 
 def test_a_gap_is_sent_again_from_the_sequence_that_is_missing() -> None:
@@ -203,7 +204,7 @@ def test_an_expired_session_is_replaced_and_only_certain_commands_go_into_the_ne
     net.take()
     session.advance(1.6)
 
-    outcomes = [(future, type(error)) for future, error in session.failures]
+    outcomes = [(future, type(error)) for future, error, _ in session.failures]
     assert outcomes == [("before", OutcomeUnknown), ("behind", OutcomeUnknown)]
     [(_, frame)] = net.take()
     assert (frame.client_id, frame.first_sequence, frame.count) == (30, 0, 2)
@@ -218,7 +219,7 @@ def test_a_command_that_was_sent_twice_is_unknown_when_its_session_expires() -> 
 
     session.receive(1, codec.Expired(9, 1), 1.5)
 
-    assert [(future, type(error)) for future, error in session.failures] == [("twice", OutcomeUnknown)]
+    assert [(future, type(error)) for future, error, _ in session.failures] == [("twice", OutcomeUnknown)]
 
 
 def test_a_command_that_never_left_is_unavailable() -> None:
@@ -228,7 +229,7 @@ def test_a_command_that_never_left_is_unavailable() -> None:
 
     net.session.advance(1.0)
 
-    assert [Unavailable] == [type(error) for _, error in net.session.failures]
+    assert [Unavailable] == [type(error) for _, error, _ in net.session.failures]
     assert net.session.idle
 
 
@@ -255,7 +256,7 @@ def test_closing_ends_everything_truthfully() -> None:
 
     session.close()
 
-    outcomes = {future: type(error) for future, error in session.failures}
+    outcomes = {future: type(error) for future, error, _ in session.failures}
     assert outcomes == {"sent": OutcomeUnknown, "queued": Unavailable}
 
 
@@ -292,8 +293,8 @@ def test_who_asks_a_node_before_its_link_is_up_is_answered_and_is_told_in_time_i
     session.advance(1.0)
 
     assert node_id == 0
-    assert [(future, reply.value) for future, reply in session.admin_replies] == [("there", "well")]
-    assert [(future, str(error)) for future, error in session.failures] == [("not there", "node 1 is not reachable")]
+    assert session.admin_replies == [("there", "well")]
+    assert [(future, str(error)) for future, error, _ in session.failures] == [("not there", "node 1 is not reachable")]
     assert session.idle
 
 
@@ -304,4 +305,4 @@ def test_a_node_that_was_reached_and_is_gone_is_not_waited_for() -> None:
 
     session.admin(2, "status", {}, "asked", 10.0, 5.0)
 
-    assert [(future, str(error)) for future, error in session.failures] == [("asked", "node 2 is not reachable")]
+    assert [(future, str(error)) for future, error, _ in session.failures] == [("asked", "node 2 is not reachable")]

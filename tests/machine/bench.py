@@ -46,13 +46,13 @@ class Set:
 class Nowhere:
     """A client that sends nothing."""
 
-    def _submit_call(self, method: str, args: Any, kwargs: Any, timeout: float | None) -> Any:
+    def submit_call(self, method: str, args: Any, kwargs: Any, timeout: float | None) -> Any:
         return args
 
-    def _query_call(self, *call: Any) -> Any:
+    def query_call(self, *call: Any) -> Any:
         return call
 
-    def _wait(self, future: Any) -> Any:
+    def wait(self, future: Any, instead: str = "") -> Any:
         return future
 
 

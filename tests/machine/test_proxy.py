@@ -46,15 +46,15 @@ class Client:
         future.set_result(call)
         return future
 
-    def _submit_call(self, method: str, args: Any, kwargs: Any, timeout: float | None) -> ResultFuture[Any]:
+    def submit_call(self, method: str, args: Any, kwargs: Any, timeout: float | None) -> ResultFuture[Any]:
         return self._answer(("command", method, args, dict(kwargs), timeout))
 
-    def _query_call(
+    def query_call(
         self, method: str, args: Any, kwargs: Any, consistency: str, to: Any, timeout: float | None
     ) -> ResultFuture[Any]:
         return self._answer(("query", method, args, dict(kwargs), consistency, to, timeout))
 
-    def _wait(self, future: ResultFuture[Any]) -> Any:
+    def wait(self, future: ResultFuture[Any], instead: str = "") -> Any:
         return future.result()
 
 

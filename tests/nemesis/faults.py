@@ -231,7 +231,7 @@ class Faults:
 
     def _serves(self, node_id: int) -> bool:
         try:
-            self.cluster._admin(node_id, "status", {}, 1.0).result(2.0)
+            self.cluster.ask_node(node_id, "status", {}, 1.0).result(2.0)
         except (ActorRaftError, TimeoutError):
             return False
         return True

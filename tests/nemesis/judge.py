@@ -100,7 +100,7 @@ def lost_writes(operations: Iterable[Operation], last: Iterable[Operation]) -> l
 
 def ask_digests(cluster: Cluster[Any], timeout: float = 5.0) -> dict[int, Replica]:
     """Ask every node for its digest."""
-    asked = {node_id: cluster._admin(node_id, "digest", {}, timeout) for node_id in sorted(cluster.endpoints)}
+    asked = {node_id: cluster.ask_node(node_id, "digest", {}, timeout) for node_id in sorted(cluster.endpoints)}
     replicas: dict[int, Replica] = {}
     for node_id, future in asked.items():
         try:

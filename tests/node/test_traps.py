@@ -26,7 +26,7 @@ OBJECT = 2  # the code of a pickled command object
 class Diary(StateMachine):
     """Keeps what it is told, with everything that a context gives."""
 
-    machine_version = 1
+    version = 1
 
     def __init__(self) -> None:
         self.pages: list[Any] = []
@@ -44,7 +44,7 @@ class Diary(StateMachine):
 
 
 class NewerDiary(Diary):
-    machine_version = 2
+    version = 2
 
 
 def replica(machine: type[Diary] = Diary) -> Executor:

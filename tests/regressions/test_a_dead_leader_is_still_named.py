@@ -55,4 +55,4 @@ def test_a_registration_that_a_full_queue_refuses_ends_as_busy() -> None:
     session.advance(0.0)
     session.receive(0, codec.Refused(1, -1, "busy", 0), 0.1)
     session.advance(2.0)
-    assert [(ended, type(error)) for ended, error in session.failures] == [(future, Busy)]
+    assert [(ended, type(error)) for ended, error, _ in session.failures] == [(future, Busy)]

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from actorraft.client.client import Client
-from actorraft.client.session import NodeSilent
-from actorraft.errors import Unavailable
+from actorraft.client.administration import ask_leader
+from actorraft.client.bell import Bell
+from actorraft.client.requests import NodeDoesNotLead, NodeRefused, NodeSilent
+from actorraft.futures import ResultFuture
 
 
-class Asking(Client[Any]):
-    """A client whose leaders, and what they answer, are written down beforehand."""
+class Asking:
+    """A client's thread whose leaders, and what they answer, are written down beforehand."""
+
+    closed = False
 
     def __init__(self, *answers: tuple[int, Any]) -> None:
         self.answers = deque(answers)
-        self._changed = threading.Condition()
+        self.changed = Bell()
 
-    def wait_for_leader(self, timeout: float | None = 30.0) -> int:
-        return self.answers[0][0]
+    def ready(self) -> None:
+        pass
 
-    def _admin(self, node_id: int, verb: str, arguments: dict[str, Any], timeout: float) -> Future[Any]:
+    @property
+    def leader(self) -> int | None:
+        return self.answers[0][0] if self.answers else None
+
+    def admin(self, node_id: int, verb: str, arguments: dict[str, Any], timeout: float) -> ResultFuture[Any]:
         leader, answer = self.answers.popleft()
         assert node_id == leader
-        future: Future[Any] = Future()
+        future: ResultFuture[Any] = ResultFuture()
         if isinstance(answer, Exception):
             future.set_exception(answer)
         else:
@@ -36,13 +41,13 @@ class Asking(Client[Any]):
 
 
 def test_the_next_leader_is_asked_if_one_dies_without_an_answer():
-    client = Asking((1, NodeSilent("node 1 is gone")), (2, Unavailable("not leader")), (3, {"term": 7}))
+    thread: Any = Asking((1, NodeSilent("node 1 is gone")), (2, NodeDoesNotLead("not leader")), (3, {"term": 7}))
 
-    assert client._ask_leader("status", {}, 5.0) == {"term": 7}
+    assert ask_leader(thread, "status", {}, 5.0) == {"term": 7}
 
 
 def test_a_leader_that_refuses_is_not_asked_again():
-    client = Asking((1, Unavailable("another change is under way")), (2, {}))
+    thread: Any = Asking((1, NodeRefused("another change is under way")), (2, {}))
 
-    with pytest.raises(Unavailable, match="another change"):
-        client._ask_leader("change_membership", {}, 5.0)
+    with pytest.raises(NodeRefused, match="another change"):
+        ask_leader(thread, "change_membership", {}, 5.0)

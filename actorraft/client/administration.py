@@ -1,0 +1,197 @@
+"""What an administrator asks of a cluster. Functions of a ClientThread: a command line has no machine's class.
+
+Threads:    any but the I/O thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from actorraft.client.arguments import seconds
+from actorraft.client.requests import NodeDoesNotLead, NodeRefused, NodeSilent
+from actorraft.client.status import MemberStatus, Status
+from actorraft.client.thread import ClientThread
+from actorraft.errors import ActorRaftError, Unavailable, UsageError
+from actorraft.steady import monotonic
+
+# What a node said ({}: nothing), and why not (None: it did) -> its row.
+MakeRow = Callable[[int, dict[str, Any], str | None], MemberStatus]
+
+
+def wait_for_leader(thread: ClientThread, timeout: float | None = 30.0) -> int:
+    """Wait until a leader is known and return its id.
+
+    Raises:
+        Unavailable: nobody led within `timeout` seconds; the text says whether nodes were reached.
+    """
+    thread.ready()
+    thread.changed.wait_for(lambda: thread.leader is not None or thread.closed, timeout)
+    leader = thread.leader
+    if leader is not None:
+        return leader
+    if thread.closed:
+        raise Unavailable("the client was closed")
+    raise Unavailable(
+        f"no leader within {seconds(timeout)}: {thread.where()}; status() says which nodes can be reached"
+    )
+
+
+def has_quorum(thread: ClientThread, timeout: float) -> bool:
+    """Return whether a leader confirms in time that a majority follows it."""
+    try:
+        ask_leader(thread, "quorum", {}, timeout)
+    except Unavailable:
+        return False
+    return True
+
+
+def ask_leader(thread: ClientThread, verb: str, arguments: dict[str, Any], timeout: float) -> Any:
+    """Ask whoever leads, through changes of leader; one that is paused is not waited for once another leads."""
+    deadline_s = monotonic() + timeout
+    while True:
+        leader = wait_for_leader(thread, max(0.0, deadline_s - monotonic()))
+        asked = thread.admin(leader, verb, arguments, max(0.1, deadline_s - monotonic()))
+        asked.add_done_callback(lambda _: thread.changed.ring())
+        elsewhere = _led_by_other(thread, leader)
+        thread.changed.wait_for(lambda asked=asked, elsewhere=elsewhere: asked.done() or elsewhere(), timeout)  # type: ignore[misc]
+        if not asked.done() and elsewhere():
+            continue  # what it answers later is dropped
+        try:
+            return asked.result()
+        except (NodeSilent, NodeDoesNotLead):
+            if monotonic() >= deadline_s:
+                raise
+            time.sleep(0.01)
+
+
+def _led_by_other(thread: ClientThread, node_id: int) -> Callable[[], bool]:
+    return lambda: thread.leader not in (None, node_id)
+
+
+def status(thread: ClientThread, timeout: float, make_row: MakeRow) -> Status:
+    """Ask every node how it is; a dead member is a row, not an error."""
+    asked = {node_id: thread.admin(node_id, "status", {}, timeout) for node_id in sorted(thread.endpoints)}
+    rows: list[MemberStatus] = []
+    for node_id, future in asked.items():
+        try:
+            rows.append(make_row(node_id, future.result(), None))
+        except ActorRaftError as error:
+            rows.append(make_row(node_id, {}, str(error)))
+    commit_index = max((row.commit_index for row in rows), default=-1)
+    return Status(
+        MemberStatus(**{**asdict(row), "lag_entries": commit_index - row.last_applied}) if row.error is None else row
+        for row in rows
+    )
+
+
+def member_status(endpoints: dict[int, str], node_id: int, said: dict[str, Any], error: str | None) -> MemberStatus:
+    """Make a row of what a node said, or of why it said nothing."""
+    names = ("state", "term", "commit_index", "last_applied")
+    known = {name: said[name] for name in names if name in said}
+    wrong = error if error is not None else said.get("error")
+    return MemberStatus(id=node_id, endpoint=endpoints.get(node_id, ""), alive=error is None, error=wrong, **known)
+
+
+def transfer_leadership(thread: ClientThread, to: int | None, timeout: float) -> int:
+    """Hand leadership over on purpose: to node `to`, or to whoever is most up to date; return the new leader's id."""
+    if to is not None and to not in thread.endpoints:
+        raise UsageError(f"there is no node {to}; the nodes are {sorted(thread.endpoints)}")
+    deadline_s = monotonic() + timeout
+    before = wait_for_leader(thread, timeout)
+    if to == before:
+        return before
+    handed_over = _led_by_other(thread, before) if to is None else lambda: thread.leader == to
+    try:
+        ask_leader(thread, "transfer", {"target": to}, max(0.0, deadline_s - monotonic()))
+    except Unavailable:
+        if not handed_over():  # else an election was faster
+            raise
+    if not thread.changed.wait_for(handed_over, max(0.0, deadline_s - monotonic())):
+        raise Unavailable(f"node {before} could not hand over within {seconds(timeout)} and leads on")
+    return wait_for_leader(thread, timeout)
+
+
+def take_snapshot(thread: ClientThread, timeout: float) -> dict[int, int]:
+    """Compact now, on every node that can be reached; on the leader last, so that it need not share the machine.
+
+    Returns:
+        node id -> index of its snapshot's last entry.
+
+    Raises:
+        ActorRaftError: the machine's `snapshot` raised, or the disk refused; nothing is lost, the log goes on.
+    """
+    leader = thread.leader
+    others = sorted(thread.endpoints.keys() - {leader})
+    asked = {node_id: thread.admin(node_id, "snapshot", {}, timeout) for node_id in others}
+    if leader is not None:
+        until_s = monotonic() + timeout
+        wait(asked.values(), timeout=timeout / 2)  # one that is stuck has the leader wait no longer than that
+        asked[leader] = thread.admin(leader, "snapshot", {}, until_s - monotonic())
+    taken: dict[int, int] = {}
+    failed: list[str] = []
+    for node_id, future in sorted(asked.items()):
+        try:
+            taken[node_id] = future.result()
+        except NodeRefused as error:
+            failed.append(f"node {node_id}: {error}")
+        except Unavailable:
+            pass  # it is not reachable, which status() says too
+    if failed:
+        raise ActorRaftError("; ".join(failed))
+    return taken
+
+
+def digest(thread: ClientThread, node_id: int, timeout: float) -> tuple[int, str]:
+    """Return the index a node has applied up to, and a digest of its state, equal on all nodes that got as far.
+
+    Raises:
+        Unavailable: the node did not answer in time.
+    """
+    said = thread.admin(node_id, "digest", {}, timeout).result()
+    return said["last_applied"], said["digest"]
+
+
+def export_snapshot(thread: ClientThread, path: str | os.PathLike[str], machine: str, timeout: float) -> Path:
+    """Write a portable copy of the state, as of now, for `spawn(from_snapshot=path)`; return its absolute path.
+
+    Args:
+        machine: the name of the machine's class, which the copy remembers.
+
+    Raises:
+        UsageError: it cannot be written there.
+        Unavailable: no leader took a snapshot in time, or another one came in between three times.
+    """
+    from actorraft.storage.portable import PortableInfo, write_portable
+
+    for _ in range(3):
+        ask_leader(thread, "snapshot", {}, timeout)
+        term, index, data, done = ask_leader(thread, "read_snapshot", {"offset": 0}, timeout)
+        chunks = _snapshot_chunks(thread, (term, index), data, done, timeout)
+        with contextlib.suppress(_Superseded):
+            return write_portable(path, PortableInfo(machine=machine, term=term, index=index), chunks)
+    raise Unavailable("newer snapshots came in between each time; try again")
+
+
+class _Superseded(Exception):
+    """A newer snapshot, or another leader's, took the place of the one that was being copied."""
+
+
+def _snapshot_chunks(
+    thread: ClientThread, snapshot_id: tuple[int, int], data: bytes, done: bool, timeout: float
+) -> Iterator[bytes]:
+    offset = 0
+    while True:
+        yield data
+        offset += len(data)
+        if done:
+            return
+        term, index, data, done = ask_leader(thread, "read_snapshot", {"offset": offset}, timeout)
+        if (term, index) != snapshot_id:
+            raise _Superseded

@@ -1,0 +1,83 @@
+"""What callers hand in, looked at before anything is sent: each refusal names the argument."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+from actorraft.errors import UsageError
+
+CONSISTENCIES = ("linearizable", "lease", "stale")
+
+
+class WrongArguments(UsageError, TypeError):
+    """An argument is of the wrong kind, or does not fit the method's signature; nothing was sent."""
+
+
+def check_timeout(timeout: Any, name: str = "timeout") -> float | None:
+    """Return a number of seconds, None for ever.
+
+    Raises:
+        WrongArguments: it is no number.
+        UsageError: it is below 0, or not a number in the sense of nan.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
+        raise WrongArguments(f"{name} is a number of seconds, or None for ever, not {timeout!r}")
+    seconds = float(timeout)
+    if not seconds >= 0.0:
+        raise UsageError(f"{name} is 0 or more seconds, or None for ever, not {timeout!r}")
+    return None if math.isinf(seconds) else seconds
+
+
+def check_read(consistency: Any, to: Any) -> None:
+    """Check how and where a read is served.
+
+    Raises:
+        UsageError: there is no such way.
+    """
+    if consistency not in CONSISTENCIES:
+        raise UsageError(f"consistency is one of {', '.join(CONSISTENCIES)}, not {consistency!r}")
+    if to not in ("leader", "any") and type(to) is not int:
+        raise UsageError(f'to is "leader", "any" or a node\'s id, not {to!r}')
+
+
+def check_index(index: Any, name: str) -> int | None:
+    """Return an index of the log, None for none.
+
+    Raises:
+        WrongArguments: it is no whole number.
+    """
+    if index is None or type(index) is int:
+        return index
+    raise WrongArguments(f"{name} is an index of the log or None, not {index!r}")
+
+
+def check_endpoints(endpoints: Any) -> dict[int, str]:
+    """Return node id -> endpoint, also of a mapping whose keys have been through JSON, which has no numbers for keys.
+
+    Raises:
+        UsageError: it is no such mapping.
+    """
+    if not isinstance(endpoints, Mapping) or not endpoints:
+        raise UsageError(
+            f"endpoints is a mapping from node id to endpoint, as cluster.endpoints gives, not {endpoints!r}"
+        )
+    checked: dict[int, str] = {}
+    for key, endpoint in endpoints.items():
+        node_id = int(key) if type(key) is str and key.isdecimal() else key
+        if type(node_id) is not int or node_id < 0:
+            raise UsageError(f"a node's id is a whole number from 0 up, not {key!r}")
+        if not isinstance(endpoint, str):
+            raise UsageError(f"the endpoint of node {node_id} is a string, not {endpoint!r}")
+        if checked.setdefault(node_id, endpoint) != endpoint:
+            raise UsageError(f"endpoints names node {node_id} twice: {checked[node_id]} and {endpoint}")
+    return checked
+
+
+def seconds(timeout: float | None) -> str:
+    """A time for an error's text."""
+    return "no time" if timeout is None else f"{timeout:.3g} s"

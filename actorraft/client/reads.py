@@ -1,0 +1,232 @@
+"""The reads of one client: who is asked, when again, and how each ends.
+
+A read is asked of one node, and of another one only when the first has refused it, its link broke, or (for reads that
+go to the leader) another node leads. However long the answer takes, it is taken. A node that says nothing is reminded,
+less and less often, for an answer may be lost on the way: the same request under the same number, which a node that
+is at it already runs no second time.
+
+Source:     D§6.4.
+Threads:    one at a time; times are handed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from actorraft import codec
+from actorraft.client.failures import Failure
+from actorraft.client.leader import HELLO_S, Leadership
+from actorraft.errors import Unavailable
+
+REMIND_S = 1.0  # an answer that is later than this may be lost; the next time it is asked for after twice as long
+
+
+class QueryCall(NamedTuple):
+    """One read.
+
+    Attributes:
+        to: "leader", "any" or a node's id.
+        min_index: what the state that serves it must have, beside what `consistency` says.
+        held: says whether it must not be sent yet.
+    """
+
+    encoded: bytes
+    future: Any
+    deadline_s: float
+    consistency: str
+    to: str | int
+    min_index: int = -1
+    held: Callable[[], bool] | None = None
+
+
+@dataclass
+class QueryFrame:
+    """Reads that travel together."""
+
+    calls: list[QueryCall | None]  # one that has ended is None: its answer is nobody's
+    node_id: int
+    to: str | int
+    data: bytes  # the frame as it was sent
+    remind_s: float  # when it is sent again
+    patience_s: float = REMIND_S  # how long after that the next time
+
+
+class Reads:
+    """Reads that wait, and reads that are under way.
+
+    Args:
+        send: sends a frame to a node and returns whether it left; never blocks.
+        leadership: who leads.
+        request_ids: numbers for requests, none used twice.
+        failures: takes what ended badly.
+        frames_max: frames that may be under way at once.
+        frame_calls_max: reads of one frame.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[int, bytes], bool],
+        leadership: Leadership,
+        request_ids: Iterator[int],
+        failures: list[Failure],
+        *,
+        frames_max: int,
+        frame_calls_max: int,
+    ) -> None:
+        self._send = send
+        self._leadership = leadership
+        self._request_ids = request_ids
+        self._failures = failures
+        self._frames_max = frames_max
+        self._frame_calls_max = frame_calls_max
+        self.answers: list[tuple[list[QueryCall], list[Any]]] = []  # equally long; whoever takes them clears this
+        self._waiting: deque[QueryCall] = deque()
+        self._frames: dict[int, QueryFrame] = {}  # by request id; each has a call that has not ended
+        self._retry_s = 0.0  # nothing is sent before
+        self._round_robin = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no read is outstanding."""
+        return not (self._waiting or self._frames)
+
+    def add(self, call: QueryCall) -> None:
+        """Queue a read."""
+        self._waiting.append(call)
+
+    def at_once(self) -> None:
+        """What waits has somebody to go to now."""
+        self._retry_s = 0.0
+
+    # --- What the network tells ---
+
+    def answered(self, reply: codec.Answers) -> None:
+        """Take the answers of one frame; what a node left out is asked again."""
+        frame = self._frames.pop(reply.request_id, None)
+        if frame is None:
+            return
+        self._retry_s = 0.0
+        done = [(call, value) for call, value in zip(frame.calls, reply.values, strict=False) if call is not None]
+        if done:
+            self.answers.append(([call for call, _ in done], [value for _, value in done]))
+        self._again(frame.calls[len(reply.values) :])
+
+    def refused(self, request_id: int, retry_s: float) -> None:
+        """A node does not serve these now."""
+        self._ask_again(request_id)
+        self._retry_s = retry_s
+
+    def disconnected(self, node_id: int) -> None:
+        """A node is gone, and no answer will come from it."""
+        for request_id, frame in list(self._frames.items()):
+            if frame.node_id == node_id:
+                self._ask_again(request_id)
+
+    def another_leads(self) -> None:
+        """What the old leader was asked goes to the new one."""
+        for request_id, frame in list(self._frames.items()):
+            if frame.to == "leader":
+                self._ask_again(request_id)
+        self._retry_s = 0.0
+
+    def _ask_again(self, request_id: int) -> None:
+        frame = self._frames.pop(request_id, None)
+        if frame is not None:
+            self._again(frame.calls)
+
+    def _again(self, calls: list[QueryCall | None]) -> None:
+        self._waiting.extendleft(call for call in reversed(calls) if call is not None)
+
+    # --- Time ---
+
+    def expire(self, now_s: float) -> None:
+        """End what is too late, and remind who is silent.
+
+        Reads change nothing, so a late one is simply unavailable; the others of its frame go on.
+        """
+        late: list[QueryCall] = []
+        for request_id, frame in list(self._frames.items()):
+            for position, call in enumerate(frame.calls):
+                if call is not None and call.deadline_s <= now_s:
+                    late.append(call)
+                    frame.calls[position] = None
+            if not any(frame.calls):
+                del self._frames[request_id]
+        if any(call.deadline_s <= now_s for call in self._waiting):
+            late.extend(call for call in self._waiting if call.deadline_s <= now_s)
+            self._waiting = deque(call for call in self._waiting if call.deadline_s > now_s)
+        for frame in self._frames.values():
+            if now_s >= frame.remind_s:
+                frame.patience_s *= 2
+                frame.remind_s = now_s + frame.patience_s
+                self._send(frame.node_id, frame.data)
+        if late:
+            error = Unavailable(f"no node served the read in time ({self._leadership.where()})")
+            self._failures.extend(Failure(call.future, error) for call in late)
+
+    def deadline_s(self) -> float:
+        """When `expire` or `pump` has something to do."""
+        times = [call.deadline_s for frame in self._frames.values() for call in frame.calls if call is not None]
+        times.extend(frame.remind_s for frame in self._frames.values())
+        if self._waiting:
+            times.extend(call.deadline_s for call in self._waiting)
+            times.append(self._retry_s)
+        return min(times, default=math.inf)
+
+    def last_deadline_s(self) -> float:
+        """When the last of them ends; 0.0 if there is none."""
+        times = [call.deadline_s for frame in self._frames.values() for call in frame.calls if call is not None]
+        return max([*times, *(call.deadline_s for call in self._waiting)], default=0.0)
+
+    # --- Sending ---
+
+    def pump(self, now_s: float) -> None:
+        """Send what waits, one frame for each kind of read; what has no receiver now waits on."""
+        if not self._waiting or now_s < self._retry_s:
+            return
+        waiting, self._waiting = self._waiting, deque()
+        groups: dict[tuple[str, str | int], list[QueryCall]] = {}
+        for call in waiting:
+            if call.held is not None and call.held():
+                self._wait_on([call], now_s + HELLO_S)
+            else:
+                groups.setdefault((call.consistency, call.to), []).append(call)
+        for (consistency, to), calls in groups.items():
+            node_id = self._target(to) if len(self._frames) < self._frames_max else None
+            if node_id is None:
+                self._wait_on(calls, now_s + HELLO_S)  # sooner, when a leader, a link or an answer comes
+                continue
+            calls, rest = calls[: self._frame_calls_max], calls[self._frame_calls_max :]
+            self._waiting.extend(rest)
+            request_id = next(self._request_ids)
+            body = codec.join_body([call.encoded for call in calls])
+            data = codec.encode(codec.Query(request_id, consistency, to != "leader", len(calls), body))
+            if self._send(node_id, data):
+                self._frames[request_id] = QueryFrame([*calls], node_id, to, data, now_s + REMIND_S)
+            else:
+                self._wait_on(calls, now_s + self._leadership.backoff_s())
+
+    def _wait_on(self, calls: list[QueryCall], retry_s: float) -> None:
+        self._waiting.extend(calls)
+        self._retry_s = retry_s
+
+    def _target(self, to: str | int) -> int | None:
+        nodes = self._leadership.nodes
+        if to == "leader":
+            return self._leadership.leader
+        if to == "any":
+            self._round_robin += 1
+            return sorted(nodes)[self._round_robin % len(nodes)] if nodes else None
+        return to if isinstance(to, int) and to in nodes else None
+
+    def end(self, error: Unavailable) -> None:
+        """End them all."""
+        for frame in self._frames.values():
+            self._failures.extend(Failure(call.future, error) for call in frame.calls if call is not None)
+        self._failures.extend(Failure(call.future, error) for call in self._waiting)
+        self._frames.clear()
+        self._waiting.clear()

@@ -27,7 +27,7 @@ import msgspec
 from actorraft.errors import UnknownType, UsageError
 from actorraft.pickling import byvalue, exceptions
 from actorraft.pickling.byvalue import CodePickler, Ref
-from actorraft.pickling.formats import BY_VALUE, check_python, mark_by_value
+from actorraft.pickling.formats import BY_VALUE, MOVED, check_python, mark_by_value
 from actorraft.pickling.names import Name, look_up
 
 _flat_decoder = msgspec.msgpack.Decoder(tuple[str, str, dict[str, Any]])
@@ -175,7 +175,7 @@ class Definitions:
 
     def _make_finder(self) -> Any:
         """Make what finds a global for an unpickler. The cache is in C; with it, this is faster than pickle.loads."""
-        mine = {
+        ours = {
             "begin_class": self._begin_class,
             "begin_enum": self._begin_enum,
             "begin_function": self._begin_function,
@@ -183,11 +183,11 @@ class Definitions:
             "finish_function": self._finish_function,
             "resolve": self._resolve,
         }
-        # By the name that is in the pickles of today's logs, and by the one that is in 0.1.0's.
-        ours = {(module, name): act for module in (byvalue.__name__, "actorraft.byvalue") for name, act in mine.items()}
 
         def find(module: str, qualname: str) -> Any:
-            return ours.get((module, qualname)) or self._find(module, qualname)
+            module = MOVED.get(module, module)
+            mine = ours.get(qualname) if module == byvalue.__name__ else None
+            return mine or self._find(module, qualname)
 
         return functools.lru_cache(maxsize=4096)(find)
 

@@ -23,6 +23,7 @@ LOST: Final = 6
 
 RAISED, NOT_KNOWN, NOT_USABLE = range(3)  # in an error: the user's code raised it; UnknownType; UsageError
 
+MOVED: Final = {"actorraft.byvalue": "actorraft.pickling.byvalue"}  # modules that pickles of 0.1.0 name, where they are
 BY_VALUE: Final = 0  # the first byte of a pickle that holds code; those that hold none begin with 0x80
 _PYTHON = sys.version_info[:2]
 

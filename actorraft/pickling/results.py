@@ -20,7 +20,7 @@ from actorraft import codec
 from actorraft.errors import ActorRaftError, CommandFailed, RemoteTraceback, ResultLost, UnknownType, UsageError
 from actorraft.futures import ResultFuture
 from actorraft.pickling import exceptions
-from actorraft.pickling.formats import BY_VALUE, ERROR, LOST, NOT_KNOWN, NOT_USABLE, OBJECT, RAISED, check_python
+from actorraft.pickling.formats import BY_VALUE, ERROR, LOST, MOVED, NOT_KNOWN, NOT_USABLE, OBJECT, RAISED, check_python
 
 BODY_BYTES_MAX: Final = 1 << 20  # of an exception's own parts; one that is larger goes as its text
 
@@ -118,41 +118,38 @@ def _load(data: Any) -> Any:
             data = data[3:]
         return pickle.loads(data)
     except BaseException as error:
-        raise _not_rebuilt(data, error) from error
+        missing = None
+        if issubclass(type(error), ImportError | AttributeError):
+            again = _Inquiry(io.BytesIO(data))
+            try:
+                return again.load()
+            except BaseException:
+                missing = again.missing
+        raise _not_rebuilt(error, missing) from error
 
 
-def _not_rebuilt(data: Any, error: BaseException) -> ActorRaftError:
+def _not_rebuilt(error: BaseException, missing: str | None) -> ActorRaftError:
     kind = type(error)
     if issubclass(kind, UnknownType):
         return UnknownType(exceptions.message(error))
     if issubclass(kind, UsageError):
         return ResultLost(f"the command was applied; {exceptions.message(error)}")
-    missing = _missing_name(data) if issubclass(kind, ImportError | AttributeError) else None
     if missing is not None:
         return UnknownType(f"the result holds a {missing}, which is not to be found in this process")
     return ResultLost(f"the command was applied; its result cannot be rebuilt here: {exceptions.summary(error)}")
 
 
 class _Inquiry(pickle.Unpickler):
-    """Reads a pickle that failed once more, to find out which name is missing."""
+    """Reads a pickle that failed once more: by the names of today, or to find out which name is missing."""
 
     missing: str | None = None
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return super().find_class(module, name)
+            return super().find_class(MOVED.get(module, module), name)
         except BaseException:
             self.missing = f"{module}:{name}"
             raise
-
-
-def _missing_name(data: bytes) -> str | None:
-    inquiry = _Inquiry(io.BytesIO(data))
-    try:
-        inquiry.load()
-    except BaseException:
-        return inquiry.missing
-    return None
 
 
 def _load_error(data: Any) -> BaseException:

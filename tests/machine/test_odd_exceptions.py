@@ -15,6 +15,7 @@ import pytest
 
 from actorraft import CommandFailed, ResultLost
 from actorraft.errors import RemoteTraceback
+from actorraft.pickling import byvalue
 from actorraft.pickling.exceptions import TEXT_CHARS_MAX
 from actorraft.pickling.formats import ERROR, OBJECT
 from actorraft.pickling.results import decode_result, encode_error, encode_loss
@@ -368,6 +369,11 @@ def test_an_error_made_by_0_1_0_is_rebuilt() -> None:
     with pytest.raises(Disk) as caught:
         decode_result(_Ext(ERROR, data))
     assert (caught.value.errno, caught.value.code) == (28, 28)
+
+
+def test_a_result_with_the_names_of_0_1_0_is_rebuilt() -> None:
+    data = pickle.dumps(byvalue.remake_lru_cache, 0).replace(b"actorraft.pickling.byvalue", b"actorraft.byvalue")
+    assert decode_result(_Ext(OBJECT, data)) is byvalue.remake_lru_cache
 
 
 class Bomb:

@@ -136,9 +136,7 @@ def test_an_entry_that_is_appended_when_the_node_stops_is_unknown_for_others_may
     assert error_of(future) is OutcomeUnknown
 
 
-@pytest.mark.parametrize(
-    "item", [object(), lambda: None, 1j, {"deep": [threading.Lock()]}, 1 << 70, MEMBERS.__class__]
-)
+@pytest.mark.parametrize("item", [object(), lambda: None, 1j, {"deep": [threading.Lock()]}, 1 << 70, MEMBERS.__class__])
 def test_an_item_that_cannot_be_sent_is_refused_and_the_node_goes_on(item: Any) -> None:
     control = RaftControl(TCPRaftNet(0, {}, endpoint="127.0.0.1:0"))
     control.start()

@@ -158,15 +158,101 @@ def methods_of(cls: type) -> MachineMethods:
                 _forget(kinds, name)
     if kinds:
         return MachineMethods(commands, queries, "methods")
-    apply, ask = getattr(cls, "apply", None), getattr(cls, "query", None)
-    if callable(apply):
-        return MachineMethods({"apply": apply}, {"query": ask} if callable(ask) else {}, "apply")
+    apply, ask = _hook(cls, "apply"), _hook(cls, "query")
+    if apply is not None:
+        return MachineMethods({"apply": apply}, {} if ask is None else {"query": ask}, "apply")
     return MachineMethods({}, {}, "objects")
 
 
 def _forget(kinds: dict[str, dict[str, Callable[..., Any]]], name: str) -> None:
     if name in kinds:
         del kinds.pop(name)[name]
+
+
+# --- Hooks ------------------------------------------------------------------------------------------------------------
+
+
+class Hooks(NamedTuple):
+    """What a machine's class offers beside commands and queries, as it stands in the class; None: it does not."""
+
+    apply_many: Any = None
+    snapshot: Any = None
+    restore: Any = None
+    digest: Any = None
+    on_clock: Any = None
+    snapshot_while_serving: Any = None
+    wake_at: bool = False  # its value is read from the instance
+
+
+NO_HOOKS = Hooks()
+_ABSENT: Any = object()
+
+
+def hooks_of(cls: type) -> Hooks:
+    """Return the hooks of a machine class: what it or a base defines, never what an instance or `__getattr__` answers.
+
+    A name that is marked as a command or a query is that, and no hook.
+
+    Raises:
+        UsageError: a hook is a coroutine, or a generator whose body would never run.
+    """
+    found = {name: _hook(cls, name) for name in Hooks._fields[:5]}
+    serving = vars(cls).get("snapshot_while_serving")  # the commands of a subclass do not know of its guard
+    for name, member in found.items():
+        function = inspect.unwrap(member) if inspect.isfunction(member) else None
+        never_run = name in _NO_GENERATORS and inspect.isgeneratorfunction(function)
+        if never_run or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            what = "a generator" if never_run else "async"
+            raise UsageError(f"{cls.__qualname__}.{name} is {what}: it would never run; make it a plain method")
+    for name, other in (("snapshot", "restore"), ("restore", "snapshot")):
+        if found[name] is None and found[other] is vars(StateMachine)[other]:
+            found[other] = None  # the user's own name hides one half of the default
+    wake_at = defined(cls, "wake_at")
+    return Hooks(
+        **found,
+        snapshot_while_serving=serving if _is_hook(serving) else None,
+        wake_at=wake_at is not _ABSENT and not isinstance(wake_at, Method),
+    )
+
+
+_NO_GENERATORS = ("restore", "digest", "on_clock")
+
+
+def defined(cls: type, name: str, default: Any = _ABSENT) -> Any:
+    """Return what a class or a base defines under this name, unbound."""
+    for base in cls.__mro__[:-1]:
+        if name in vars(base):
+            return vars(base)[name]
+    return default
+
+
+def bound(member: Any, machine: Any) -> Any:
+    """Return a member of a class as the machine's own, past its attributes and its `__getattr__`."""
+    bind = getattr(type(member), "__get__", None)
+    return member if bind is None else bind(member, machine, type(machine))
+
+
+def _hook(cls: type, name: str) -> Any:
+    member = defined(cls, name, None)
+    return member if _is_hook(member) else None
+
+
+def _is_hook(member: Any) -> bool:
+    if isinstance(member, Method | type):
+        return False
+    return callable(member) or isinstance(member, classmethod | functools.partialmethod)
+
+
+def machine_version(cls: type) -> int:
+    """Return the version of a machine class: its `machine_version`, 0 if there is none.
+
+    Raises:
+        UsageError: it is no int from 0.
+    """
+    version = defined(cls, "machine_version", 0)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+        raise UsageError(f"{cls.__qualname__}.machine_version is an int from 0, not {version!r}")
+    return int(version)
 
 
 # --- Machines ---------------------------------------------------------------------------------------------------------
@@ -194,17 +280,35 @@ def default_state(machine: object) -> Any:
 
 
 def restore_default(machine: Any, state: Any) -> None:
-    """Put back what `default_state` gave: afterwards the machine has these attributes and no others."""
-    if hasattr(machine, "__setstate__"):
+    """Put back what `default_state` gave, on a machine fresh from its constructor.
+
+    What the state does not know stays as the constructor made it: a newer class may have attributes that an older one
+    had not.
+    """
+    if defined(type(machine), "__setstate__") is not _ABSENT:
         machine.__setstate__(state)
         return
     attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
-    if hasattr(machine, "__dict__"):
-        if not any("__getstate__" in vars(each) for each in type(machine).__mro__[:-1]):
-            machine.__dict__.clear()  # an attribute that a command deleted must not come back from the constructor
-        machine.__dict__.update(attributes or {})
+    if attributes:
+        machine.__dict__.update(attributes)
     for name, value in (slots or {}).items():
         object.__setattr__(machine, name, value)
+
+
+def attribute_names(machine: Any) -> frozenset[str]:
+    """Return the names of the attributes that a machine has of its own, in `__dict__` and slots."""
+    cls = type(machine)
+    names = set(getattr(machine, "__dict__", ()))
+    for base in cls.__mro__[:-1]:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            name = f"_{base.__name__.lstrip('_')}{name}" if name.startswith("__") and not name.endswith("__") else name
+            try:
+                object.__getattribute__(machine, name)
+            except AttributeError:
+                continue
+            names.add(name)
+    return frozenset(names - {"__dict__", "__weakref__"})
 
 
 class CommandObjects:

@@ -28,6 +28,7 @@ from zlib import crc32
 import msgspec
 
 from actorraft import codec
+from actorraft.node.guest import HookFailed
 from actorraft.pickling.canonical import SCALARS
 
 logger = logging.getLogger("actorraft")
@@ -122,8 +123,7 @@ class Checks:
         begin_s = self._timer() if self._timer is not None else 0.0
         try:
             state = self._digest()
-        except Exception as error:  # user code; nothing that a digest says may stop a node
-            logger.warning("no digest of the state: %s: %s", type(error).__name__, error)
+        except HookFailed:  # the host has said so
             return b""
         if self._timer is not None and self._timer() - begin_s > STATE_S:
             self._cheap = False

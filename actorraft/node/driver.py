@@ -124,6 +124,7 @@ class Driver:
         requests: what clients wait for.
         snapshots: what there is, and when the next one is due.
         difference: what a check found, in words; stays, for it does not mend itself.
+        fault: what is wrong with the machine's hooks now, in words; set by whoever runs it, from any thread.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Driver:
         self.counts: Counter[str] = counts if counts is not None else Counter()
         self.observer = observer if observer is not None else Observer()
         self.metrics = Metrics()
-        self.difference = ""
+        self.difference = self.fault = ""
         self._urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
         self._tell_at_s: float | None = None  # when followers hear of the last commit, if nothing has told them
         self._wake_at_s: float | None = None  # log time at which the machine wants a clock entry
@@ -380,5 +381,5 @@ class Driver:
             "next_node_id": configuration.next_node_id,
             "dropped": dict(self.counts),
             "metrics": self.metrics.as_dict(),
-            "error": self.difference or None,
+            "error": "; ".join(filter(None, (self.difference, self.fault))) or None,
         }

@@ -25,6 +25,7 @@ from actorraft import codec
 from actorraft.errors import CorruptionError, NoRoom, StorageFailed
 from actorraft.machine import CommandContext
 from actorraft.node.digests import EVERY_ENTRIES_MASK, Checked, Checks
+from actorraft.node.guest import HookFailed
 from actorraft.node.host import MachineHost, MachineStopped
 from actorraft.node.session_table import Sessions
 from actorraft.ports import SnapshotMeta, SnapshotWriter, Storage
@@ -189,12 +190,18 @@ class Executor:
                 case Watch():
                     return self._watch(work)
                 case TakeDigest():
-                    value = {"last_applied": self.last_applied, "digest": self.host.digest().hex()}
-                    return Answered(work.client, codec.AdminReply(work.request_id, "", value))
+                    return self._take_digest(work)
         except MachineStopped as stop:
             return Stopped(f"at index {self.last_applied + 1}: {stop}")
         except (MemoryError, RecursionError) as error:
             return Stopped(f"at index {self.last_applied + 1}: {type(error).__name__}: {error}")
+
+    def _take_digest(self, work: TakeDigest) -> Answered:
+        try:
+            value = {"last_applied": self.last_applied, "digest": self.host.digest().hex()}
+        except HookFailed as error:
+            return Answered(work.client, codec.AdminReply(work.request_id, str(error), None))
+        return Answered(work.client, codec.AdminReply(work.request_id, "", value))
 
     def _apply(self, work: Apply) -> Applied:
         """Apply entries in order; a no-op and a configuration mean nothing here but an index."""
@@ -360,7 +367,7 @@ class Executor:
                 writer.abort()
             except StorageFailed as failed:
                 return Stopped(str(failed), disk=True)
-            return SnapshotFailed(f"{type(error).__name__}: {error}")
+            return SnapshotFailed(_why(error))
 
     def _restore(self, work: Restore) -> Restored | Stopped:
         try:
@@ -375,9 +382,7 @@ class Executor:
         except (StorageFailed, CorruptionError) as error:
             return Stopped(str(error), disk=True)
         except Exception as error:  # a state that is half restored must never be served
-            return Stopped(
-                f"the snapshot at index {work.last_index} cannot be restored: {type(error).__name__}: {error}"
-            )
+            return Stopped(f"the snapshot at index {work.last_index} cannot be restored: {_why(error)}")
         assert self.last_applied == work.last_index, (
             f"snapshot at {work.last_index} holds the state at {self.last_applied}"
         )
@@ -424,6 +429,10 @@ class InlineExecutor:
     def poll(self) -> list[Done]:
         done, self._done = self._done, []
         return done
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, HookFailed) else f"{type(error).__name__}: {error}"
 
 
 def held_up(done: SnapshotTaken | SnapshotFailed | Stopped, seconds: float) -> SnapshotTaken | SnapshotFailed | Stopped:

@@ -4,34 +4,41 @@ By its class a machine is one of three kinds: one with commands and queries as m
 whose commands are objects that are given the state. User code can raise whatever it likes; that is a result. Only
 what may differ from node to node (no memory, no stack, a module that is not there) stops this node.
 
-Source:     contract section 1; the formats are those of pickling.py.
+A hook that raises is a fault: it is logged when it begins, stands in the node's status as long as it lasts, and stops
+nobody.
+
+Source:     contract sections 1 and 9; the formats are those of pickling.py.
 Invariant:  a result is encoded before the next command runs, so it never aliases the state.
 Threads:    one thread at a time.
+Not here:   snapshots and digests of the state (machine_state.py).
 """
 
 from __future__ import annotations
 
-import io
+import copy
 import logging
-import struct
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
 import msgspec
 
 from actorraft.errors import ActorRaftError, StorageFailed, UnknownType, UsageError
 from actorraft.machine import (
+    NO_HOOKS,
     CommandContext,
     CommandObjects,
     MachineMethods,
     Replace,
-    StateMachine,
     active,
-    default_state,
+    bound,
+    defined,
+    hooks_of,
     methods_of,
-    restore_default,
 )
-from actorraft.pickling import byvalue, canonical, formats
+from actorraft.node.guest import HookFailed, failed
+from actorraft.node.machine_state import MachineState, NotRestorable
+from actorraft.pickling import byvalue, exceptions, formats
 from actorraft.pickling.definitions import Definitions
 from actorraft.pickling.formats import (
     CALL,
@@ -47,15 +54,11 @@ from actorraft.pickling.results import encode_error, encode_loss
 
 logger = logging.getLogger("actorraft")
 
+T = TypeVar("T")
 _Ext = msgspec.msgpack.Ext
-_encode = msgspec.msgpack.Encoder().encode
 _SIMPLE: Final = frozenset((bool, float, bytes, type(None)))
 _OBJECTS: Final = (FLAT, OBJECT)
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
-_HEAD: Final = struct.Struct("<4sI")
-_MAGIC: Final = b"ARM1"
-_MISSING: Final = object()
-SAMPLE_BYTES: Final = 1 << 19  # of the state, for comparing replicas: about 6 ms
 
 
 class MachineStopped(ActorRaftError):
@@ -85,9 +88,16 @@ class MachineHost:
         self._context: CommandContext | None = None
         # Called before a command that may do anything to the state.
         self.before_object: Callable[[], None] | None = None
-        self._objects_only = False
+        # Told what is wrong with the machine's hooks, whenever that changes; "" once nothing is.
+        self.on_fault: Callable[[str], object] | None = None
+        self._faults: dict[str, str] = {}  # by hook
+        self._said_wake_at = False
+        self._state = MachineState(self._definitions)
         self._adopt(self._build())
         self._check_snapshots()
+        why = self._state.why_unpicklable()
+        if why:
+            self._fault("snapshot", f"{why}; so no snapshot can be made of it, and the log grows for ever")
 
     @classmethod
     def from_factory(cls, factory: bytes, cluster_seed: int = 0) -> MachineHost:
@@ -105,49 +115,133 @@ class MachineHost:
         for payload in payloads:
             definitions.define(msgspec.msgpack.decode(payload).data, base=True)
         machine, args, kwargs = definitions.loads(data)
-        return cls(lambda: machine(*args, **kwargs), cluster_seed, definitions=definitions)
+
+        def build() -> Any:
+            # Each machine has arguments of its own: commands may change what the constructor was given.
+            own_args, own_kwargs = copy.deepcopy((args, kwargs))
+            return machine(*own_args, **own_kwargs)
+
+        return cls(build, cluster_seed, definitions=definitions)
 
     # --- The machine ---
 
     def _build(self) -> Any:
         built = self._factory()
-        self._objects_only = isinstance(built, CommandObjects)
-        machine = built.state if isinstance(built, CommandObjects) else built
-        self._built_type = type(machine)
+        holds_objects = issubclass(type(built), CommandObjects)
+        machine = built.state if holds_objects else built
+        self._holds_objects = holds_objects
+        self._state.built(machine, holds_objects or self._methods_of(type(machine)).row == "objects")
         return machine
+
+    def _methods_of(self, kind: type) -> MachineMethods:
+        return MachineMethods({}, {}, "objects") if self._holds_objects else methods_of(kind)
 
     def _adopt(self, machine: Any) -> None:
         """Serve this machine from now on."""
-        self.machine = machine
         kind = type(machine)
-        self._methods = MachineMethods({}, {}, "objects") if self._objects_only else methods_of(kind)
-        self._row = self._methods.row
-        self._commands = {name: each.__get__(machine, kind) for name, each in self._methods.commands.items()}
-        self._queries = {name: each.__get__(machine, kind) for name, each in self._methods.queries.items()}
+        methods = self._methods_of(kind)
+        holds_state_only = methods.row == "objects"
+        hooks = NO_HOOKS if holds_state_only else hooks_of(kind)
+        self._state.serve(machine, hooks, holds_state_only)
+        self.machine, self._hooks, self._row = machine, hooks, methods.row
+        self._commands = {name: bound(each, machine) for name, each in methods.commands.items()}
+        self._queries = {name: bound(each, machine) for name, each in methods.queries.items()}
+        # Worth calling where several commands are at hand.
+        self.takes_many = methods.row == "apply" and hooks.apply_many is not None
+        self._may_set_wake_at = not (hooks.wake_at or holds_state_only or self._said_wake_at)
 
     def _check_snapshots(self) -> None:
-        kind = type(self.machine)
-        snapshot, restore = (callable(getattr(kind, name, None)) for name in ("snapshot", "restore"))
-        if snapshot != restore and self._row != "objects":
-            has, lacks = ("snapshot", "restore") if snapshot else ("restore", "snapshot")
-            raise UsageError(f"{kind.__qualname__} has {has}() and no {lacks}(): a snapshot needs both, or neither")
+        hooks = self._hooks
+        if (hooks.snapshot is None) != (hooks.restore is None):
+            has, lacks = ("snapshot", "restore") if hooks.restore is None else ("restore", "snapshot")
+            name = exceptions.name(type(self.machine))
+            raise UsageError(f"{name} has {has}() and no {lacks}(): a snapshot needs both, or neither")
+        _ = self.version  # which may be refused
 
     @property
     def version(self) -> int:
-        """The machine's version, as it says itself; 0 if it says none."""
-        return int(self._offered("version") or 0)
+        """The version of the machine's class: its `machine_version`, 0 if it has none."""
+        return self._state.version
 
     @property
     def wake_at(self) -> float | None:
-        """The log time (seconds) at which the machine wants a clock entry; None: never."""
-        wake_at = self._offered("wake_at")
-        if callable(wake_at):
-            wake_at = wake_at()
-        return None if wake_at is None else float(wake_at)
+        """The log time (seconds) at which the machine wants a clock entry; None: never. Asked for after each batch."""
+        if not self._hooks.wake_at:
+            if self._may_set_wake_at:
+                self._look_for_wake_at()
+            return None
+        try:
+            wake_at = self.machine.wake_at
+            if callable(wake_at):
+                wake_at = wake_at()
+            if wake_at is None:
+                at_s = None
+            else:
+                if isinstance(wake_at, str | bytes):
+                    raise TypeError(f"a log time is a number of seconds, not {wake_at!r}")
+                number = float(wake_at)
+                if math.isnan(number):
+                    raise ValueError("a log time is a number of seconds, not nan")
+                at_s = None if number == math.inf else number
+        except BaseException as error:
+            self._fault("wake_at", f"{failed(self.machine, 'wake_at', error)}; no clock entry is made for it")
+            return None
+        if self._faults:
+            self._well("wake_at")
+        return at_s
 
-    def _offered(self, name: str) -> Any:
-        """Return what the machine offers under this name; objects that only hold state offer nothing."""
-        return None if self._row == "objects" else getattr(self.machine, name, None)
+    def _look_for_wake_at(self) -> None:
+        """Warn once of a `wake_at` that the class does not name: it is the user's own attribute, and wakes nobody."""
+        try:
+            own = "wake_at" in object.__getattribute__(self.machine, "__dict__")
+        except AttributeError:
+            self._may_set_wake_at = False  # no attributes but slots, which the class names
+            return
+        if own or defined(type(self.machine), "wake_at", None) is not None:
+            self._may_set_wake_at, self._said_wake_at = False, True
+            name = exceptions.name(type(self.machine))
+            logger.warning(
+                "%s has a wake_at that is no hook, so no clock entry is made for it: hooks are what the class defines. "
+                "Say it in the class's body (`wake_at: float | None = None`, a method, or a property)", name,
+            )  # fmt: skip
+
+    # --- Faults ---
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the machine's hooks, each named with its class; "" if nothing is."""
+        return "; ".join(self._faults.values())
+
+    def _fault(self, hook: str, text: str) -> None:
+        if self._faults.get(hook) == text:
+            return
+        if hook not in self._faults:
+            logger.error("%s", text)  # once while it lasts
+        self._faults[hook] = text
+        self._tell_fault()
+
+    def _well(self, hook: str) -> None:
+        if self._faults.pop(hook, None) is not None:
+            self._tell_fault()
+
+    def _tell_fault(self) -> None:
+        if self.on_fault is not None:
+            self.on_fault(self.fault)
+
+    def _guarded(self, hook: str, act: Callable[[], T], consequence: str = "") -> T:
+        """Do what runs user code; remember as a fault that it failed, until it does not.
+
+        Raises:
+            HookFailed: it did.
+        """
+        try:
+            done = act()
+        except HookFailed as error:
+            self._fault(hook, f"{error}{consequence}")
+            raise
+        if self._faults:
+            self._well(hook)
+        return done
 
     # --- Commands ---
 
@@ -226,7 +320,7 @@ class MachineHost:
         return definitions.rebuild(command.data) if command.code == FLAT else definitions.loads(command.data)
 
     def _result(self, result: Any) -> Any:
-        if isinstance(result, Replace):
+        if issubclass(type(result), Replace):
             self._adopt(result.state)
             result = result.result
         return self.encode_value(result)
@@ -245,9 +339,9 @@ class MachineHost:
 
     def _failed(self, command: Any, error: BaseException) -> Any:
         """Turn what a command raised into its result, unless other nodes may have fared better."""
-        if isinstance(error, MachineStopped):
+        if _is(error, MachineStopped):
             raise error
-        if isinstance(error, MemoryError | RecursionError | ImportError | StorageFailed):
+        if _is(error, MemoryError | RecursionError | ImportError | StorageFailed):
             raise MachineStopped(
                 f"{self._describe(command)} raised {type(error).__name__}: {error}; other nodes may have fared "
                 "better, so this one stops rather than differ from them"
@@ -255,14 +349,14 @@ class MachineHost:
         return self._error(command, error, self._commands, "command")
 
     def _error(self, request: Any, error: BaseException, offered: dict[str, Any], kind: str) -> Any:
-        if isinstance(error, UnknownType) and _raised_here(error):
+        if _is(error, UnknownType) and _raised_here(error):
             return encode_error(error, self._dumps, NOT_KNOWN)
-        if isinstance(error, UsageError) and _raised_here(error):
+        if _is(error, UsageError) and _raised_here(error):
             return encode_error(error, self._dumps, NOT_USABLE)
-        if isinstance(error, KeyError) and error.__traceback__ is not None:
+        if _is(error, KeyError) and _trace_of(error) is not None:
             name = self._unknown_method(request, offered)
             if name is not None:
-                name_of_machine = type(self.machine).__qualname__
+                name_of_machine = exceptions.name(type(self.machine))
                 return encode_error(UsageError(f"{name_of_machine} has no {kind} {name!r}"), self._dumps, NOT_USABLE)
         return encode_error(error, self._dumps, RAISED)
 
@@ -280,7 +374,7 @@ class MachineHost:
         return None if name in offered else str(name)
 
     def _describe(self, command: Any) -> str:
-        machine = type(self.machine).__qualname__
+        machine = exceptions.name(type(self.machine))
         if type(command) is list and command:
             return f"{machine}.{command[0]}"
         return f"a command on {machine}"
@@ -291,26 +385,24 @@ class MachineHost:
         Raises:
             MachineStopped: this node cannot go on.
         """
-        on_clock = self._offered("on_clock")
-        if not callable(on_clock):
+        on_clock = self._hooks.on_clock
+        if on_clock is None:
             return
         if ctx is not self._context:
             self._know(ctx)
         active.context = ctx
         try:
-            on_clock()
+            bound(on_clock, self.machine)()
         except BaseException as error:
             self._failed(["on_clock"], error)  # equal on every node, and nobody waits for its result
-            logger.exception("%s.on_clock failed; the log goes on", type(self.machine).__qualname__)
+            self._fault("on_clock", f"{failed(self.machine, 'on_clock', error)}; the log goes on")
+        else:
+            if self._faults:
+                self._well("on_clock")
         finally:
             active.context = None
 
     # --- Many at once ---
-
-    @property
-    def takes_many(self) -> bool:
-        """Whether the machine offers `apply_many`; worth calling where several commands are at hand."""
-        return self._row != "methods" and callable(self._offered("apply_many"))
 
     def apply_many(self, commands: Sequence[Any], ctx: CommandContext) -> list[Any]:
         """Apply command objects together; return their results, as `apply` would.
@@ -324,7 +416,7 @@ class MachineHost:
             if type(command) is _Ext and command.code in _OBJECTS:
                 try:
                     batch.append((position, self._object(command)))
-                except Exception as error:
+                except BaseException as error:
                     results[position] = self._failed(command, error)
                 continue
             self._apply_batch(batch, results, ctx)
@@ -340,17 +432,26 @@ class MachineHost:
             self._know(ctx)
         active.context = ctx
         try:
-            answers = list(self.machine.apply_many([command for _, command in batch]))
+            answers = list(bound(self._hooks.apply_many, self.machine)([command for _, command in batch]))
             if len(answers) != len(batch):
                 raise ValueError(f"apply_many was given {len(batch)} commands and returned {len(answers)} results")
-            for (position, command), answer in zip(batch, answers, strict=True):
-                failed = isinstance(answer, BaseException)
-                results[position] = self._failed(command, answer) if failed else self._result(answer)
         except BaseException as error:
             for position, command in batch:
                 results[position] = self._failed(command, error)
+        else:
+            for (position, command), answer in zip(batch, answers, strict=True):
+                results[position] = self._answer(command, answer)
         finally:
             active.context = None
+
+    def _answer(self, command: Any, answer: Any) -> Any:
+        """Turn one of the things that `apply_many` returned into a result."""
+        if issubclass(type(answer), BaseException):
+            return self._failed(command, answer)
+        try:
+            return self._result(answer)
+        except BaseException as error:
+            return self._failed(command, error)
 
     # --- Queries ---
 
@@ -382,17 +483,10 @@ class MachineHost:
         """Write the machine's state, the definitions, and the machine's version.
 
         Raises:
-            Exception: whatever the machine's `snapshot` or pickling its state raised.
+            HookFailed: the machine's `snapshot` raised, or its state cannot be pickled.
+            Exception: whatever `write` raised.
         """
-        file = _File(write)
-        way = self._way()
-        state = self._state(way)
-        chunked = isinstance(state, Iterator)
-        write(self._snapshot_head(way, chunked))
-        for chunk in state if chunked else (state,):
-            file.write(b"\x01")
-            self._definitions.dump(chunk, file)
-        file.write(b"\x00")
+        self._guarded("snapshot", lambda: self._state.write(write), _LOG_GROWS)
 
     @property
     def serves_while_copied(self) -> bool:
@@ -400,114 +494,63 @@ class MachineHost:
 
         The machine's class must say so itself: commands that a subclass adds may not keep what that takes.
         """
-        return "snapshot_while_serving" in vars(type(self.machine)) and self._way() == "own"
+        return self._state.serves_while_copied
 
     def pieces(self) -> Iterator[bytes]:
         """Yield what `snapshot` writes, as it is when the first piece is drawn, for a host that `serves_while_copied`.
 
         Raises:
-            Exception: while iterating, what `snapshot` would.
+            HookFailed: while iterating, as `snapshot` does.
         """
-        chunks = self.machine.snapshot_while_serving()
-        yield self._snapshot_head("own", True)
-        for chunk in chunks:
-            buffer = io.BytesIO(b"\x01")
-            buffer.seek(1)
-            self._definitions.dump(chunk, buffer)
-            yield buffer.getvalue()
-        yield b"\x00"
-
-    def _snapshot_head(self, way: str, chunked: bool) -> bytes:
-        head = _encode([self.version, way, chunked, self._definitions.state()])
-        return _HEAD.pack(_MAGIC, len(head)) + head
+        pieces = self._state.pieces()
+        while (piece := self._guarded("snapshot", lambda: next(pieces, None), _LOG_GROWS)) is not None:
+            yield piece
 
     def restore(self, file: BinaryIO) -> None:
         """Become what `snapshot` wrote, on an instance fresh from the constructor.
 
         Raises:
             MachineStopped: the snapshot is of a newer version of the machine, or of another Python.
-            Exception: whatever the machine's `restore` raised.
+            HookFailed: the constructor or the machine's `restore` raised.
+            Exception: whatever reading the file raised; MemoryError and ImportError as user code raised them.
         """
-        magic, size = _HEAD.unpack(file.read(_HEAD.size))
-        if magic != _MAGIC:
-            raise MachineStopped("this is no snapshot of a machine")
-        version, way, chunked, definitions = msgspec.msgpack.decode(file.read(size))
-        machine = self._build()
-        self._adopt(machine)
-        if version > self.version:
-            raise MachineStopped(
-                f"the snapshot was made by version {version} of {type(machine).__qualname__}, and this node runs "
-                f"version {self.version}: start it with the newer code"
-            )
         try:
-            self._definitions.restore(definitions)
-        except UsageError as error:
+            self._adopt(self._build())
+        except (MemoryError, ImportError, UsageError):
+            raise
+        except BaseException as error:
+            raise failed(self.machine, "__init__", error) from error
+        try:
+            self._adopt(self._guarded("restore", lambda: self._state.read(file)))
+        except NotRestorable as error:
             raise MachineStopped(str(error)) from error
-        chunks = self._chunks(file)
-        self._take_up(way, chunks if chunked else next(chunks))
-        for _ in chunks:
-            pass  # to the end mark, also if the machine did not read them all
-
-    def _chunks(self, file: BinaryIO) -> Iterator[Any]:
-        while (mark := file.read(1)) == b"\x01":
-            yield self._definitions.load(file)
-        if mark != b"\x00":
-            raise MachineStopped("the snapshot of the machine ends too early")
-
-    def _way(self) -> str:
-        """Say how the state is taken: by the machine's "own" methods, its "attributes", or the "whole" object."""
-        kind = type(self.machine)
-        has_own = callable(getattr(kind, "snapshot", None)) and callable(getattr(kind, "restore", None))
-        inherited = getattr(kind, "snapshot", None) is StateMachine.snapshot
-        if has_own and not self._objects_only and not (inherited and kind.restore is StateMachine.restore):
-            return "own"
-        if self._row == "objects" or isinstance(self.machine, _BUILTIN_STATE):
-            return "whole"  # its items are state as well
-        pickles_its_own_way = any(
-            "__reduce__" in vars(each) or "__reduce_ex__" in vars(each) for each in kind.__mro__[:-1]
-        )
-        return "whole" if pickles_its_own_way or kind is not self._built_type else "attributes"
-
-    def _state(self, way: str) -> Any:
-        if way == "own":
-            return self.machine.snapshot()
-        return default_state(self.machine) if way == "attributes" else self.machine
-
-    def _take_up(self, way: str, state: Any) -> None:
-        if way == "own":
-            self.machine.restore(state)
-        elif way == "attributes":
-            restore_default(self.machine, state)
-        else:
-            self._adopt(state)
 
     def digest(self) -> bytes:
-        """Return bytes that are equal on all nodes that have applied the same entries."""
-        own = self._offered("digest")
-        if callable(own):
-            made = own()
-            return bytes(made) if isinstance(made, bytes | bytearray | memoryview) else str(made).encode()
-        state = self._state(self._way())
-        return canonical.digest(list(state) if isinstance(state, Iterator) else state)
+        """Return bytes that are equal on all nodes that have applied the same entries.
+
+        Raises:
+            HookFailed: user code raised.
+        """
+        return self._guarded("digest", self._state.digest)
 
     def sample(self) -> bytes:
-        """Return a digest that is cheap: the machine's own, or one of the first SAMPLE_BYTES of the state."""
-        if callable(self._offered("digest")):
-            return self.digest()
-        state = self._state(self._way())
-        walk = canonical.Sample(SAMPLE_BYTES)
-        walk.take(state if isinstance(state, Iterator) else (state,))
-        return walk.result()
+        """Return a digest that is cheap: the machine's own, or one of the first part of the state.
+
+        Raises:
+            HookFailed: user code raised.
+        """
+        return self._guarded("digest", self._state.sample)
 
 
-_BUILTIN_STATE = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float, complex)
+_LOG_GROWS: Final = "; so no snapshot can be made, and the log goes on growing"
 
 
-class _File:
-    """As much of a file as a pickler needs."""
+_trace_of = vars(BaseException)["__traceback__"].__get__
 
-    def __init__(self, write: Callable[[bytes], Any]) -> None:
-        self.write = write
+
+def _is(error: BaseException, kinds: Any) -> bool:
+    """`isinstance`, without asking the error for its `__class__`."""
+    return issubclass(type(error), kinds)
 
 
 def _on_state(command: Any, state: Any) -> Any:
@@ -530,7 +573,7 @@ def _is_unicode(text: str) -> bool:
 
 def _raised_here(error: BaseException) -> bool:
     """Whether an error of this library's kinds was raised by the library and not by user code."""
-    trace = error.__traceback__
+    trace = _trace_of(error)
     if trace is None:
         return True
     while trace.tb_next is not None:

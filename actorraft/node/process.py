@@ -10,6 +10,7 @@ Source:     architecture 5, 9 and 19.
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -171,6 +172,8 @@ class RaftNode:
             counts=mailbox.counts,  # one list of what was dropped, for the status
             observer=_Reports(context),
         )
+        host.on_fault = functools.partial(setattr, self.driver, "fault")
+        self.driver.fault = host.fault
         self._ticks = Ticks(self._clock, spec.config.tick_s)
         self._set_peers(peers)
 

@@ -526,10 +526,10 @@ def test_a_machine_with_half_of_snapshot_and_restore_is_refused_at_once() -> Non
 
 def test_a_snapshot_of_a_newer_version_is_refused() -> None:
     class Versioned(Bank):
-        version = 2
+        machine_version = 2
 
     class Older(Bank):
-        version = 1
+        machine_version = 1
 
     newer, older = Local(Versioned), Local(Older)
     assert newer.host.version == 2

@@ -223,7 +223,7 @@ def test_a_snapshot_that_raises_in_the_middle_has_failed_and_commands_go_on() ->
     disk.may_write.set()
     node.executor.submit(TakeSnapshot(disk))
     ended = node.wait_for(lambda one: isinstance(one, SnapshotFailed))
-    assert ended == SnapshotFailed("RuntimeError: no snapshot today")
+    assert ended == SnapshotFailed("Breaks.snapshot_while_serving raised RuntimeError: no snapshot today")
     assert disk.aborted
     node.wait_until_applied(node.command("set", "k", 2))
 

@@ -26,7 +26,7 @@ OBJECT = 2  # the code of a pickled command object
 class Diary(StateMachine):
     """Keeps what it is told, with everything that a context gives."""
 
-    version = 1
+    machine_version = 1
 
     def __init__(self) -> None:
         self.pages: list[Any] = []
@@ -44,7 +44,7 @@ class Diary(StateMachine):
 
 
 class NewerDiary(Diary):
-    version = 2
+    machine_version = 2
 
 
 def replica(machine: type[Diary] = Diary) -> Executor:

@@ -470,6 +470,8 @@ class NodeProcesses:
             self.emit("snapshot", process.node_id, f"took a snapshot up to index {value}")
         elif verb == "difference":
             self.emit("difference", process.node_id, value)
+        elif verb == "lost log":
+            self.emit("lost log", *value)
 
     def _on_exit(self, process: NodeProcess, reason: str) -> None:
         self._reasons.setdefault(process.node_id, reason)

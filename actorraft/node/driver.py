@@ -35,7 +35,7 @@ from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import RaftError
 from actorraft.raft.log import RaftLog
 from actorraft.raft.messages import AppendEntries, Configuration, EntryId, InstallSnapshot, LogEntry, Message
-from actorraft.raft.ready import NOT_URGENT, LeaderState, Ready
+from actorraft.raft.ready import NOT_URGENT, LeaderState, LostLog, Ready
 from actorraft.raft.server import RaftServer
 
 logger = logging.getLogger("actorraft")
@@ -86,7 +86,10 @@ class Observer:
     """Told what a driver does, from within its loop; must not call it. This one does nothing."""
 
     def noticed(self, what: str, value: Any) -> None:
-        """Something that an operator may want to know: "snapshot" (its index), "difference" (in words)."""
+        """Something that an operator may want to know.
+
+        "snapshot" (its index), "difference" (in words), "lost log" (whose, and in words).
+        """
 
     def state_changed(self, server: RaftServer) -> None:
         """Role, term or leader are others than before."""
@@ -125,6 +128,7 @@ class Driver:
         snapshots: what there is, and when the next one is due.
         difference: what a check found, in words; stays, for it does not mend itself.
         fault: what is wrong with the machine's hooks now, in words; set by whoever runs it, from any thread.
+        lost_log: that this node came back without what it had acknowledged, in words; stays, for so does its cause.
     """
 
     def __init__(
@@ -152,7 +156,7 @@ class Driver:
         self.counts: Counter[str] = counts if counts is not None else Counter()
         self.observer = observer if observer is not None else Observer()
         self.metrics = Metrics()
-        self.difference = self.fault = ""
+        self.difference = self.fault = self.lost_log = ""
         self._urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
         self._tell_at_s: float | None = None  # when followers hear of the last commit, if nothing has told them
         self._wake_at_s: float | None = None  # log time at which the machine wants a clock entry
@@ -263,6 +267,8 @@ class Driver:
         delay_ms = ready.urgent_delay_ms
         if delay_ms is not None:
             self._urgent_at_s = None if delay_ms == NOT_URGENT else self.clock.monotonic() + delay_ms / 1000
+        for lost in ready.lost_logs:
+            self._on_lost_log(lost)
         if ready.commit_untold:  # each commit puts it off: while commands come, their appends tell it
             self._tell_at_s = self.clock.monotonic() + COMMIT_TOLD_S
 
@@ -359,6 +365,17 @@ class Driver:
             logger.error("%s", checked.difference)
             self.observer.noticed("difference", checked.difference)
 
+    def _on_lost_log(self, lost: LostLog) -> None:
+        words = (
+            f"node {lost.node_id} came back without entries {lost.last_index + 1} to {lost.acknowledged_index}, "
+            "which it had acknowledged: an older copy of its folder, or a store that forgets"
+        )
+        logger.error("%s", words)
+        if lost.node_id == self.node_id:
+            self.lost_log = words
+        else:
+            self.observer.noticed("lost log", (lost.node_id, words))
+
     # --- What it says of itself ---
 
     def status(self) -> dict[str, Any]:
@@ -381,5 +398,5 @@ class Driver:
             "next_node_id": configuration.next_node_id,
             "dropped": dict(self.counts),
             "metrics": self.metrics.as_dict(),
-            "error": "; ".join(filter(None, (self.difference, self.fault))) or None,
+            "error": "; ".join(filter(None, (self.difference, self.fault, self.lost_log))) or None,
         }

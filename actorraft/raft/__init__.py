@@ -20,6 +20,7 @@ from actorraft.raft.messages import (
     Message,
     ReadIndex,
     ReadIndexResponse,
+    Reminder,
     RequestVote,
     RequestVoteResponse,
     Standing,
@@ -29,7 +30,7 @@ from actorraft.raft.messages import (
 from actorraft.raft.probation import Probation
 from actorraft.raft.progress import Progress, ProgressState
 from actorraft.raft.quorum import VoteResult, committed_index, vote_result
-from actorraft.raft.ready import CandidateState, FollowerState, LeaderState, ReadState, Ready, ServerState
+from actorraft.raft.ready import CandidateState, FollowerState, LeaderState, LostLog, ReadState, Ready, ServerState
 from actorraft.raft.server import RaftServer
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "InstallSnapshotResponse",
     "LeaderState",
     "LogEntry",
+    "LostLog",
     "Member",
     "MemberChange",
     "Message",
@@ -66,6 +68,7 @@ __all__ = [
     "ReadIndexResponse",
     "ReadState",
     "Ready",
+    "Reminder",
     "RemoveNode",
     "RequestVote",
     "RequestVoteResponse",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from actorraft.raft.log import RaftLog
 from actorraft.raft.messages import AppendEntriesResponse, EntryId, HardState, InstallSnapshot, Message
-from actorraft.raft.ready import ReadState, Ready, ServerState
+from actorraft.raft.ready import LostLog, ReadState, Ready, ServerState
 
 Role = tuple[ServerState, int, int | None]  # state, term, leader
 
@@ -36,6 +36,7 @@ class Effects:
         "begun",
         "commit_untold",
         "handed_index",
+        "lost_logs",
         "messages",
         "messages_after_persist",
         "persisted_index",
@@ -68,6 +69,7 @@ class Effects:
         self.urgent_delay_ms: int | None = None
         self.commit_untold = False
         self.begun = False
+        self.lost_logs: tuple[LostLog, ...] = ()
 
     # -- what the rules do to the log
 
@@ -105,6 +107,7 @@ class Effects:
             or self.urgent_delay_ms is not None
             or self.commit_untold
             or self.begun
+            or self.lost_logs
         )
 
     def ready(self, hard_state: HardState, role: Role, commit_index: int) -> Ready:
@@ -133,6 +136,7 @@ class Effects:
             reads=self.reads,
             state_changed=role != self._role,
             urgent_delay_ms=self.urgent_delay_ms,
+            lost_logs=self.lost_logs,
             commit_untold=self.commit_untold,
             begun=self.begun,
         )

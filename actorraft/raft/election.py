@@ -187,7 +187,8 @@ def check_quorum(self: RaftServer) -> None:
 def campaign(self: RaftServer, *, pre_vote: bool | None = None, transfer: bool = False) -> None:
     """Try to become leader: ask for pre-votes first (D§9.6), or for votes at once (§5.2).
 
-    Does nothing at a leader, at a node that is no voter or on probation, or under a lease that it acknowledged.
+    Does nothing at a leader, at a node that is no voter or on probation, under a lease that it acknowledged, or while it
+    owes log.
 
     Args:
         pre_vote: None for what the configuration says.
@@ -195,8 +196,8 @@ def campaign(self: RaftServer, *, pre_vote: bool | None = None, transfer: bool =
     """
     if self.state is LeaderState or not self.promotable or (self.promise_ticks and not transfer):
         return
-    if self.probation is not None:
-        return
+    if self.probation is not None or self.log.last < self.owed:
+        return  # what its disk lost may be committed
     if self.config.pre_vote if pre_vote is None else pre_vote:
         if self.state is not FollowerState:
             self.become_follower(self.current_term, None)
@@ -220,7 +221,7 @@ def request_votes(self: RaftServer, term: int, *, pre_vote: bool = False, transf
 
 def handle_request_vote(self: RaftServer, message: RequestVote) -> None:
     """Grant at most one vote a term, to a candidate whose log is up to date (§5.2, §5.4.1)."""
-    last = self.log.last
+    last = max(self.log.last, self.owed)
     up_to_date = (message.last_log_term, message.last_log_index) >= (last.term, last.index)
     free = message.term > self.current_term or self.voted_for in (None, message.source)
     bound = self.promise_ticks > 0 and not message.transfer

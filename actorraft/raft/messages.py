@@ -194,6 +194,16 @@ class TimeoutNow(NamedTuple):
     term: int
 
 
+class Reminder(NamedTuple):
+    """The leader reminds a follower of the last entry that it had acknowledged, and does not hold any more."""
+
+    source: int
+    dest: int
+    term: int
+    owed_index: int
+    owed_term: int
+
+
 class ReadIndex(NamedTuple):
     """A follower asks the leader for an index at which it may serve the read `token` (D§6.4)."""
 
@@ -235,6 +245,7 @@ Message = (
     | ReadIndex
     | ReadIndexResponse
     | Standing
+    | Reminder
 )
 
 # The position in this tuple is the message's code on the wire: append only, never reorder.
@@ -249,4 +260,5 @@ MESSAGE_TYPES: tuple[type[Any], ...] = (
     ReadIndex,
     ReadIndexResponse,
     Standing,
+    Reminder,
 )

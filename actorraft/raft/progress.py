@@ -8,7 +8,8 @@
     probe, replicate ──next_index is compacted──► snapshot ──installed──► replicate
 
 Source:     Raft §5.3 (nextIndex, matchIndex), §7; the three states are etcd's.
-Invariant:  match_index < next_index; match_index never falls while this leader leads; what is in flight is bounded.
+Invariant:  match_index < next_index; match_index never falls while this leader leads, unless the follower itself lost
+            what it had acknowledged; what is in flight is bounded.
 Not here:   which messages are built from it; see replication.py.
 """
 
@@ -47,7 +48,9 @@ class Progress:
         "inflight_max",
         "leased_round",
         "match_index",
+        "match_round",
         "next_index",
+        "owed",
         "probe_sent",
         "recent_active",
         "removed_at",
@@ -64,6 +67,8 @@ class Progress:
         # Figure 2, volatile state on leaders
         self.next_index = next_index  # the next entry to send; in probe, its predecessor is what is asked about
         self.match_index = -1  # highest entry known to be durable there; < next_index
+        self.match_round = 0  # the leader's round when it learned that; it only grows
+        self.owed = NO_ENTRY  # what it had acknowledged and has lost; NO_ENTRY again once it holds it again
         # Flow control
         self.state = PROBE
         self.probe_sent = False  # a probe is under way: nothing more before its answer or the next heartbeat
@@ -146,7 +151,7 @@ class Progress:
 
     # -- answers
 
-    def acknowledge(self, match_index: int) -> bool:
+    def acknowledge(self, match_index: int, current_round: int) -> bool:
         """Take a success into account; return whether it is news. A late or repeated one changes nothing."""
         inflight = self.inflight
         while inflight and inflight[0][0] <= match_index:
@@ -154,14 +159,33 @@ class Progress:
         if match_index <= self.match_index:
             return False
         self.match_index = match_index
+        self.match_round = current_round
+        if match_index >= self.owed.index:
+            self.owed = NO_ENTRY
         if self.next_index <= match_index:
             self.next_index = match_index + 1
         return True
 
-    def void(self) -> None:
-        """Believe no more that it holds what it acknowledged: its disk was lost, and it is on probation."""
+    def has_lost(self, rejected_index: int, answered_round: int) -> bool:
+        """Whether a rejection shows that the follower lost entries that it had acknowledged.
+
+        What left in a later round than the one in which its acknowledgement came found that entry durable; in one
+        term a leader's entries are never replaced. A rejection that is only late belongs to an earlier round.
+        """
+        return rejected_index <= self.match_index and answered_round > self.match_round
+
+    def lose(self, owed: EntryId, next_index: int) -> None:
+        """Start again with a follower that lost entries: nothing is known to be durable there.
+
+        Args:
+            owed: the last entry that it had acknowledged.
+            next_index: where to look next, as `next_index_after_rejection` says.
+        """
+        self.owed = max(self.owed, owed)
         self.match_index = -1
-        self.become_probe()
+        if self.state is not SNAPSHOT:
+            self.become_probe()
+            self.next_index = max(next_index, 0)
 
     def reject(self, rejected_index: int, next_index: int) -> bool:
         """Take a rejection of `rejected_index` into account and go back to probing; return False if it is stale.
@@ -175,8 +199,9 @@ class Progress:
                 return False
             self.become_probe()
             return True
-        # In probe there is one append under way, so any other rejection is a late one.
-        if self.state is not PROBE or rejected_index != self.next_index - 1:
+        # In probe there is one append under way, so any other rejection is a late one. So is one of what it has
+        # acknowledged; or else it has lost that, and `has_lost` will tell after the next heartbeat, not sooner.
+        if self.state is not PROBE or rejected_index != self.next_index - 1 or rejected_index <= self.match_index:
             return False
         self.next_index = max(min(rejected_index, next_index), self.match_index + 1)
         self.probe_sent = False

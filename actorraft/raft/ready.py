@@ -12,6 +12,7 @@ Invariant:  nothing in `messages` depends on this Ready's write; nothing that th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -43,6 +44,14 @@ class ReadState(NamedTuple):
     index: int  # type: ignore[assignment]
 
 
+class LostLog(NamedTuple):
+    """A node came back with less log than it had acknowledged: an older copy of its folder, or a store in memory."""
+
+    node_id: int  # another's, as its leader sees it; or this node's own, as its leader says
+    acknowledged_index: int
+    last_index: int  # it holds no more than that
+
+
 class Ready(NamedTuple):
     """Effects, in the order in which they must happen; see the module's head."""
 
@@ -60,4 +69,5 @@ class Ready(NamedTuple):
     state_changed: bool  # role, term or leader differ from the last Ready
     urgent_delay_ms: int | None = None  # call `urgent` so long from now, once; NOT_URGENT: do not; None: as before
     begun: bool = False  # probation is over: once this Ready's write is durable, the folder need not say so any more
+    lost_logs: Sequence[LostLog] = ()  # say it aloud: until it is mended, entries are on fewer disks than was believed
     commit_untold: bool = False  # call `tell_commit` soon: followers wait for a commit index (only with commit_along)

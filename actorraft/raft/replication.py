@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 from actorraft.raft.errors import NotLeader, ProposalRefused
 from actorraft.raft.log import item_bytes
 from actorraft.raft.messages import (
+    NO_ENTRY,
     AppendEntries,
     AppendEntriesResponse,
     Configuration,
     EntryId,
     InstallSnapshotResponse,
     LogEntry,
+    Reminder,
 )
 from actorraft.raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress, next_index_after_rejection, rejection_hint
 from actorraft.raft.quorum import committed_index
-from actorraft.raft.ready import LeaderState
+from actorraft.raft.ready import LeaderState, LostLog
 
 if TYPE_CHECKING:
     from actorraft.raft.server import RaftServer
@@ -75,8 +77,10 @@ def broadcast_heartbeat(self: RaftServer) -> None:
     self.reads.next_round()
     if self.leases:
         self.reads.lease_sent(self.now_ticks, self.config.election_timeout_ticks)
-    for progress in self.progress.values():
+    for peer_id, progress in self.progress.items():
         progress.append_due = True
+        if progress.owed is not NO_ENTRY:
+            self.remind(peer_id, progress)
     self.send_due = True
 
 
@@ -170,16 +174,21 @@ def handle_append_entries_response(self: RaftServer, message: AppendEntriesRespo
     if progress is None:
         return
     if message.success:
-        if progress.acknowledge(message.match_index):
+        if progress.acknowledge(message.match_index, self.reads.round):
             self.maybe_commit(progress.match_index)
         if progress.state is PROBE and message.match_index == progress.match_index:
             progress.become_replicate()
+            if self.commit_is_news(progress):
+                progress.append_due = True  # what was committed meanwhile was told to those who replicated already
         elif progress.state is SNAPSHOT:
             self.check_snapshot(progress, message.round)
     else:
         hint = EntryId(message.hint_term, message.hint_index)
         next_index = next_index_after_rejection(self.log, hint, message.rejected_index)
-        progress.reject(message.rejected_index, next_index)
+        if progress.has_lost(message.rejected_index, message.round):
+            self.note_lost_log(message.source, progress, next_index)
+        else:
+            progress.reject(message.rejected_index, next_index)
     self.heard_follower(progress, message.round, leased=self.leases)
 
 
@@ -187,8 +196,8 @@ def hear_follower(self: RaftServer, message: AppendEntriesResponse | InstallSnap
     """Note that a follower lives; return this leader's view of it, None if there is none (any more)."""
     progress = self.progress.get(message.source) if self.state is LeaderState else None
     if progress is not None:
-        if progress.counts and not message.counts:
-            progress.void()
+        if progress.counts and not message.counts and progress.match_index >= 0:
+            self.note_lost_log(message.source, progress, next_index=0)
         progress.counts = message.counts
         progress.recent_active = True
         progress.silent_ticks = 0
@@ -202,6 +211,26 @@ def heard_follower(self: RaftServer, progress: Progress, answered_round: int, *,
         self.count_round(progress, answered_round, leased=leased)
         self.check_transfer()
         self.check_catch_up()
+
+
+def note_lost_log(self: RaftServer, peer_id: int, progress: Progress, next_index: int) -> None:
+    """Count a follower no longer for what it acknowledged and lost, say so, and bring it what it lacks.
+
+    What it acknowledged may be committed, and on fewer disks than a majority now. Until it holds that again it must
+    not help to elect somebody who does not; only its leader knows, and reminds it (`handle_reminder`).
+    """
+    # What is compacted here is committed, so no later leader is without it (§5.4.3).
+    index = max(progress.match_index, self.log.first_index - 1)
+    owed = EntryId(self.log.term_at(index), index)
+    self.effects.lost_logs += (LostLog(peer_id, progress.match_index, next_index - 1),)
+    progress.lose(owed, next_index)
+    self.remind(peer_id, progress)
+
+
+def remind(self: RaftServer, peer_id: int, progress: Progress) -> None:
+    """Tell a follower what it had acknowledged."""
+    owed = progress.owed
+    self.effects.messages.append(Reminder(self.node_id, peer_id, self.current_term, owed.index, owed.term))
 
 
 def maybe_commit(self: RaftServer, hint_index: int | None = None) -> None:
@@ -220,10 +249,12 @@ def maybe_commit(self: RaftServer, hint_index: int | None = None) -> None:
         self.commit_to(index)
         self.send_due = True
         self.effects.commit_untold = self.commit_along
-        if first and self.commit_along:
+        if first:
             # What stopped the last leader (a command that holds its process up) may be in here, and may stop this one
-            # before it has said so; the next one would meet it as a leader too. Told now, all meet it at once.
-            self.broadcast_heartbeat()
+            # before it has said so; the next one would meet it as a leader too. Told now, all meet it at once. And
+            # whose probe was lost since the election is asked again.
+            for progress in self.progress.values():
+                progress.append_due = True
         self.after_leader_commit()
 
 
@@ -270,11 +301,22 @@ def handle_append_entries(self: RaftServer, message: AppendEntries) -> None:
     if entries:
         self.store_entries(prev_index + 1, entries)
     match_index = prev_index + len(entries)
+    if self.owed is not NO_ENTRY and match_index >= self.owed.index:
+        self.owed = NO_ENTRY  # a leader's log is here up to there
     # Only up to what this message verified: what follows in this log may be another leader's (Figure 2, step 5).
     self.commit_to(min(message.commit_index, match_index))
     if self.probation is not None:
         self.check_probation(message)
     self.acknowledge_append(message, match_index)
+
+
+def handle_reminder(self: RaftServer, message: Reminder) -> None:
+    """Take note that this disk held more: until it does again, vote as if it still did (§5.4.1), and do not lead."""
+    self.hear_leader(message.source)
+    owed = EntryId(message.owed_term, message.owed_index)
+    if owed > max(self.log.last, self.owed):
+        self.owed = owed
+        self.effects.lost_logs += (LostLog(self.node_id, owed.index, self.log.last_index),)
 
 
 def store_entries(self: RaftServer, first: int, entries: list[LogEntry]) -> None:

@@ -45,6 +45,7 @@ from actorraft.raft.messages import (
     Message,
     ReadIndex,
     ReadIndexResponse,
+    Reminder,
     RequestVote,
     RequestVoteResponse,
     Standing,
@@ -151,6 +152,7 @@ class RaftServer:
         self.send_due = False  # followers may need messages: `flush` has something to look at
 
         # At a follower
+        self.owed = NO_ENTRY  # a leader said that this disk held it, and it does not; see `handle_reminder`
         self.receiving: snapshots.Receiving | None = None  # a snapshot that is not complete yet
         # Number on the wire -> (token, deadline in ticks); numbers and deadlines ascend; empty without a leader
         self.forwarded_reads: dict[int, tuple[int, int]] = {}
@@ -179,6 +181,7 @@ class RaftServer:
             InstallSnapshot: self.handle_install_snapshot,
             InstallSnapshotResponse: self.handle_install_snapshot_response,
             TimeoutNow: self.handle_timeout_now,
+            Reminder: self.handle_reminder,
             ReadIndex: self.handle_read_index,
             ReadIndexResponse: self.handle_read_index_response,
         }
@@ -360,9 +363,12 @@ class RaftServer:
     handle_append_entries_response = replication.handle_append_entries_response
     hear_follower = replication.hear_follower
     heard_follower = replication.heard_follower
+    note_lost_log = replication.note_lost_log
+    remind = replication.remind
     maybe_commit = replication.maybe_commit
     after_leader_commit = replication.after_leader_commit
     handle_append_entries = replication.handle_append_entries
+    handle_reminder = replication.handle_reminder
     store_entries = replication.store_entries
     acknowledge_append = replication.acknowledge_append
     commit_to = replication.commit_to

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from actorraft.raft.messages import Configuration, EntryId, InstallSnapshot, InstallSnapshotResponse
+from actorraft.raft.messages import NO_ENTRY, Configuration, EntryId, InstallSnapshot, InstallSnapshotResponse
 from actorraft.raft.progress import SNAPSHOT, Progress
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def handle_install_snapshot_response(self: RaftServer, message: InstallSnapshotR
         return
     if progress.state is SNAPSHOT and message.snapshot_index == progress.snapshot_id.index:
         if message.done:
-            progress.acknowledge(message.snapshot_index)
+            progress.acknowledge(message.snapshot_index, self.reads.round)
             progress.become_replicate()
             self.maybe_commit(progress.match_index)
         elif message.next_offset != progress.snapshot_offset:
@@ -159,6 +159,8 @@ def install(self: RaftServer, snapshot_id: EntryId, configuration: Configuration
     self.log.reset(snapshot_id)
     self.snapshot_id = snapshot_id
     self.commit_index = snapshot_id.index
+    if snapshot_id.index >= self.owed.index:
+        self.owed = NO_ENTRY
     self.effects.install(snapshot_id)
     self.configurations = [(snapshot_id.index, configuration)]
     self.use_configuration()

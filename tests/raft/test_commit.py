@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from actorraft.raft import AppendEntries, Configuration, LeaderState, RaftServer, RequestVoteResponse
-from tests.helpers import acknowledge, drain, drain_committed, entries_of, log_of, make_leader, make_server, voters
+from actorraft.raft import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Configuration,
+    LeaderState,
+    RaftServer,
+    RequestVoteResponse,
+)
+from tests.helpers import (
+    acknowledge,
+    appends_to,
+    drain,
+    drain_committed,
+    entries_of,
+    log_of,
+    make_leader,
+    make_server,
+    voters,
+)
 
 
 @pytest.mark.parametrize(
@@ -105,3 +122,28 @@ def test_a_restart_hands_everything_after_the_snapshot_over_again() -> None:
     server.campaign()
 
     assert len(drain_committed(server)) == 4
+
+
+@pytest.mark.parametrize("commit_along", [False, True], ids=["told at once", "told along"])
+def test_a_follower_whose_probe_was_lost_is_asked_again_when_the_new_leader_commits(commit_along: bool) -> None:
+    """No heartbeat is needed: no time passes here."""
+    leader = make_leader(commit_along=commit_along)
+
+    acknowledge(leader, 1)
+
+    (append,) = appends_to(drain(leader), 2)
+    assert (append.prev_index, append.entries, append.commit_index) == (-1, [], 0)
+    leader.step(AppendEntriesResponse(2, 0, 1, True, -1, append.round))
+    (append,) = appends_to(drain(leader), 2)
+    assert (append.prev_index, len(append.entries), append.commit_index) == (-1, 1, 0)
+
+
+def test_a_follower_that_leaves_probe_late_is_told_what_was_committed_meanwhile() -> None:
+    leader = make_leader(commit_along=True)
+    acknowledge(leader, 1)
+    drain(leader)
+
+    acknowledge(leader, 2)
+
+    (append,) = appends_to(drain(leader), 2)
+    assert (append.prev_index, append.commit_index) == (0, 0)

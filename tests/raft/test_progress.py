@@ -42,11 +42,11 @@ def test_the_window_is_bounded_in_messages_and_in_bytes() -> None:
         progress.sent(index, 1)
     openings = [progress.window_open]
 
-    progress.acknowledge(6)
+    progress.acknowledge(6, 0)
     openings.append(progress.window_open)
     progress.sent(9, 100)
     openings.append(progress.window_open)
-    progress.acknowledge(9)
+    progress.acknowledge(9, 0)
     openings.append(progress.window_open)
 
     assert openings == [False, True, False, True]
@@ -62,7 +62,7 @@ def test_an_acknowledgement_raises_match_and_frees_the_window(
 ) -> None:
     progress = replicating(next_index=8)
 
-    assert progress.acknowledge(match_index) is news
+    assert progress.acknowledge(match_index, 0) is news
 
     assert (progress.match_index, progress.next_index, len(progress.inflight)) == (match_then, next_then, inflight_then)
 
@@ -104,7 +104,7 @@ def test_a_rejection_while_a_snapshot_is_sent_means_nothing() -> None:
 
     assert not progress.reject(7, 3)
     assert (progress.state, progress.chunk_due, progress.snapshot_offset) == (ProgressState.SNAPSHOT, True, 0)
-    progress.acknowledge(20)
+    progress.acknowledge(20, 0)
     progress.become_replicate()
     assert progress.next_index == 21
 

@@ -116,3 +116,23 @@ def test_a_leader_ignores_a_timeout_now() -> None:
     leader.step(TimeoutNow(1, 0, 1))
 
     assert (leader.state, leader.current_term) == (LeaderState, 1)
+
+
+@pytest.mark.parametrize("lost_twice", [False, True], ids=["in replicate", "in probe"])
+def test_a_target_whose_last_appends_were_lost_is_asked_at_once(lost_twice: bool) -> None:
+    """No heartbeat is needed: no time passes here."""
+    cluster = Cluster(3)
+    cluster.elect(0)
+    cluster.isolate(2)
+    cluster.propose(0, b"x")
+    cluster.settle()
+    if lost_twice:
+        cluster[0].progress[2].become_probe()
+        cluster.propose(0, b"y")
+        cluster.settle()
+    cluster.heal()
+
+    cluster[0].transfer_leadership(2)
+    cluster.settle()
+
+    assert cluster.expect_leader().node_id == 2

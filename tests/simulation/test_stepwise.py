@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from actorraft.raft import AppendEntries, LeaderState, LogEntry, RequestVote
@@ -179,3 +181,25 @@ def test_a_leader_without_a_committed_entry_is_reported() -> None:
 def test_a_simulation_has_at_least_one_node() -> None:
     with pytest.raises(ValueError, match="at least one node"):
         RaftSimulation(0)
+
+
+def test_a_node_that_comes_back_with_an_older_log_is_named_and_caught_up_and_nobody_floods_the_net() -> None:
+    sim = RaftSimulation(3)
+    noticed: list[tuple[str, Any]] = []
+    sim.nodes[0].observer.noticed = lambda what, value: noticed.append((what, value))  # type: ignore[method-assign]
+    sim.nodes[0].become_leader()
+    for number in range(5):
+        sim.nodes[0].client_append_entry(f"x={number}")
+    sim.step_all()
+    sim.tick(sim.config.heartbeat_ticks)
+    sim.step_all()
+
+    sim.set_disk(2, list(sim.nodes[0].server.log[:2]), term=1)
+    sim.tick(2 * sim.config.heartbeat_ticks)
+    sim.step_all()
+
+    assert sim.nodes[2].server.log == sim.nodes[0].server.log
+    assert "node 2 came back without entries 2 to 5" in sim.nodes[2].status()["error"]
+    assert [(what, node_id) for what, (node_id, _) in noticed] == [("lost log", 2)]
+    assert [node.status()["error"] for node in sim.nodes[:2]] == [None, None]
+    assert sim.nodes[0].is_leader()

@@ -367,11 +367,11 @@ def last_before(disk: SimDisk, term: int) -> tuple[int, int]:
     """Return (term, index) of the last entry of an earlier term.
 
     Entries of the vote's own term come from the leader of that term. They may have been written behind the vote, by the
-    same write, so they were not there when it was decided.
+    same write, so they were not there when it was decided. A snapshot of that term hides what was: nothing is known then.
     """
     index = disk.last_index
     for entry in reversed(disk.entries):
         if entry.term < term:
             return entry.term, index
         index -= 1
-    return disk.previous_term, index
+    return (disk.previous_term, index) if disk.previous_term < term else (-1, -1)

@@ -15,6 +15,7 @@ settings.load_profile("default")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="the seed of every random choice a test makes by itself")
+    parser.addoption("--rewrite-scenarios", action="store_true", help="write down what happens now, to be reviewed")
 
 
 @pytest.fixture

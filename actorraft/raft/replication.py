@@ -249,7 +249,7 @@ def maybe_commit(self: RaftServer, hint_index: int | None = None) -> None:
         self.commit_to(index)
         self.send_due = True
         self.effects.commit_untold = self.commit_along
-        if first:
+        if first and self.noop:  # without a no-op, in simulations of the paper, no more is sent than the paper says
             # What stopped the last leader (a command that holds its process up) may be in here, and may stop this one
             # before it has said so; the next one would meet it as a leader too. Told now, all meet it at once. And
             # whose probe was lost since the election is asked again.

@@ -42,8 +42,9 @@ def transfer_leadership(self: RaftServer, target: int | None = None) -> None:
         raise ProposalRefused(f"leadership can only go to another voter ({sorted(voters - {self.node_id})})")
     self.transfer_target = target
     self.transfer_ticks = 0
-    # The last appends to it may be lost: ask now, for the next heartbeat is far.
-    self.progress[target].append_due = self.send_due = True
+    if self.progress[target].match_index < self.log.last_index:
+        # The last appends to it may be lost: ask now, for the next heartbeat is far.
+        self.progress[target].append_due = self.send_due = True
     self.check_transfer()
 
 

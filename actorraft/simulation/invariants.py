@@ -118,7 +118,8 @@ class Checker:
             if term < view.term:
                 raise InvariantViolation("terms never fall", f"node {node.node_id} went from {view.term} to {term}")
             view.term = term
-        if server.state is LeaderState and view.led_term != term:
+        # One that crashes before its term is stored has led nobody: alone in its configuration, it may win at once.
+        if server.state is LeaderState and view.led_term != term and node.disk.hard_state.term == term:
             view.led_term = term
             self._check_leader(node, server, term)
         view.configuration = self.configuration_of(node)
@@ -367,7 +368,7 @@ def last_before(disk: SimDisk, term: int) -> tuple[int, int]:
     """Return (term, index) of the last entry of an earlier term.
 
     Entries of the vote's own term come from the leader of that term. They may have been written behind the vote, by the
-    same write, so they were not there when it was decided. A snapshot of that term hides what was: nothing is known then.
+    same write, so they were not there when it was decided. A snapshot of that term hides what was there.
     """
     index = disk.last_index
     for entry in reversed(disk.entries):

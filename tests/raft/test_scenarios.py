@@ -28,7 +28,9 @@ def test_what_differs_is_seen_and_prose_is_kept() -> None:
 
     happened = Scenario().run(text)
 
-    assert happened.startswith("Prose.\n> cluster 1\n> campaign 0\n    0 is leader of term 1\n    0 stores term 1, vote 0")
+    assert happened.startswith(
+        "Prose.\n> cluster 1\n> campaign 0\n    0 is leader of term 1\n    0 stores term 1, vote 0"
+    )
     assert happened.endswith("\n\nMore prose.\n")
     assert Scenario().run(happened) == happened
 

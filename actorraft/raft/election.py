@@ -187,8 +187,8 @@ def check_quorum(self: RaftServer) -> None:
 def campaign(self: RaftServer, *, pre_vote: bool | None = None, transfer: bool = False) -> None:
     """Try to become leader: ask for pre-votes first (D§9.6), or for votes at once (§5.2).
 
-    Does nothing at a leader, at a node that is no voter or on probation, under a lease that it acknowledged, or while it
-    owes log.
+    Does nothing at a leader, at a node that is no voter or on probation, under a lease that it acknowledged, or while
+    it owes log.
 
     Args:
         pre_vote: None for what the configuration says.

@@ -134,7 +134,6 @@ class RaftServer:
         # A lease that it acknowledged (D§6.4.1): no vote while it runs. It may have acknowledged one before a restart.
         restarted = self.config.lease_reads and self.current_term > 0
         self.promise_ticks = self.config.election_timeout_ticks + 1 if restarted else 0
-
         self.probation = probation  # None: it votes and counts; once None, it stays so
 
         # Figure 2, volatile state on leaders, and what else only a leader has; nothing of it outlives its term but

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from actorraft.simulation.play import STEPS, Outcome
 from actorraft.simulation.runner import Summary, replay_command, run_seeds, trace_seed
-from actorraft.simulation.world import STEPS, Outcome
 
 app = typer.Typer(add_completion=False)
 console = Console(soft_wrap=True, highlight=False)

@@ -1,104 +1,22 @@
-"""What goes wrong in a run: the seed's profile, and the nemesis that carries it out.
-
-No profile has everything: each seed switches most kinds of fault off, so that the rest can go far (swarm testing);
-a world in which everything fails all the time only ever holds elections.
-
-Source:     Groce et al. 2012, "Swarm testing".
-"""
+"""What goes wrong in a run: the nemesis carries out what the seed has chosen (profile.py), and mends it in the end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from actorraft.raft.config import RaftConfig
-
 if TYPE_CHECKING:
     from actorraft.simulation.node import SimNode
-    from actorraft.simulation.world import World
-
-KINDS = (
-    "crash",
-    "fuse",
-    "power cut",
-    "partition",
-    "isolate",
-    "one way",
-    "bridge",
-    "bad network",
-    "disk stall",
-    "disk failure",
-    "pause",
-    "clock leap",
-    "wall clock",
-    "disconnect",
-    "membership",
-    "transfer",
-    "snapshot",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """What one seed has chosen."""
-
-    kinds: tuple[str, ...]  # of faults
-    every_us: int  # mean time between faults
-    config: RaftConfig
-    clients: int = 4
-    think_us: int = 20_000  # mean time between the calls of a client
-    keys: int = 12
-    timeouts_s: tuple[float, ...] = (0.3, 1.0, 3.0)
-    drift: float = 0.0  # clocks run up to so much too fast or too slow
-    delayed_executor: bool = False
-    wire: bool = False  # encode and decode every message
-    ghosts: bool = False  # messages to a node reach its next process, too
-
-    @classmethod
-    def draw(cls, rng: Random) -> Profile:
-        """Choose for a seed."""
-        kinds = tuple(kind for kind in KINDS if rng.random() < 0.4)
-        lease_reads = rng.random() < 0.3
-        if lease_reads:
-            kinds = tuple(kind for kind in kinds if kind != "clock leap")  # outside the stated bound of leases
-        tick_s, election_timeout_ticks, heartbeat_ticks = rng.choice(((0.01, 20, 4), (0.02, 10, 2), (0.025, 8, 2)))
-        kinds = kinds or ("crash",)
-        config = RaftConfig(
-            tick_s=tick_s,
-            election_timeout_ticks=election_timeout_ticks,
-            heartbeat_ticks=heartbeat_ticks,
-            pre_vote=rng.random() < 0.85,
-            check_quorum=True if lease_reads else rng.random() < 0.85,
-            lease_reads=lease_reads,
-            inflight_max=rng.choice((1, 4, 64)),
-            append_bytes_max=rng.choice((200, 2_000, 1 << 20)),
-            uncommitted_bytes_max=rng.choice((2_000, 1 << 20)),
-            snapshot_after_entries=rng.choice((15, 60, 200, 100_000)),
-            trailing_entries=rng.choice((0, 3, 30)),
-            snapshot_chunk_bytes=rng.choice((80, 300, 1 << 20)),
-            session_expiry_s=rng.choice((3600.0, 3600.0, 3600.0, 3.0)),
-        )
-        return cls(
-            kinds=kinds,
-            every_us=rng.choice((30_000, 100_000, 300_000)),
-            config=config,
-            clients=rng.choice((2, 4, 6)),
-            think_us=rng.choice((10_000, 25_000, 60_000)),
-            keys=rng.choice((3, 12, 40)),
-            drift=rng.choice((0.0, 0.0, 0.01, 0.04)),
-            delayed_executor=rng.random() < 0.5,
-            wire=rng.random() < 0.15,
-            ghosts=rng.random() < 0.3,
-        )
+    from actorraft.simulation.play import Play
 
 
 class Nemesis:
     """Carries out a profile."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.rng = Random(world.rng.getrandbits(64))
+    def __init__(self, play: Play) -> None:
+        self.play, self.world = play, play.world
+        self.timeline, self.network = play.world.timeline, play.world.network
+        self.rng = Random(play.world.rng.getrandbits(64))
         self.mended = False
 
     def begin(self) -> None:
@@ -106,18 +24,18 @@ class Nemesis:
         self._later()
 
     def _later(self) -> None:
-        self.world.after(int(self.rng.expovariate(1 / self.world.profile.every_us)) + 1, self._strike, None)
+        self.timeline.after(int(self.rng.expovariate(1 / self.world.profile.every_us)) + 1, self._strike, None)
 
     def _strike(self, _: object) -> None:
         if self.mended:
             return
         kind = self.rng.choice(self.world.profile.kinds)
         getattr(self, "_" + kind.replace(" ", "_"))()
-        self.world.events += 1
+        self.timeline.events += 1
         self._later()
 
     def _count(self, kind: str, node_id: int = -1, text: str = "") -> None:
-        self.world.faults[kind] += 1
+        self.play.faults[kind] += 1
         self.world.note(node_id, text or kind)
 
     def _victim(self) -> SimNode | None:
@@ -152,12 +70,12 @@ class Nemesis:
         """A node went down: decide when it comes back."""
         if not node.retired:
             delay_us = 50_000 if self.mended else self._around((1_000, 50_000, 400_000))
-            self.world.after(delay_us, self.world.boot, node)
+            self.timeline.after(delay_us, self.world.boot, node)
 
     def _pause(self) -> None:
         node = self._victim()
         if node is not None:
-            timeout_us = int(self.world.config.election_timeout_ticks * self.world.config.tick_s * 1e6)
+            timeout_us = int(self.world.profile.config.election_timeout_ticks * self.world.profile.config.tick_s * 1e6)
             us = int(timeout_us * self.rng.choice((0.3, 1.0, 3.0)))
             self._count("pause", node.node_id, f"stands still for {us / 1e6:.3f} s")
             node.pause(us)
@@ -169,23 +87,23 @@ class Nemesis:
 
     def _for_a_while(self) -> None:
         """Mend the links some time later."""
-        self.world.after(self._around((50_000, 300_000, 1_000_000)), self._mend_links, None)
+        self.timeline.after(self._around((50_000, 300_000, 1_000_000)), self._mend_links, None)
 
     def _around(self, choices: tuple[int, ...]) -> int:
         """Return one of the choices, give or take a half."""
         return int(self.rng.choice(choices) * (0.5 + self.rng.random()))
 
     def _mend_links(self, _: object) -> None:
-        if self.world.network.cut:
+        if self.network.cut:
             self.world.note(-1, "links are mended")
-        self.world.network.heal()
+        self.network.heal()
 
     def _partition(self) -> None:
         members = self._members()
         self.rng.shuffle(members)
         split = self.rng.randrange(1, len(members)) if len(members) > 1 else 0
         self._count("partition", text=f"partition: {sorted(members[:split])} | {sorted(members[split:])}")
-        self.world.network.cut_between(members[:split], members[split:])
+        self.network.cut_between(members[:split], members[split:])
         self._cut_clients(members[:split])
         self._for_a_while()
 
@@ -193,15 +111,15 @@ class Nemesis:
         node = self._victim()
         if node is not None:
             self._count("isolate", node.node_id, "is isolated")
-            self.world.network.cut_between([node.node_id], self._members())
+            self.network.cut_between([node.node_id], self._members())
             self._cut_clients([node.node_id])
             self._for_a_while()
 
     def _cut_clients(self, nodes: list[int]) -> None:
         """Sometimes clients are on one side, too."""
-        for client in self.world.clients:
+        for client in self.play.clients:
             if self.rng.random() < 0.3:
-                self.world.network.cut_between([client.address], nodes)
+                self.network.cut_between([client.address], nodes)
 
     def _one_way(self) -> None:
         node = self._victim()
@@ -211,7 +129,7 @@ class Nemesis:
             for other in self._members():
                 if other != node.node_id and self.rng.random() < 0.7:
                     link = (other, node.node_id) if inwards else (node.node_id, other)
-                    self.world.network.cut_link(*link)
+                    self.network.cut_link(*link)
             self._for_a_while()
 
     def _bridge(self) -> None:
@@ -222,11 +140,11 @@ class Nemesis:
         self.rng.shuffle(members)
         half = (len(members) - 1) // 2
         self._count("bridge", members[-1], "is the only link between two halves")
-        self.world.network.cut_between(members[:half], members[half:-1])
+        self.network.cut_between(members[:half], members[half:-1])
         self._for_a_while()
 
     def _bad_network(self) -> None:
-        network, choice = self.world.network, self.rng.choice
+        network, choice = self.network, self.rng.choice
         network.drop = choice((0.0, 0.02, 0.2))
         network.duplicate = choice((0.0, 0.02, 0.2))
         network.reorder = choice((0.0, 0.05, 0.3))
@@ -245,8 +163,8 @@ class Nemesis:
         self._count("disconnect")
         world = self.world
         for one, peer in ((node, other), (other, node)):
-            world.after(1, world.connection, (one, one.start, peer.node_id, False))
-            world.after(20_000, world.connection, (one, one.start, peer.node_id, True))
+            self.timeline.after(1, world.connection, (one, one.start, peer.node_id, False))
+            self.timeline.after(20_000, world.connection, (one, one.start, peer.node_id, True))
 
     # --- Disks and clocks ---
 
@@ -280,13 +198,13 @@ class Nemesis:
         leader = self.world.leader()
         if leader is not None:
             target = self.rng.choice([None, *self.world.nodes])
-            self.world.operator.ask(leader.node_id, "transfer", target=target)
+            self.play.operator.ask(leader.node_id, "transfer", target=target)
             self._count("transfer asked for")
 
     def _snapshot(self) -> None:
         node = self._victim()
         if node is not None:
-            self.world.operator.ask(node.node_id, "snapshot")
+            self.play.operator.ask(node.node_id, "snapshot")
 
     def _membership(self) -> None:
         """Ask the leader for a change: add, promote, demote, remove, or exchange members."""
@@ -313,11 +231,11 @@ class Nemesis:
                 changes.append(("remove", rng.choice(members)))
         if changes:
             self._count("membership asked for", text=f"the operator asks for {changes}")
-            self.world.operator.ask(leader.node_id, "change_membership", changes=changes)
+            self.play.operator.ask(leader.node_id, "change_membership", changes=changes)
 
     def _introduce(self, node_id: int) -> None:
-        for client in self.world.clients:
-            self.world.after(1_000, client.connection, (node_id, True))
+        for client in self.play.clients:
+            self.timeline.after(1_000, client.connection, (node_id, True))
 
     def retire_strangers(self, members: frozenset[int]) -> None:
         """Switch off what is no member (any more)."""
@@ -333,11 +251,12 @@ class Nemesis:
         """End everything that goes wrong; what is down comes up."""
         self.mended = True
         world = self.world
-        world.network.heal()
+        self.network.heal()
         for node in world.nodes.values():
             node.fuse = 0
             node.disk.fail_next = False
             node.disk.stall_us = 0
+            node.calm = True
             node.resume()
             if not node.up and not node.retired:
-                world.after(10_000, world.boot, node)
+                self.timeline.after(10_000, world.boot, node)

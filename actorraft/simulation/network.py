@@ -10,14 +10,18 @@ Shape:      a link is (source, dest); a cut has a direction, so one-way cuts are
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
+from typing import Any
+
+from actorraft.simulation.timeline import Timeline
 
 
 class SimNetwork:
     """Says when, how often, and whether a message arrives."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, timeline: Timeline, rng: Random) -> None:
+        self.timeline = timeline
         self.rng = rng
         self.delay_us = (100, 600)
         self.drop = 0.0  # probabilities
@@ -27,6 +31,20 @@ class SimNetwork:
         self.cut: set[tuple[int, int]] = set()
         self.counts: Counter[str] = Counter()
         self._last: dict[tuple[int, int], int] = {}  # link -> arrival of the last message that kept its place
+
+    def carry(
+        self,
+        source: int,
+        dest: int,
+        action: Callable[[Any], None],
+        argument: Any,
+        *,
+        later_us: int = 0,
+        peers: bool = True,
+    ) -> None:
+        """Let what is sent in `later_us` arrive: `action(argument)` happens then, as often as it arrives."""
+        for at_us in self.arrivals(source, dest, self.timeline.now_us + later_us, peers=peers):
+            self.timeline.at(at_us, action, argument)
 
     def arrivals(self, source: int, dest: int, now_us: int, *, peers: bool = True) -> tuple[int, ...]:
         """Return the instants (microseconds) at which a message sent now arrives; none if it is lost."""

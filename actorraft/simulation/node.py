@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from actorraft import codec
 from actorraft.errors import StorageFailed
@@ -22,11 +22,12 @@ from actorraft.node.logtime import Ticks
 from actorraft.raft.messages import AppendEntriesResponse, Configuration, HardState, LogEntry, Message
 from actorraft.raft.server import RaftServer
 from actorraft.simulation.disk import SimDisk
-from actorraft.simulation.invariants import InvariantViolation, View
+from actorraft.simulation.invariants import Checker, InvariantViolation, View
 from actorraft.simulation.machine import SimHost
-
-if TYPE_CHECKING:
-    from actorraft.simulation.world import World
+from actorraft.simulation.network import SimNetwork
+from actorraft.simulation.profile import Profile
+from actorraft.simulation.timeline import Timeline
+from actorraft.simulation.trace import Trace
 
 
 class SimulatedCrash(BaseException):
@@ -44,7 +45,7 @@ class SimClock:
 
     def monotonic(self) -> float:
         node = self.node
-        return (node.world.now_us + node.spent_us) * 1e-6 * self.rate + self.ahead_s
+        return (node.timeline.now_us + node.spent_us) * 1e-6 * self.rate + self.ahead_s
 
     def wall(self) -> float:
         return self.monotonic() + self.wall_offset_s
@@ -58,10 +59,10 @@ class Reads(Observer):
         self._asked: dict[int, int] = {}  # read -> what was committed when it was asked for
 
     def read_asked(self, token: int) -> None:
-        self._asked[token] = len(self._node.world.checker.committed) - 1
+        self._asked[token] = len(self._node.checker.committed) - 1
 
     def read_answered(self, token: int, index: int) -> None:
-        self._node.world.checker.read_answered(self._node, index, self._asked.pop(token))
+        self._node.checker.read_answered(self._node, index, self._asked.pop(token))
 
 
 class DelayedExecutor:
@@ -80,12 +81,12 @@ class DelayedExecutor:
         self.queue.append(work)
         if not self.busy:
             self.busy = True
-            self.node.world.after(self.node.spent_us + self.cost_us(), self.run, None)
+            self.node.timeline.after(self.node.spent_us + self.cost_us(), self.run, None)
 
     def cost_us(self) -> int:
         """Return how long the next piece takes: mostly little, sometimes very long."""
         random = self.node.rng.random
-        slow = random() < 0.02 and not self.node.world.mending
+        slow = random() < 0.02 and not self.node.calm
         return int(random() * (200_000 if slow else 100)) + 20
 
     def run(self, _: object) -> None:
@@ -93,8 +94,8 @@ class DelayedExecutor:
         node = self.node
         if node.start != self.start or not node.up:
             return
-        if node.paused_until_us > node.world.now_us:
-            node.world.at(node.paused_until_us, self.run, None)
+        if node.paused_until_us > node.timeline.now_us:
+            node.timeline.at(node.paused_until_us, self.run, None)
             return
         spent_us = node.spent_us
         try:
@@ -108,7 +109,7 @@ class DelayedExecutor:
         finally:
             node.spent_us = spent_us
         if self.queue:
-            node.world.after(self.cost_us(), self.run, None)
+            node.timeline.after(self.cost_us(), self.run, None)
         else:
             self.busy = False
         if type(work) is not Apply or not work.quiet:
@@ -121,16 +122,40 @@ class DelayedExecutor:
 
 
 class SimNode:
-    """One node: a disk that stays, and a process that comes and goes. Implements DiskHooks, Net and Clients."""
+    """One node: a disk that stays, and a process that comes and goes. Implements DiskHooks, Net and Clients.
 
-    def __init__(self, world: World, node_id: int) -> None:
-        self.world = world
+    Args:
+        founding: the members of the cluster that it founds, or nobody.
+        nodes: all of them, by their id; this one among them soon.
+        crashed: told when the process is gone.
+    """
+
+    def __init__(
+        self,
+        node_id: int,
+        founding: Configuration,
+        *,
+        timeline: Timeline,
+        network: SimNetwork,
+        checker: Checker,
+        trace: Trace,
+        profile: Profile,
+        rng: random.Random,
+        nodes: Mapping[int, SimNode],
+        crashed: Callable[[SimNode], None],
+    ) -> None:
         self.node_id = self.address = node_id
-        self.peers: list[int] = []
-        self.rng = random.Random(world.rng.getrandbits(64))
+        self.founding = founding
+        self.timeline = timeline
+        self.network = network
+        self.checker = checker
+        self.trace = trace
+        self.profile = profile
+        self.rng = rng
+        self.nodes = nodes
+        self.crashed = crashed
         self.disk = SimDisk(self, self.rng)
         self.clock = SimClock(self)
-        self.founding = world.configuration if node_id in world.configuration.members else Configuration()
         self.driver: Driver | None = None
         self.server: RaftServer | None = None
         self.machine: SimHost | None = None
@@ -144,12 +169,13 @@ class SimNode:
         self.paused_until_us = 0
         self.wake_us = -1  # when the next wake-up is due
         self.fuse = 0  # effects left until a crash; 0: none is due
+        self.calm = False  # nothing goes wrong any more, and nothing takes long
 
     # --- The process comes and goes ---
 
     def boot(self) -> None:
         """Start a process on what the disk holds."""
-        world = self.world
+        config = self.profile.config
         self.start += 1
         self.up = True
         self.inbox = []
@@ -157,36 +183,35 @@ class SimNode:
         self.busy_until_us = self.paused_until_us = 0
         self.wake_us = -1
         self.machine = SimHost()
-        machine = Executor(self.machine, session_expiry_s=world.config.session_expiry_s)  # type: ignore[arg-type]
-        executor = DelayedExecutor(self, machine) if world.profile.delayed_executor else InlineExecutor(machine)
+        machine = Executor(self.machine, session_expiry_s=config.session_expiry_s)  # type: ignore[arg-type]
+        executor = DelayedExecutor(self, machine) if self.profile.delayed_executor else InlineExecutor(machine)
         self.driver = Driver(
             self,
             storage=self.disk,
             executor=executor,
             clients=self,
             clock=self.clock,
-            config=world.config,
+            config=config,
             configuration=self.founding,
             rng=random.Random(self.rng.getrandbits(64)),
             commit_along=True,
             observer=Reads(self),
         )
         self.server = self.driver.server
-        self.ticks = Ticks(self.clock, world.config.tick_s)
-        world.checker.started(self)
+        self.ticks = Ticks(self.clock, config.tick_s)
+        self.checker.started(self)
         self._plan_wake()
 
     def crash(self, how: str) -> None:
         """The process is gone, with everything that was not on its disk."""
-        world = self.world
-        world.note(self.node_id, f"crashes {how}")
+        self.trace.append((self.timeline.now_us, self.node_id, f"crashes {how}"))
         if self.server is not None:
-            world.checker.after(self)
+            self.checker.after(self)
         self.up = False
         self.disk.crash()
         self.driver = self.server = self.machine = None
         self.inbox = []
-        world.crashed(self)
+        self.crashed(self)
 
     # --- DiskHooks ---
 
@@ -203,12 +228,12 @@ class SimNode:
 
     def wrote(self, hard_state: HardState | None, first_index: int, entries: Sequence[LogEntry]) -> None:
         """A write is about to happen."""
-        self.world.checker.wrote(self, hard_state, first_index, entries)
+        self.checker.wrote(self, hard_state, first_index, entries)
 
     def compacting(self) -> None:
         """Entries are about to vanish into a snapshot: judge them while they can be seen."""
         if self.server is not None:
-            self.world.checker.after(self)
+            self.checker.after(self)
 
     # --- Net and Clients ---
 
@@ -216,24 +241,22 @@ class SimNode:
         """Hand a message to the network."""
         if self.fuse:
             self.effect("send")
-        world = self.world
-        world.checker.sends(self, message)
-        dest = world.nodes.get(message.dest)
+        self.checker.sends(self, message)
+        dest = self.nodes.get(message.dest)
         if dest is None:
             return
-        if world.profile.wire:
+        if self.profile.wire:
             message = codec.decode_message(codec.encode_message(message))
-        start = 0 if world.profile.ghosts else dest.start
-        for at_us in world.network.arrivals(self.node_id, message.dest, world.now_us + self.spent_us):
-            world.at(at_us, dest.deliver, (start, MessageEvent(message)))
+        start = 0 if self.profile.ghosts else dest.start
+        arriving = (start, MessageEvent(message))
+        self.network.carry(self.node_id, message.dest, dest.deliver, arriving, later_us=self.spent_us)
 
     def send_client(self, client: Any, frame: bytes, /) -> None:
         """Hand an answer to the network."""
         if self.fuse:
             self.effect("answer")
-        world = self.world
-        for at_us in world.network.arrivals(self.node_id, client.address, world.now_us + self.spent_us, peers=False):
-            world.at(at_us, client.deliver, (self, self.start, frame))
+        arriving = (self, self.start, frame)
+        self.network.carry(self.node_id, client.address, client.deliver, arriving, later_us=self.spent_us, peers=False)
 
     # --- The loop ---
 
@@ -242,8 +265,7 @@ class SimNode:
         start, event = what
         if not self.up or 0 < start != self.start:
             return  # its connection broke with the process it was meant for (0: for whichever runs then)
-        world = self.world
-        if world.now_us < self.busy_until_us or self.inbox:
+        if self.timeline.now_us < self.busy_until_us or self.inbox:
             self.inbox.append(event)
             self._wake_at(self.busy_until_us)
         else:
@@ -260,15 +282,15 @@ class SimNode:
 
     def wake(self) -> None:
         """The executor is done with something."""
-        self._wake_at(max(self.world.now_us, self.busy_until_us))
+        self._wake_at(max(self.timeline.now_us, self.busy_until_us))
 
     def _wake_at(self, at_us: int) -> None:
         if not 0 <= self.wake_us <= at_us:
             self.wake_us = at_us
-            self.world.at(at_us, self._on_wake, self.start)
+            self.timeline.at(at_us, self._on_wake, self.start)
 
     def _on_wake(self, start: int) -> None:
-        now_us = self.world.now_us
+        now_us = self.timeline.now_us
         if not self.up or start != self.start or now_us != self.wake_us:
             return  # meanwhile an earlier one was due, or another process
         self.wake_us = -1
@@ -282,25 +304,25 @@ class SimNode:
         """See to it that the next tick, and what is urgent, finds this node awake."""
         assert self.driver is not None
         wait_us = int(self.ticks.wait_s(self.driver.due_s) / self.clock.rate * 1e6) + 1
-        self._wake_at(max(self.world.now_us + self.spent_us + wait_us, self.busy_until_us))
+        self._wake_at(max(self.timeline.now_us + self.spent_us + wait_us, self.busy_until_us))
 
     def process(self, batch: list[Event]) -> None:
         """One turn of the loop: time first, then what arrived."""
-        world, driver = self.world, self.driver
+        timeline, driver = self.timeline, self.driver
         assert driver is not None
         self.spent_us = 0
         elapsed = self.ticks.take()
-        world.events += len(batch) + (elapsed > 0)
-        world.trace.extend([(world.now_us, self.node_id, event) for event in batch])
+        timeline.events += len(batch) + (elapsed > 0)
+        self.trace.extend([(timeline.now_us, self.node_id, event) for event in batch])
         try:
             driver.process_events([TickEvent(elapsed), *batch] if elapsed else batch)
-            world.checker.after(self)
+            self.checker.after(self)
             answered = [
                 event.message.source
                 for event in batch
                 if type(event) is MessageEvent and type(event.message) is AppendEntriesResponse
             ]
-            world.checker.settled(self, answered)
+            self.checker.settled(self, answered)
         except SimulatedCrash as crash:
             self.crash(f"at an effect: {crash}")
             return
@@ -311,17 +333,17 @@ class SimNode:
             raise
         except Exception as error:
             raise InvariantViolation("no error", f"node {self.node_id}: {type(error).__name__}: {error}") from error
-        self.busy_until_us = world.now_us + self.spent_us
+        self.busy_until_us = timeline.now_us + self.spent_us
         if self.wake_us < 0 or driver.due_s is not None:
             self._plan_wake()
         self.spent_us = 0
 
     def pause(self, us: int) -> None:
         """The process stands still (SIGSTOP); its clocks go on."""
-        self.busy_until_us = self.paused_until_us = max(self.busy_until_us, self.world.now_us + us)
+        self.busy_until_us = self.paused_until_us = max(self.busy_until_us, self.timeline.now_us + us)
 
     def resume(self) -> None:
         """Whatever keeps the process waiting is over."""
-        if self.up and self.busy_until_us > self.world.now_us:
-            self.busy_until_us = self.paused_until_us = self.world.now_us
+        if self.up and self.busy_until_us > self.timeline.now_us:
+            self.busy_until_us = self.paused_until_us = self.timeline.now_us
             self.wake()

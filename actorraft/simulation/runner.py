@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
-from actorraft.simulation.world import STEPS, Outcome, World
+from actorraft.simulation.play import STEPS, Outcome, Play
 
 CHUNK = 10  # seeds that a worker takes at once
 
@@ -17,15 +17,15 @@ CHUNK = 10  # seeds that a worker takes at once
 def run_seed(seed: int, *, num_nodes: int = 5, steps: int = STEPS) -> Outcome:
     """Run one seed to its end or its first violation."""
     _be_quiet()
-    return World(seed, num_nodes=num_nodes, steps=steps).run()
+    return Play(seed, num_nodes=num_nodes, steps=steps).run()
 
 
 def trace_seed(seed: int, *, num_nodes: int = 5, steps: int = STEPS) -> tuple[Outcome, Iterator[str]]:
     """Run one seed and keep its whole trace."""
     _be_quiet()
-    world = World(seed, num_nodes=num_nodes, steps=steps, trace_all=True)
-    outcome = world.run()
-    return outcome, world.trace.all()
+    play = Play(seed, num_nodes=num_nodes, steps=steps, trace_all=True)
+    outcome = play.run()
+    return outcome, play.world.trace.all()
 
 
 def _be_quiet() -> None:

@@ -21,7 +21,7 @@ from actorraft.simulation.linearizability import Operation
 
 if TYPE_CHECKING:
     from actorraft.simulation.node import SimNode
-    from actorraft.simulation.world import World
+    from actorraft.simulation.play import Play
 
 
 class Call:
@@ -48,11 +48,12 @@ class Later:
 class SimClient:
     """One client: a session, some calls outstanding, and a place in the network."""
 
-    def __init__(self, world: World, number: int) -> None:
-        self.world = world
+    def __init__(self, play: Play, number: int) -> None:
+        self.play, self.world = play, play.world
+        self.timeline = play.world.timeline
         self.number = number
         self.address = -1 - number  # nodes count from 0 upwards, clients from -1 downwards
-        self.rng = random.Random(world.rng.getrandbits(64))
+        self.rng = random.Random(play.world.rng.getrandbits(64))
         self.session = ClientSession(
             self._send,
             nonce=self.rng.getrandbits(63),
@@ -62,16 +63,14 @@ class SimClient:
         )
         self.waiting = 0  # calls whose caller waits
         self.wake_us = -1
-        for node in world.nodes.values():
+        for node in play.world.nodes.values():
             self.session.nodes.add(node.node_id)
 
     # --- The network's side ---
 
     def _send(self, node_id: int, frame: bytes) -> bool:
-        world = self.world
-        node = world.nodes[node_id]
-        for at_us in world.network.arrivals(self.address, node_id, world.now_us, peers=False):
-            world.at(at_us, node.deliver_frame, (node.start, self, frame))
+        node = self.world.nodes[node_id]
+        self.world.network.carry(self.address, node_id, node.deliver_frame, (node.start, self, frame), peers=False)
         return True
 
     def deliver(self, what: tuple[SimNode, int, bytes]) -> None:
@@ -79,15 +78,15 @@ class SimClient:
         node, start, frame = what
         if node.node_id not in self.session.nodes or (node.up and node.start != start):
             return
-        self.world.events += 1
-        now_s = self.world.now_us * 1e-6
+        self.timeline.events += 1
+        now_s = self.timeline.now_us * 1e-6
         self.session.receive(node.node_id, codec.decode_reply(frame), now_s)
         self.turn()
 
     def connection(self, what: tuple[int, bool]) -> None:
         """A node's connection broke or came up."""
         node_id, up = what
-        now_s = self.world.now_us * 1e-6
+        now_s = self.timeline.now_us * 1e-6
         if up:
             self.session.connected(node_id, now_s)
         else:
@@ -104,23 +103,24 @@ class SimClient:
         self.turn()
 
     def _begin(self) -> None:
-        world, rng, random = self.world, self.rng, self.rng.random
-        command_id = world.next_command_id
-        world.next_command_id += 1
-        key_number = int(random() * world.profile.keys)
+        play, rng, random = self.play, self.rng, self.rng.random
+        profile = self.world.profile
+        command_id = play.next_command_id
+        play.next_command_id += 1
+        key_number = int(random() * profile.keys)
         appends = key_number % 3 == 0
         key = f"k{key_number}"
         value = f"{command_id}." if appends else f"{command_id}"
         dice = random()
-        timeout_s = rng.choice(world.profile.timeouts_s)
-        deadline_s = world.now_us * 1e-6 + timeout_s
-        client, now_ns = self.number * 1000 + self.waiting, world.instant()
+        timeout_s = rng.choice(profile.timeouts_s)
+        deadline_s = self.timeline.now_us * 1e-6 + timeout_s
+        client, now_ns = self.number * 1000 + self.waiting, self.timeline.instant()
         self.waiting += 1
         operation = Operation(client, "get", key, None, None, None, "unknown", now_ns)
         if dice < 0.35:
             call = Call(operation, -1)
             encoded = codec.encode(["get", key])
-            consistency = "lease" if world.config.lease_reads and random() < 0.7 else "linearizable"
+            consistency = "lease" if profile.config.lease_reads and random() < 0.7 else "linearizable"
             to = "any" if random() < 0.3 else "leader"
             self.session.query(QueryCall(encoded, call, deadline_s, consistency, to))
         else:
@@ -130,7 +130,7 @@ class SimClient:
             elif dice < 0.7:
                 op, command = "put", [value]
             elif dice < 0.85:
-                op, command = "cas", [rng.choice(world.last_values.get(key, [None])), value]
+                op, command = "cas", [rng.choice(play.last_values.get(key, [None])), value]
             elif dice < 0.95:
                 op, command = "delete", []
             else:
@@ -139,14 +139,14 @@ class SimClient:
             expected = command[0] if op == "cas" else None
             call = Call(operation._replace(op=op, value=written, expected=expected), command_id)
             if written is not None:
-                world.last_values.setdefault(key, [None])[1:] = [written]
+                play.last_values.setdefault(key, [None])[1:] = [written]
             self.session.submit([(codec.encode([op, command_id, key, *command]), call, deadline_s)])
-        world.calls.append(call)
+        play.calls.append(call)
 
     def turn(self) -> None:
         """Let the session send and expire, and take what it has for its user."""
-        session, world = self.session, self.world
-        session.advance(world.now_us * 1e-6)
+        session, now_us = self.session, self.timeline.now_us
+        session.advance(now_us * 1e-6)
         if session.results:
             for calls, values in session.results:
                 for (_, future, _), value in zip(calls, values, strict=True):
@@ -164,17 +164,17 @@ class SimClient:
             session.failures.clear()
         deadline_s = session.deadline_s()
         if deadline_s < 1e9:
-            self._wake_at(max(world.now_us + 1_000, int(deadline_s * 1e6) + 1))
+            self._wake_at(max(now_us + 1_000, int(deadline_s * 1e6) + 1))
 
     def _wake_at(self, at_us: int) -> None:
         if not 0 <= self.wake_us <= at_us:
             self.wake_us = at_us
-            self.world.at(at_us, self._on_wake, None)
+            self.timeline.at(at_us, self._on_wake, None)
 
     def _on_wake(self, _: object) -> None:
-        if self.world.now_us == self.wake_us:
+        if self.timeline.now_us == self.wake_us:
             self.wake_us = -1
-            self.world.events += 1
+            self.timeline.events += 1
             self.turn()
 
     def _succeed(self, future: Call | Later, value: Any) -> None:
@@ -187,7 +187,7 @@ class SimClient:
         call.outcome = "ok"
         operation = call.operation
         result = value if operation.op in ("get", "cas", "delete") else None
-        call.operation = operation._replace(status="ok", result=result, return_ns=self.world.instant())
+        call.operation = operation._replace(status="ok", result=result, return_ns=self.timeline.instant())
 
     def _fail(self, failure: Failure) -> None:
         future, error, later = failure
@@ -210,8 +210,8 @@ class SimClient:
 class Operator:
     """Whoever runs the cluster: hands over, compacts, changes the membership. It takes no for an answer."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, play: Play) -> None:
+        self.world = play.world
         self.address = -1000
         self.requests = 0
         self.done: dict[str, int] = {}  # verb -> how many were accepted
@@ -219,13 +219,11 @@ class Operator:
 
     def ask(self, node_id: int, verb: str, **arguments: Any) -> None:
         """Ask one node for something."""
-        world = self.world
-        node = world.nodes[node_id]
+        node = self.world.nodes[node_id]
         self.requests += 1
         self.under_way[self.requests] = verb
         frame = codec.encode(codec.Admin(self.requests, verb, arguments))
-        for at_us in world.network.arrivals(self.address, node_id, world.now_us, peers=False):
-            world.at(at_us, node.deliver_frame, (node.start, self, frame))
+        self.world.network.carry(self.address, node_id, node.deliver_frame, (node.start, self, frame), peers=False)
 
     def deliver(self, what: tuple[SimNode, int, bytes]) -> None:
         """The answer."""

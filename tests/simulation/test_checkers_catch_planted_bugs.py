@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from actorraft.simulation.play import Outcome
 from actorraft.simulation.runner import run_seed
-from actorraft.simulation.world import Outcome
 from tests.simulation.bugs import BUGS, Bug
 
 SEEDS_MAX = 500

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from actorraft.simulation.faults import KINDS, Profile
+from actorraft.simulation.play import Play
+from actorraft.simulation.profile import KINDS, Profile
 from actorraft.simulation.runner import Summary, run_seed, run_seeds
-from actorraft.simulation.world import World
 
 
 def assert_sound(summary: Summary) -> None:
@@ -81,15 +82,15 @@ def test_the_trace_is_the_same_in_processes_with_different_hash_seeds(tmp_path: 
 
 
 def test_without_faults_there_is_one_election_and_every_call_succeeds() -> None:
-    drawn = Profile.draw(World(1).rng)
+    drawn = Profile.draw(random.Random(1))
     calm = Profile(kinds=("wall clock",), every_us=10**12, config=drawn.config, timeouts_s=(3.0,))
-    world = World(5, steps=3_000, profile=calm)
+    play = Play(5, steps=3_000, profile=calm)
 
-    outcome = world.run()
+    outcome = play.run()
 
     assert outcome.violation is None
     assert outcome.elections == 1
-    assert {call.outcome for call in world.calls} == {"ok"}
+    assert {call.outcome for call in play.calls} == {"ok"}
 
 
 def test_a_violation_ends_with_exit_code_1_and_the_command_that_replays_it(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""What a seed has chosen: which faults, how fast the clocks, how much load.
+
+No profile has everything: each seed switches most kinds of fault off, so that the rest can go far (swarm testing);
+a world in which everything fails all the time only ever holds elections.
+
+Source:     Groce et al. 2012, "Swarm testing".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from actorraft.raft.config import RaftConfig
+
+KINDS = (
+    "crash",
+    "fuse",
+    "power cut",
+    "partition",
+    "isolate",
+    "one way",
+    "bridge",
+    "bad network",
+    "disk stall",
+    "disk failure",
+    "pause",
+    "clock leap",
+    "wall clock",
+    "disconnect",
+    "membership",
+    "transfer",
+    "snapshot",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What one seed has chosen."""
+
+    kinds: tuple[str, ...]  # of faults
+    every_us: int  # mean time between faults
+    config: RaftConfig
+    clients: int = 4
+    think_us: int = 20_000  # mean time between the calls of a client
+    keys: int = 12
+    timeouts_s: tuple[float, ...] = (0.3, 1.0, 3.0)
+    drift: float = 0.0  # clocks run up to so much too fast or too slow
+    delayed_executor: bool = False
+    wire: bool = False  # encode and decode every message
+    ghosts: bool = False  # messages to a node reach its next process, too
+
+    @classmethod
+    def draw(cls, rng: Random) -> Profile:
+        """Choose for a seed."""
+        kinds = tuple(kind for kind in KINDS if rng.random() < 0.4)
+        lease_reads = rng.random() < 0.3
+        if lease_reads:
+            kinds = tuple(kind for kind in kinds if kind != "clock leap")  # outside the stated bound of leases
+        tick_s, election_timeout_ticks, heartbeat_ticks = rng.choice(((0.01, 20, 4), (0.02, 10, 2), (0.025, 8, 2)))
+        kinds = kinds or ("crash",)
+        config = RaftConfig(
+            tick_s=tick_s,
+            election_timeout_ticks=election_timeout_ticks,
+            heartbeat_ticks=heartbeat_ticks,
+            pre_vote=rng.random() < 0.85,
+            check_quorum=True if lease_reads else rng.random() < 0.85,
+            lease_reads=lease_reads,
+            inflight_max=rng.choice((1, 4, 64)),
+            append_bytes_max=rng.choice((200, 2_000, 1 << 20)),
+            uncommitted_bytes_max=rng.choice((2_000, 1 << 20)),
+            snapshot_after_entries=rng.choice((15, 60, 200, 100_000)),
+            trailing_entries=rng.choice((0, 3, 30)),
+            snapshot_chunk_bytes=rng.choice((80, 300, 1 << 20)),
+            session_expiry_s=rng.choice((3600.0, 3600.0, 3600.0, 3.0)),
+        )
+        return cls(
+            kinds=kinds,
+            every_us=rng.choice((30_000, 100_000, 300_000)),
+            config=config,
+            clients=rng.choice((2, 4, 6)),
+            think_us=rng.choice((10_000, 25_000, 60_000)),
+            keys=rng.choice((3, 12, 40)),
+            drift=rng.choice((0.0, 0.0, 0.01, 0.04)),
+            delayed_executor=rng.random() < 0.5,
+            wire=rng.random() < 0.15,
+            ghosts=rng.random() < 0.3,
+        )

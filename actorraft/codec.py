@@ -153,7 +153,21 @@ class Check(msgspec.Struct, array_like=True, frozen=True, tag=10):
     results: bytes
 
 
-Request = Hello | Register | Commands | CloseSession | Query | Admin | Clock | Watch | Unwatch | Check
+class Outcome(msgspec.Struct, array_like=True, frozen=True, tag=21):
+    """Made by a leader, never by a client: every voter holds at that command, and `result` is what it gave."""
+
+    index: int  # of an entry before this one
+    position: int  # of the command in it; -1: all of its commands
+    result: Any
+
+
+class Skips(msgspec.Struct, array_like=True, frozen=True, tag=22):
+    """Made by a leader, never by a client: the entries that operators had skipped, (index, checksum) each."""
+
+    skips: list[tuple[int, int]]
+
+
+Request = Hello | Register | Commands | CloseSession | Query | Admin | Clock | Watch | Unwatch | Check | Outcome | Skips
 
 # --- Nodes to clients ---
 
@@ -335,6 +349,14 @@ STAMP_BYTES: Final = _STAMP.size
 def stamp(log_time_s: float, frame: bytes) -> bytes:
     """Make the item of a log entry: the leader's log time (seconds) and a client's frame."""
     return _STAMP.pack(log_time_s) + frame
+
+
+_DECISIONS: Final = frozenset((21, 22))  # tags of Outcome and Skips
+
+
+def is_decision(item: bytes) -> bool:
+    """Whether the item of a log entry may say what becomes of earlier entries: a look at one byte of it."""
+    return len(item) > STAMP_BYTES + 1 and item[STAMP_BYTES + 1] in _DECISIONS
 
 
 def unstamp(item: bytes) -> tuple[float, memoryview]:

@@ -17,8 +17,9 @@ import typer
 
 from actorraft import codec
 from actorraft.futures import ResultFuture, resolve_many
-from actorraft.node.executor import Apply, Executor
+from actorraft.node.executor import Executor
 from actorraft.node.host import MachineHost
+from actorraft.node.work import Apply
 from actorraft.pickling.encoder import Encoder, encode_factory
 from actorraft.raft.messages import AppendEntries, LogEntry
 from actorraft.storage.disk import DiskStorage

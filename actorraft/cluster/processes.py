@@ -107,6 +107,7 @@ class NodeProcesses:
         self._cut_serial = 0  # of the last partition
         self._cut_changed = threading.Condition()
         self._reasons: dict[int, str] = {}  # why a node stopped, in its own words
+        self._holds: dict[int, str] = {}  # at which command a node holds, and why
         self._monitor: Monitor[NodeProcess] = Monitor(
             supervision=supervision,
             restart=_weakly(self._restart_unasked),
@@ -150,6 +151,11 @@ class NodeProcesses:
     def reason(self, node_id: int) -> str | None:
         """Say why a node stopped, in its own words; None if it serves, or nothing is known."""
         return self._reasons.get(node_id)
+
+    def what_is_wrong(self) -> str:
+        """Say why nodes do not serve, in their own words; empty if none has said so."""
+        said = {**self._holds, **self._reasons}
+        return "\n".join(f"  node {node_id}: {said[node_id]}" for node_id in sorted(said))
 
     def last_lines(self) -> str:
         """Return the last lines that the nodes wrote."""
@@ -294,6 +300,7 @@ class NodeProcesses:
                 raise StartError(f"{process.name} was taken down while it started")
             process.serving = True
             self._reasons.pop(process.node_id, None)
+            self._holds.pop(process.node_id, None)
             self._monitor.watch(process)
 
     def _introduced(self) -> list[NodeProcess]:
@@ -472,6 +479,11 @@ class NodeProcesses:
             self.emit("difference", process.node_id, value)
         elif verb == "lost log":
             self.emit("lost log", *value)
+        elif verb == "hold":
+            self._holds.pop(process.node_id, None)
+            if value:
+                self._holds[process.node_id] = value
+            self.emit("hold", process.node_id, value or "goes on")
 
     def _on_exit(self, process: NodeProcess, reason: str) -> None:
         self._reasons.setdefault(process.node_id, reason)

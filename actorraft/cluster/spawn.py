@@ -123,7 +123,7 @@ class ReplicatedStateMachine(Generic[M]):
             cluster.wait_until_it_serves(deadline_s)
         except BaseException as error:
             if isinstance(error, Unavailable):
-                error = StartError(f"no leader within {timeout:g} s. The nodes' last lines:\n{processes.last_lines()}")
+                error = StartError(_not_served(processes, timeout))
             running.close()
             raise error from None
         return cluster
@@ -143,6 +143,13 @@ class ReplicatedStateMachine(Generic[M]):
 
 class _Closable(Protocol):
     def close(self) -> None: ...
+
+
+def _not_served(processes: NodeProcesses, timeout: float) -> str:
+    said = processes.what_is_wrong()
+    if said:
+        return f"the cluster does not serve within {timeout:g} s:\n{said}"
+    return f"no leader within {timeout:g} s. The nodes' last lines:\n{processes.last_lines()}"
 
 
 def _tell_nobody(_: _Closable) -> None:

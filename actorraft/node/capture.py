@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from actorraft.node.executor import Executor, SnapshotFailed, SnapshotTaken, Stopped, held_up
+from actorraft.node.executor import Executor
+from actorraft.node.work import SnapshotFailed, SnapshotTaken, Stopped, held_up
 from actorraft.ports import SnapshotWriter
 
 PIECES_MAX: Final = 8

@@ -20,8 +20,9 @@ from typing import Any
 from actorraft import codec
 from actorraft.errors import OutcomeUnknown, Unavailable, UsageError
 from actorraft.node.driver import Driver, Event, MessageEvent, Observer, TickEvent
-from actorraft.node.executor import ExecutorPort, LogOnly
+from actorraft.node.executor import LogOnly
 from actorraft.node.logtime import Ticks
+from actorraft.node.work import ExecutorPort
 from actorraft.ports import Clients, Clock, Storage
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import RaftError

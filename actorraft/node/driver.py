@@ -22,21 +22,33 @@ from typing import Any, NamedTuple
 
 from actorraft import codec
 from actorraft.errors import StorageFailed
-from actorraft.node import executor
+from actorraft.node import work
 from actorraft.node.clock import SystemClock
 from actorraft.node.digests import Checked, Schedule
-from actorraft.node.executor import ExecutorPort, LogOnly
+from actorraft.node.executor import LogOnly
+from actorraft.node.holding import Gate, Holding
 from actorraft.node.logtime import LogTime
 from actorraft.node.metrics import Metrics
 from actorraft.node.requests import Requests
 from actorraft.node.snapshotting import Snapshotting
+from actorraft.node.work import ExecutorPort
 from actorraft.ports import Clients, Clock, Net, Storage
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import RaftError
 from actorraft.raft.log import RaftLog
-from actorraft.raft.messages import AppendEntries, Configuration, EntryId, InstallSnapshot, LogEntry, Message
+from actorraft.raft.messages import (
+    AppendEntries,
+    Configuration,
+    EntryId,
+    Holds,
+    InstallSnapshot,
+    LogEntry,
+    MayTry,
+    Message,
+)
 from actorraft.raft.ready import NOT_URGENT, LeaderState, LostLog, Ready
 from actorraft.raft.server import RaftServer
+from actorraft.storage.marks import Marks
 
 logger = logging.getLogger("actorraft")
 
@@ -88,7 +100,7 @@ class Observer:
     def noticed(self, what: str, value: Any) -> None:
         """Something that an operator may want to know.
 
-        "snapshot" (its index), "difference" (in words), "lost log" (whose, and in words).
+        "snapshot" (its index), "difference" and "hold" (in words), "lost log" (whose, and in words).
         """
 
     def state_changed(self, server: RaftServer) -> None:
@@ -120,6 +132,7 @@ class Driver:
         noop: whether a new leader appends an empty entry (§8); off only for simulations of the paper's figures.
         commit_along: tell followers of a commit with the next append or a millisecond later, not at once.
         counts: what goes wrong and is dropped, by name; may be shared with the transport.
+        marks: the executor's.
         observer: told what happens.
 
     Attributes:
@@ -145,6 +158,7 @@ class Driver:
         noop: bool = True,
         commit_along: bool = False,
         counts: Counter[str] | None = None,
+        marks: Marks | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.net = net
@@ -188,6 +202,18 @@ class Driver:
             status=self.status,
             read_asked=self.observer.read_asked,
         )
+        self.holding = Holding(
+            self.server,
+            net,
+            storage,
+            executor,
+            config,
+            marks if marks is not None else Marks(),
+            self._log_time,
+            changed=lambda reason: self.observer.noticed("hold", reason),
+        )
+        self._gate: Gate | None = Gate() if noop and not isinstance(executor, LogOnly) else None
+        self._shut_out: list[LogEntry] = []  # by the gate
         self._flush()
 
     # --- In ---
@@ -213,11 +239,18 @@ class Driver:
         for event in events:
             match event:
                 case MessageEvent(message):
+                    kind = type(message)
+                    if kind is Holds or kind is MayTry:
+                        self.holding.on_message(message)
+                        continue
+                    if self._gate is not None:
+                        self._gate.hear(message, server.current_term)
                     server.step(message)
                 case ClientEvent(client, frame):
                     self.requests.on_frame(client, frame)
                 case TickEvent(ticks):
                     server.tick(ticks, asleep=ticks > self.config.heartbeat_ticks)
+                    self.holding.tick(ticks)
                     self._wake_machine()
                     self._maybe_check()
                 case DisconnectEvent(peer_id):
@@ -278,6 +311,7 @@ class Driver:
         if ready.install is not None:
             self.snapshots.install(ready.install)
             self.observer.installed(ready.install)
+            self._shut_out = []
         if ready.hard_state is not None or ready.entries_from >= 0:
             if ready.entries_from >= 0 and self.server.state is not LeaderState:
                 self.requests.replaced_from(ready.entries_from)
@@ -295,18 +329,26 @@ class Driver:
         self.net.send(message)
 
     def _hand_over(self, first_index: int, entries: list[LogEntry]) -> None:
+        if self._gate is not None:
+            self._shut_out += entries
+            if not self._gate.opens(self.server):
+                return
+            first_index, entries = first_index + len(entries) - len(self._shut_out), self._shut_out
+            self._gate, self._shut_out = None, []
         handed_index = self.snapshots.handed_index
         assert first_index == handed_index + 1, f"handing over {first_index} after {handed_index}"
-        self.executor.submit(executor.Apply(first_index, entries, not self.requests.waiting))
+        self.executor.submit(work.Apply(first_index, entries, not self.requests.waiting))
         self.snapshots.handed_over(first_index, entries)
         self.observer.committed(first_index, entries)
         self.requests.handed_over()
 
     # --- What the executor did ---
 
-    def _on_done(self, done: executor.Done) -> None:
+    def _on_done(self, done: work.Done) -> None:
         match done:
-            case executor.Applied(index, replies, log_time_s, wake_at_s, events, checked):
+            case work.Applied(index, replies, log_time_s, wake_at_s, events, checked, hold):
+                if hold is not self.holding.hold:
+                    self.holding.note(hold)
                 if events:
                     self.requests.published(events)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
@@ -315,21 +357,25 @@ class Driver:
                 self.snapshots.begin_if_due()
                 for check in checked:
                     self._on_checked(check)
-            case executor.Answered(client, reply):
+            case work.Tried(applied, apply):
+                self.holding.tried(applied.hold, apply=apply)
+                self._on_done(applied)
+            case work.Answered(client, reply):
                 self.requests.reply(client, reply)
-            case executor.Watched(client, watch, published):
+            case work.Watched(client, watch, published):
                 self.requests.watched(client, watch, published)
-            case executor.SnapshotTaken(meta, held_up_s):
+            case work.SnapshotTaken(meta, held_up_s):
                 if self.snapshots.taken(meta, held_up_s):
                     self.observer.noticed("snapshot", meta.snapshot_id.index)
                 self.requests.snapshot_ended("")
-            case executor.SnapshotFailed(reason):
+            case work.SnapshotFailed(reason):
                 self.snapshots.failed(reason)
                 self.requests.snapshot_ended(reason)
-            case executor.Restored(index, log_time_s, wake_at_s):
+            case work.Restored(index, log_time_s, wake_at_s):
+                self.holding.note(None)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self.server.applied(index)
-            case executor.Stopped(reason, disk):
+            case work.Stopped(reason, disk):
                 raise StorageFailed(reason) if disk else NodeStopped(reason)
 
     # --- What a leader appends of its own accord ---
@@ -398,5 +444,5 @@ class Driver:
             "next_node_id": configuration.next_node_id,
             "dropped": dict(self.counts),
             "metrics": self.metrics.as_dict(),
-            "error": "; ".join(filter(None, (self.difference, self.fault, self.lost_log))) or None,
+            "error": "; ".join(filter(None, (self.holding.reason, self.difference, self.fault, self.lost_log))) or None,
         }

@@ -13,141 +13,60 @@ Invariant:  after the same entries, the same state on every node, whatever the e
 from __future__ import annotations
 
 import logging
+import pickle
 import struct
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from itertools import groupby
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import msgspec
 
 from actorraft import codec
-from actorraft.errors import CorruptionError, NoRoom, StorageFailed
+from actorraft.errors import ActorRaftError, CorruptionError, NoRoom, StorageFailed
 from actorraft.machine import CommandContext
 from actorraft.node.digests import EVERY_ENTRIES_MASK, Checked, Checks
 from actorraft.node.guest import HookFailed
-from actorraft.node.host import MachineHost, MachineStopped
+from actorraft.node.host import MachineHeld, MachineHost, MachineStopped
+from actorraft.node.recursion import limit_recursion
 from actorraft.node.session_table import Sessions
-from actorraft.ports import SnapshotMeta, SnapshotWriter, Storage
+from actorraft.node.work import (
+    Answered,
+    Applied,
+    Apply,
+    Done,
+    Hold,
+    Read,
+    Restore,
+    Restored,
+    SnapshotFailed,
+    SnapshotTaken,
+    Stopped,
+    TakeDigest,
+    TakeSnapshot,
+    Tried,
+    TryAgain,
+    Watch,
+    Watched,
+    Work,
+    by_entry,
+    held_up,
+)
+from actorraft.pickling.results import encode_error
+from actorraft.ports import SnapshotWriter
 from actorraft.raft.messages import LogEntry
+from actorraft.storage.marks import HELD, HELD_POSITION, RUNNING, Marks
+from actorraft.storage.records import entry_checksum
 
 logger = logging.getLogger("actorraft")
 
 PUBLISHED_MAX = 10_000  # events held for those who watch from an earlier index
+TOGETHER = -1  # in the place of a position: all commands of an entry
+NOT_BEFORE = "; and the state before it cannot be had now"
 _HEAD = struct.Struct("<I")
 
 
-# --- Work, in the order given ---
-
-
-class Apply(NamedTuple):
-    """Committed entries, contiguous from `first_index`."""
-
-    first_index: int
-    entries: Sequence[LogEntry]
-    quiet: bool = False  # nobody waits for it: that it is done may be seen later, with whatever comes next
-
-
-class Read(NamedTuple):
-    """Reads that may be answered once everything handed over before is applied."""
-
-    client: Any
-    query: codec.Query
-
-
-class TakeSnapshot(NamedTuple):
-    """Write the state as of the last entry handed over."""
-
-    writer: SnapshotWriter
-
-
-class Restore(NamedTuple):
-    """Replace everything by a snapshot whose last entry is at `last_index`."""
-
-    last_index: int
-    open: Callable[[], BinaryIO]
-
-    @classmethod
-    def newest(cls, last_index: int, storage: Storage) -> Restore:
-        """Make it of the newest snapshot: opened now, as there may be a newer one by the time this is run."""
-        file = storage.open_snapshot()
-        return cls(last_index, lambda: file)
-
-
-class Watch(NamedTuple):
-    """Say what was published to a topic so far, and from then on everything."""
-
-    client: Any
-    watch: codec.Watch
-
-
-class TakeDigest(NamedTuple):
-    """Say a digest of the state as of the last entry handed over, to whoever asked."""
-
-    client: Any
-    request_id: int
-
-
-Work = Apply | Read | TakeSnapshot | Restore | TakeDigest | Watch
-
-# --- What comes back ---
-
-
-class Applied(NamedTuple):
-    """Applied up to `last_index`. `replies`: (index of the entry, what its client is told)."""
-
-    last_index: int
-    replies: list[tuple[int, codec.Reply]]
-    log_time_s: float
-    wake_at_s: float | None
-    events: list[tuple[int, str, Any]]
-    checked: Sequence[Checked] = ()
-
-
-class Answered(NamedTuple):
-    """An answer for one client."""
-
-    client: Any
-    reply: codec.Reply
-
-
-class Watched(NamedTuple):
-    """What a watch has missed so far; what is published from here on comes with Applied."""
-
-    client: Any
-    watch: codec.Watch
-    replies: list[codec.Published]
-
-
-class SnapshotTaken(NamedTuple):
-    """The snapshot is durable; the log up to it may go. `held_up_s`: the longest time that commands waited for it."""
-
-    meta: SnapshotMeta
-    held_up_s: float = 0.0
-
-
-class SnapshotFailed(NamedTuple):
-    """The machine's snapshot raised, or does not fit on the disk; the log goes on growing until one succeeds."""
-
-    reason: str
-
-
-class Restored(NamedTuple):
-    """The state is that of the snapshot whose last entry is at `last_index`."""
-
-    last_index: int
-    log_time_s: float
-    wake_at_s: float | None
-
-
-class Stopped(NamedTuple):
-    """This node must stop: its machine cannot go on as the others do, or its `disk` refuses."""
-
-    reason: str
-    disk: bool = False
-
-
-Done = Applied | Answered | Watched | SnapshotTaken | SnapshotFailed | Restored | Stopped
+class Skipped(ActorRaftError):
+    """An operator had the entry of this command skipped."""
 
 
 class Executor:
@@ -158,12 +77,30 @@ class Executor:
         session_expiry_s: seconds of log time after which a silent session is forgotten.
         seed: of `context().random`, the same on every node.
         timer: seconds, for noticing that digests and snapshots of the state are not cheap.
+        marks: where it is said what is being applied, for the next life of this process.
+        recursion_max: frames that a command may have above `run`, wherever that is called; None: what there is left.
+        skips: index -> checksum of entries that an operator has had skipped.
     """
 
     def __init__(
-        self, host: MachineHost, *, session_expiry_s: float, seed: int = 0, timer: Callable[[], float] | None = None
+        self,
+        host: MachineHost,
+        *,
+        session_expiry_s: float,
+        seed: int = 0,
+        timer: Callable[[], float] | None = None,
+        marks: Marks | None = None,
+        recursion_max: int | None = None,
+        skips: dict[int, int] | None = None,
     ) -> None:
         self.host = host
+        self.marks = marks if marks is not None else Marks()
+        self.hold: Hold | None = None
+        self.skips: dict[int, int] = dict(skips or {})
+        self._recursion_max = recursion_max
+        self._waiting: list[LogEntry] = []  # while it holds: what was handed over, from that entry on
+        self._outcomes: dict[int, dict[int, Any]] = {}  # index -> position -> result, decided by a later entry
+        self._looks_ahead = True  # such an entry may be further on in what is handed over
         self._timer = timer if timer is not None else lambda: 0.0
         self.checks = Checks(host.sample, timer)
         self._checked: list[Checked] = []
@@ -186,14 +123,18 @@ class Executor:
                 case TakeSnapshot():
                     return self._take_snapshot(work.writer)
                 case Restore():
-                    return self._restore(work)
+                    return self._install(work)
                 case Watch():
                     return self._watch(work)
+                case TryAgain():
+                    return self._try_again(work)
+                case TakeDigest() if self.hold is not None and not self.hold.ready:
+                    return Answered(work.client, codec.AdminReply(work.request_id, self.hold.reason, None))
                 case TakeDigest():
                     return self._take_digest(work)
         except MachineStopped as stop:
             return Stopped(f"at index {self.last_applied + 1}: {stop}")
-        except (MemoryError, RecursionError) as error:
+        except (MemoryError, RecursionError, ImportError) as error:
             return Stopped(f"at index {self.last_applied + 1}: {type(error).__name__}: {error}")
 
     def _take_digest(self, work: TakeDigest) -> Answered:
@@ -205,18 +146,172 @@ class Executor:
 
     def _apply(self, work: Apply) -> Applied:
         """Apply entries in order; a no-op and a configuration mean nothing here but an index."""
+        if self.hold is not None:
+            return self._wait(work.entries)
+        assert work.first_index == self.last_applied + 1, f"applying {work.first_index} after {self.last_applied}"
+        if self._looks_ahead:
+            self._looks_ahead = False
+            self._look_ahead(work.entries)
+        if self._recursion_max is not None:
+            limit_recursion(self._recursion_max)
         replies: list[tuple[int, codec.Reply]] = []
-        index = work.first_index
-        assert index == self.last_applied + 1, f"applying {index} after {self.last_applied}"
-        for term, item in work.entries:
+        try:
+            self._apply_entries(work.first_index, work.entries, replies)
+        except MachineHeld as held:
+            self._hold_at(held, work.entries[self.last_applied + 1 - work.first_index :])
+        except MemoryError as error:  # not the user's: whatever was being done for an entry
+            ours = MachineHeld(f"MemoryError: {error}", TOGETHER, encode_error(error, pickle.dumps))
+            self._hold_at(ours, work.entries[self.last_applied + 1 - work.first_index :])
+        self.marks.passed(self.last_applied)
+        return self._done(replies)
+
+    def _done(self, replies: list[tuple[int, codec.Reply]]) -> Applied:
+        checked, self._checked = self._checked, []
+        events = self._take_events()
+        return Applied(self.last_applied, replies, self.log_time_s, self._wake_at(), events, checked, self.hold)
+
+    def _apply_entries(
+        self, first_index: int, entries: Sequence[LogEntry], replies: list[tuple[int, codec.Reply]]
+    ) -> None:
+        words = self.marks.words
+        held = words[HELD]
+        skips = self.skips
+        index = first_index
+        for term, item in entries:
             if type(item) is bytes:
-                reply = self._apply_item(index, term, item)
+                words[RUNNING] = index
+                if index == held and index not in self._outcomes:
+                    raise MachineHeld(
+                        "this node held there before its process was started again",
+                        words[HELD_POSITION],
+                        untouched=True,
+                    )
+                if skips and index in skips and skips[index] == entry_checksum(index, LogEntry(term, item)):
+                    reply = self._skip(index, item)
+                else:
+                    reply = self._apply_item(index, term, item)
                 if reply is not None:
                     replies.append((index, reply))
             self.last_applied = index
             index += 1
-        checked, self._checked = self._checked, []
-        return Applied(self.last_applied, replies, self.log_time_s, self._wake_at(), self._take_events(), checked)
+
+    # --- Holding (holding.py): the state is only ever that after a whole entry, or known not to be ---
+
+    def _hold_at(self, held: MachineHeld, entries: Sequence[LogEntry]) -> None:
+        """Apply nothing further: the entry after the last one that is whole may have changed a part of the state."""
+        index = self.last_applied + 1
+        self._context.events = [event for event in self._context.events if event[0] < index]
+        # A machine that was not touched, and sessions that would be told the same again, are as they were.
+        ready = held.untouched and held.position <= 0
+        self.hold = Hold(index, held.position, held.result, str(held), held.module, ready)
+        self._waiting = list(entries)
+        logger.error("this node holds at index %d: %s", index, held)
+
+    def _wait(self, entries: Sequence[LogEntry]) -> Applied:
+        """Keep what is handed over, and go on if it says what becomes of the entry that this node holds at."""
+        assert self.hold is not None, "it waits only where it holds"
+        self._waiting.extend(entries)
+        self._look_ahead(entries)
+        if self.hold.ready and self._is_decided(self.hold):
+            return self._go_on()
+        return self._done([])
+
+    def _look_ahead(self, entries: Sequence[LogEntry]) -> None:
+        """Take up what later entries decide of earlier ones, which are not applied yet."""
+        for _, item in entries:
+            if type(item) is bytes and codec.is_decision(item):
+                try:
+                    decision = codec.decode_request(codec.unstamp(item)[1])
+                except codec.MalformedFrame:
+                    continue
+                if type(decision) is codec.Outcome and decision.index > self.last_applied:
+                    self._outcomes.setdefault(decision.index, {})[decision.position] = decision.result
+                elif type(decision) is codec.Skips:
+                    self.skips.update({index: crc for index, crc in decision.skips if index > self.last_applied})
+
+    def _is_decided(self, hold: Hold) -> bool:
+        return hold.position in self._outcomes.get(hold.index, ()) or hold.index in self.skips
+
+    def _go_on(self) -> Applied:
+        """Apply what waits, from the entry on that this node held at."""
+        assert self.hold is not None, "it goes on only where it holds"
+        assert self.hold.ready, "the state is not that before the entry"
+        self.hold, waiting, self._waiting = None, self._waiting, []
+        words = self.marks.words
+        if words[HELD] >= 0:
+            words[HELD] = words[HELD_POSITION] = -1
+            self.marks.sync()
+        return self._apply(Apply(self.last_applied + 1, waiting))
+
+    def _try_again(self, work: TryAgain) -> Tried | Stopped:
+        if self.hold is None or self.hold.index != work.first_index + len(work.entries):
+            return Tried(self._done([]), work.apply)  # an installed snapshot was faster
+        if not self.hold.ready:
+            failed = self._rebuild(work)
+            if failed is not None:
+                return failed
+        if self.hold.ready and (work.apply or self._is_decided(self.hold)):
+            return Tried(self._go_on(), work.apply)
+        return Tried(self._done([]), work.apply)
+
+    def _rebuild(self, work: TryAgain) -> Stopped | None:
+        """Have the state as it was before the entry held at: from the newest snapshot, and the log from there on."""
+        assert self.hold is not None, "it is rebuilt only where it holds"
+        hold, last_index = self.hold, self.hold.index - 1
+        assert work.first_index + len(work.entries) == hold.index, f"{work.first_index} to {hold.index} have a gap"
+        try:
+            if work.restore is None:
+                self._begin_anew()
+            else:
+                restored = self._restore(work.restore)
+                if type(restored) is Stopped:
+                    if restored.disk:
+                        return restored
+                    raise MachineHeld(restored.reason)
+            assert self.last_applied == work.first_index - 1, f"rebuilding from {self.last_applied}"
+            if self._recursion_max is not None:
+                limit_recursion(self._recursion_max)
+            self._apply_entries(work.first_index, work.entries, [])
+        except (MachineHeld, MemoryError, ImportError) as error:
+            logger.error("the state before index %d cannot be had: %s", hold.index, error)
+            hold = hold._replace(reason=f"{hold.reason.partition(NOT_BEFORE)[0]}{NOT_BEFORE}: {error}")
+        else:
+            hold = hold._replace(ready=True)
+        finally:
+            self._take_events()  # whoever watches has seen them
+            self._checked = []
+            self.marks.words[RUNNING] = -1
+        self.last_applied, self.hold = last_index, hold
+        return None
+
+    def _begin_anew(self) -> None:
+        """Be as before the first entry."""
+        self.host.begin_anew()
+        self.sessions.restore([])
+        self.last_applied, self.log_time_s, self.serial = -1, 0.0, 0
+        self.published.clear()
+        self.checks.forget()
+        self._passed_at = None
+
+    def _skip(self, index: int, item: bytes) -> codec.Reply | None:
+        """Pass an entry by, as an operator said: only sessions, log time and serials take note of it."""
+        try:
+            log_time_s, frame = codec.unstamp(item)
+            request = codec.decode_request(frame)
+        except codec.MalformedFrame:
+            return None
+        self.log_time_s = max(self.log_time_s, log_time_s)
+        self.sessions.expire(self.log_time_s)
+        if type(request) is codec.Clock:
+            self.serial += 1
+        if type(request) is not codec.Commands:
+            return None
+        return self._apply_commands(index, 0, request, skipped=True)
+
+    def _skipped(self, index: int, frame: codec.Commands) -> list[Any]:
+        self.serial += frame.count
+        error = Skipped(f"the entry at index {index} was skipped by an operator; it changed nothing")
+        return [encode_error(error, pickle.dumps)] * frame.count
 
     def _wake_at(self) -> float | None:
         """Return when the machine wants a clock entry; one that it let pass is not asked for again."""
@@ -251,7 +346,24 @@ class Executor:
             self._apply_clock(index, term)
         if type(request) is codec.Check:
             self._checked.append(self.checks.check(index, self.serial, request))
+        if type(request) is codec.Outcome and request.position not in self._outcomes.get(request.index, ()):
+            raise MachineStopped(
+                f"the cluster has decided that a command of the entry at index {request.index} failed, and this node "
+                "has applied it: its state is not that of the others. Replace it: remove_node(), add_node()"
+            )
+        if type(request) is codec.Skips:
+            self._check_skips(request)
         return None
+
+    def _check_skips(self, said: codec.Skips) -> None:
+        """Stop where the others have skipped an entry that this node has applied."""
+        for index, _ in said.skips:
+            if index < self.last_applied and index not in self.skips:
+                raise MachineStopped(
+                    f"the cluster skips the entry at index {index}, and this node has applied it: its state is not "
+                    "that of the others. Replace it: remove_node(), add_node()"
+                )
+        self.skips.update(said.skips)
 
     def _apply_clock(self, index: int, term: int) -> None:
         """Tell the machine the time; counts as one command."""
@@ -259,15 +371,18 @@ class Executor:
         context.begin_entry(index, term, self.log_time_s)
         context.position, context.serial = 0, self.serial
         self.serial += 1
-        self.host.clock(context)
+        if index not in self._outcomes:
+            self.host.clock(context)
         wake_at = self.host.wake_at
         self._passed_at = wake_at if wake_at is not None and wake_at <= self.log_time_s else None
 
-    def _apply_commands(self, index: int, term: int, frame: codec.Commands) -> codec.Reply | None:
+    def _apply_commands(
+        self, index: int, term: int, frame: codec.Commands, *, skipped: bool = False
+    ) -> codec.Reply | None:
         client_id, first = frame.client_id, frame.first_sequence
         admission = self.sessions.admit(frame, self.log_time_s)
         if admission.session is not None:
-            results = self._run_commands(index, term, frame)
+            results = self._skipped(index, frame) if skipped else self._run_commands(index, term, frame)
             if not index & EVERY_ENTRIES_MASK:
                 self.checks.note(results)
             self.sessions.record(admission.session, frame, results)
@@ -290,16 +405,42 @@ class Executor:
         context = self._context
         context.begin_entry(index, term, self.log_time_s)
         context.position, context.serial = 0, self.serial
-        self.serial += len(commands)
         # A machine that asked for its commands together has the context of the first of them.
-        apply = self.host.apply_many if self.host.takes_many else self.host.apply_in_order
-        results = apply(commands, context)
+        together = self.host.takes_many
+        apply = self.host.apply_many if together else self.host.apply_in_order
+        try:
+            if self._outcomes and index in self._outcomes:
+                results = self._run_around(commands, apply, self._outcomes[index])
+            else:
+                results = apply(commands, context)
+        except MachineHeld as held:
+            held.position = TOGETHER if together else context.position
+            raise
+        self.serial += len(commands)
         if None in commands:
             return [codec.GIVEN_UP if one is None else result for one, result in zip(commands, results, strict=True)]
         return results
 
+    def _run_around(
+        self, commands: list[Any], apply: Callable[[list[Any], CommandContext], list[Any]], outcomes: dict[int, Any]
+    ) -> list[Any]:
+        """Run what nothing was decided of; the rest has its result already."""
+        if TOGETHER in outcomes:
+            return [outcomes[TOGETHER]] * len(commands)
+        context, first_serial = self._context, self._context.serial
+        results: list[Any] = []
+        for position, command in enumerate(commands):
+            if position in outcomes:
+                results.append(outcomes[position])
+                continue
+            context.position, context.serial = position, first_serial + position
+            results += apply([command], context)
+        return results
+
     def _read(self, work: Read) -> Answered:
         query = work.query
+        if self.hold is not None and not (self.hold.ready and query.consistency == "stale"):
+            return Answered(work.client, codec.QueryRefused(query.request_id, "not leader", None))
         try:
             requests = codec.decode_body(query.body)
         except codec.MalformedFrame:
@@ -327,6 +468,9 @@ class Executor:
 
     def _take_snapshot(self, writer: SnapshotWriter) -> SnapshotTaken | SnapshotFailed | Stopped:
         """Write all of it now; commands wait."""
+        if self.hold is not None:
+            writer.abort()
+            return SnapshotFailed(f"this node holds at index {self.hold.index}: {self.hold.reason}")
 
         def fill(write: Callable[[bytes], Any]) -> None:
             write(self._snapshot_head())
@@ -347,7 +491,8 @@ class Executor:
         yield from pieces
 
     def _snapshot_head(self) -> bytes:
-        state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), list(self.published)]
+        skips = [[index, crc] for index, crc in sorted(self.skips.items()) if index <= self.last_applied]
+        state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), list(self.published), skips]
         head = codec.encode(state)
         return _HEAD.pack(len(head)) + head
 
@@ -369,12 +514,26 @@ class Executor:
                 return Stopped(str(failed), disk=True)
             return SnapshotFailed(_why(error))
 
+    def _install(self, work: Restore) -> Restored | Stopped:
+        """Take up a snapshot; what this node held at, if anything, is behind it."""
+        self.hold, self._waiting = None, []
+        words = self.marks.words
+        if 0 <= words[HELD] <= work.last_index:
+            words[HELD] = words[HELD_POSITION] = -1
+            self.marks.sync()
+        done = self._restore(work)
+        if type(done) is Restored:
+            self.marks.passed(work.last_index)
+        return done
+
     def _restore(self, work: Restore) -> Restored | Stopped:
         try:
             with work.open() as file:
                 (size,) = _HEAD.unpack(file.read(_HEAD.size))
                 state = msgspec.msgpack.decode(file.read(size))
-                self.last_applied, self.log_time_s, self.serial, sessions, published = state
+                self.last_applied, self.log_time_s, self.serial, sessions, published, *skips = state
+                for index, crc in skips[0] if skips else ():
+                    self.skips[index] = crc
                 self.sessions.restore(sessions)
                 self.published = deque((tuple(event) for event in published), maxlen=PUBLISHED_MAX)
                 self.host.restore(file)
@@ -390,14 +549,6 @@ class Executor:
 
 
 # --- Where work is done ---
-
-
-class ExecutorPort(Protocol):
-    """Where work is done. `submit` never blocks; what is done comes back through `poll`, in order."""
-
-    def submit(self, work: Work, /) -> None: ...
-
-    def poll(self) -> list[Done]: ...
 
 
 class LogOnly:
@@ -433,18 +584,3 @@ class InlineExecutor:
 
 def _why(error: Exception) -> str:
     return str(error) if isinstance(error, HookFailed) else f"{type(error).__name__}: {error}"
-
-
-def held_up(done: SnapshotTaken | SnapshotFailed | Stopped, seconds: float) -> SnapshotTaken | SnapshotFailed | Stopped:
-    """Say how long commands waited for a snapshot."""
-    if type(done) is not SnapshotTaken:
-        return done
-    index, mib = done.meta.snapshot_id.index, done.meta.size_bytes / (1 << 20)
-    logger.info("snapshot up to index %d: %.1f MiB; commands waited %.0f ms for it", index, mib, seconds * 1000)
-    return done._replace(held_up_s=seconds)
-
-
-def by_entry(events: Iterable[tuple[int, str, Any]]) -> Iterator[tuple[int, str, list[Any]]]:
-    """Group what was published by entry and topic, in order: (index, topic, events)."""
-    for (index, topic), group in groupby(events, key=lambda event: event[:2]):
-        yield index, topic, [event for _, _, event in group]

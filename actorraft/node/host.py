@@ -69,6 +69,26 @@ class MachineStopped(ActorRaftError):
         self.reason = reason
 
 
+class MachineHeld(ActorRaftError):
+    """A command cannot be applied now, for a reason that other nodes may not have; it may have changed the state.
+
+    Attributes:
+        position: of the command in its entry; set by who knows it.
+        result: what the command would give; None: it was not tried.
+        module: the name that could not be imported, if that is why.
+        untouched: the machine was not called: its state is that before the command.
+    """
+
+    def __init__(
+        self, reason: str, position: int = 0, result: Any = None, *, module: str = "", untouched: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.position = position
+        self.result = result
+        self.module = module
+        self.untouched = untouched
+
+
 class MachineHost:
     """The machine of one node.
 
@@ -332,19 +352,30 @@ class MachineHost:
             return value
         try:
             return _Ext(OBJECT, self._dumps(value))
-        except MemoryError:
+        except (MemoryError, ImportError):
             raise
         except BaseException as error:
             return encode_loss(kind, error)
 
     def _failed(self, command: Any, error: BaseException) -> Any:
-        """Turn what a command raised into its result, unless other nodes may have fared better."""
-        if _is(error, MachineStopped):
+        """Turn what a command raised into its result, unless other nodes may have fared better.
+
+        Raises:
+            MachineHeld: they may: there was no memory, or no such module.
+            MachineStopped: this node cannot go on.
+        """
+        if _is(error, MachineStopped | MachineHeld):
             raise error
-        if _is(error, MemoryError | RecursionError | ImportError | StorageFailed):
-            raise MachineStopped(
-                f"{self._describe(command)} raised {type(error).__name__}: {error}; other nodes may have fared "
-                "better, so this one stops rather than differ from them"
+        if _is(error, StorageFailed):
+            raise MachineStopped(exceptions.summary(error)) from error
+        unread = _is(error, UnknownType) and _raised_here(error)
+        cause = _cause_of(error) if unread else error
+        if cause is not None and _is(cause, MemoryError | ImportError):
+            raise MachineHeld(
+                f"{self._describe(command)} raised {exceptions.summary(cause)}",
+                result=self._error(command, error, self._commands, "command"),
+                module=_module_of(cause),
+                untouched=unread,
             ) from error
         return self._error(command, error, self._commands, "command")
 
@@ -506,6 +537,11 @@ class MachineHost:
         while (piece := self._guarded("snapshot", lambda: next(pieces, None), _LOG_GROWS)) is not None:
             yield piece
 
+    def begin_anew(self) -> None:
+        """Become what it was before the first command."""
+        self._adopt(self._build())
+        self._definitions.restore(([], [], []))
+
     def restore(self, file: BinaryIO) -> None:
         """Become what `snapshot` wrote, on an instance fresh from the constructor.
 
@@ -546,6 +582,13 @@ _LOG_GROWS: Final = "; so no snapshot can be made, and the log goes on growing"
 
 
 _trace_of = vars(BaseException)["__traceback__"].__get__
+_cause_of = vars(BaseException)["__cause__"].__get__
+
+
+def _module_of(error: BaseException) -> str:
+    """Return what an ImportError could not import, whatever its class makes of that."""
+    name = vars(ImportError)["name"].__get__(error) if _is(error, ImportError) else None
+    return name if type(name) is str else ""
 
 
 def _is(error: BaseException, kinds: Any) -> bool:

@@ -32,7 +32,8 @@ from collections.abc import Callable
 from typing import Final
 
 from actorraft.node.capture import Capture
-from actorraft.node.executor import Apply, Done, Executor, Restore, Stopped, TakeSnapshot, Work
+from actorraft.node.executor import Executor
+from actorraft.node.work import Applied, Apply, Done, Restore, Stopped, TakeSnapshot, TryAgain, Work
 
 logger = logging.getLogger("actorraft")
 
@@ -43,7 +44,7 @@ PUT_OFF_S: Final = 0.001  # the longest that work which nobody waits for is put 
 PUT_OFF_BYTES_MAX: Final = 4096  # of entries; more is not put off
 IDLE_LOOKS: Final = 20  # at which nothing was under way; then the watch sleeps until something is
 DISK_WAIT_S: Final = 0.002  # until a snapshot whose disk is behind is looked at again
-LONG: Final = (TakeSnapshot, Restore)  # never done in the loop
+LONG: Final = (TakeSnapshot, Restore, TryAgain)  # never done in the loop
 
 
 class MachineThread:
@@ -169,7 +170,8 @@ class MachineThread:
         """Do a piece of work beside the loop."""
         if type(work) in LONG:
             self._finish_capture()
-        if type(work) is TakeSnapshot and self._executor.host.serves_while_copied:
+        serves = self._executor.hold is None and self._executor.host.serves_while_copied
+        if type(work) is TakeSnapshot and serves:
             self._capture = Capture(self._executor, work.writer, self._tell)
             self._finished += 1
         else:
@@ -189,7 +191,11 @@ class MachineThread:
         """A piece of work is finished: have the loop look at it, at once unless nobody waits for it."""
         self._stopped = type(done) is Stopped
         self._done.append(done)
-        if self._stopped or not (type(work) is Apply and work.quiet):
+        if (
+            self._stopped
+            or not (type(work) is Apply and work.quiet)
+            or (type(done) is Applied and done.hold is not None)
+        ):
             if self._here:
                 self._settle()
             else:

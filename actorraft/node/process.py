@@ -158,7 +158,13 @@ class RaftNode:
             storage.close()
         storage = open_storage(spec)
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
-        executor = Executor(host, session_expiry_s=spec.config.session_expiry_s, timer=time.perf_counter)
+        executor = Executor(
+            host,
+            session_expiry_s=spec.config.session_expiry_s,
+            timer=time.perf_counter,
+            marks=storage.marks,
+            recursion_max=sys.getrecursionlimit(),
+        )
         self._machine = MachineThread(executor, mailbox.wake)
         self.driver = Driver(
             self._net,
@@ -169,6 +175,7 @@ class RaftNode:
             config=spec.config,
             configuration=configuration,
             commit_along=True,
+            marks=storage.marks,
             counts=mailbox.counts,  # one list of what was dropped, for the status
             observer=_Reports(context),
         )

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from actorraft import codec
-from actorraft.node import executor
-from actorraft.node.executor import ExecutorPort
+from actorraft.node import work
 from actorraft.node.logtime import LogTime
 from actorraft.node.snapshotting import Snapshotting
+from actorraft.node.work import ExecutorPort
 from actorraft.ports import Clients
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import NotLeader, ProposalRefused, RaftError
@@ -105,7 +105,7 @@ class Requests:
             case codec.Admin():
                 self._on_admin(client, request)
             case codec.Watch():
-                self._executor.submit(executor.Watch(client, request))
+                self._executor.submit(work.Watch(client, request))
             case codec.Unwatch():
                 self._watches.pop((client, request.watch_id), None)
 
@@ -159,7 +159,7 @@ class Requests:
         if self._server.state is not LeaderState and not query.follower:
             self.reply(client, codec.QueryRefused(query.request_id, "not leader", self._server.leader_id))
         elif query.consistency == "stale":
-            self._executor.submit(executor.Read(client, query))
+            self._executor.submit(work.Read(client, query))
         else:
             self._ask_index(client, query, lease=query.consistency == "lease")
 
@@ -194,7 +194,7 @@ class Requests:
     def _serve(self, client: Any, request: codec.Query | codec.Admin) -> None:
         """Serve what waited for the state to be recent enough."""
         if type(request) is codec.Query:
-            self._executor.submit(executor.Read(client, request))
+            self._executor.submit(work.Read(client, request))
             return
         self._snapshot_waiters.append((client, request.request_id))
         reason = self._snapshots.begin()
@@ -220,7 +220,7 @@ class Requests:
         """Pass on what the machine published; a client that is gone is forgotten."""
         if not self._watches:
             return
-        for index, topic, values in executor.by_entry(events):
+        for index, topic, values in work.by_entry(events):
             for (client, watch_id), watched in list(self._watches.items()):
                 if watched == topic and not self.reply(client, codec.Published(watch_id, index, values)):
                     del self._watches[(client, watch_id)]
@@ -257,7 +257,7 @@ class Requests:
                 case "endpoints":
                     value = self.endpoints
                 case "digest":
-                    self._executor.submit(executor.TakeDigest(client, request.request_id))
+                    self._executor.submit(work.TakeDigest(client, request.request_id))
                     return
                 case "change_membership":
                     value = self._server.change_membership(codec.decode_changes(request.arguments["changes"]))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from actorraft.errors import NoRoom
-from actorraft.node.executor import ExecutorPort, Restore, TakeSnapshot
+from actorraft.node.work import ExecutorPort, Restore, TakeSnapshot
 from actorraft.ports import SnapshotMeta, SnapshotWriter, Storage
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import ProposalRefused

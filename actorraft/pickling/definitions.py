@@ -167,8 +167,10 @@ class Definitions:
             for part in inner:
                 found = getattr(found, part)
         except (ImportError, AttributeError, ValueError) as error:
-            why = self._failed.get((module, qualname), str(error))
-            raise UnknownType(f"the nodes have no {module}:{qualname} ({why})") from error
+            why = self._failed.get((module, qualname))
+            if why is not None:  # on every node alike, so it has no cause that another may not have
+                raise UnknownType(f"the nodes have no {module}:{qualname} ({why})") from None
+            raise UnknownType(f"the nodes have no {module}:{qualname} ({error})") from error
         return found
 
     # --- Reading and writing pickles ---

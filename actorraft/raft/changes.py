@@ -125,6 +125,9 @@ def change_membership(self: RaftServer, changes: Sequence[MemberChange]) -> int:
     if not self.committed_in_own_term:
         # Else two leaders could each commit a change that the other does not know (the bug of 2015).
         raise ProposalRefused("this leader has not committed an entry of its own term yet")
+    if self.holding:
+        # Who joins now would learn too late what is decided of the entry that this node cannot apply.
+        raise ProposalRefused("this leader cannot apply a command; see its status")
     if self.pending_change is not None or self.configuration.joint or self.configurations[-1][0] > self.commit_index:
         raise ProposalRefused("another change of membership is under way")
     configuration = self.configuration

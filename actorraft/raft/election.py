@@ -23,6 +23,7 @@ from actorraft.raft.ready import NOT_URGENT, CandidateState, FollowerState, Lead
 if TYPE_CHECKING:
     from actorraft.raft.server import RaftServer
 
+HOLDING_PATIENCE = 3  # election timeouts that a node whose machine holds leaves to the others
 URGENT_RANK_MS = 4  # between the first questions of followers that see their leader's death together
 URGENT_RETRY_MS = 5  # until a refused pre-vote is repeated while the leader's link is down
 URGENT_SPLIT_MS = (5, 26)  # until a new election after a split one, drawn from [low, high)
@@ -161,7 +162,7 @@ def hears_leader(self: RaftServer) -> bool:
 def tick_election(self: RaftServer, ticks: int) -> None:
     """Count down to an election; learners and strangers only forget their leader (§5.2)."""
     self.election_elapsed += ticks
-    if self.election_elapsed < self.election_timeout:
+    if self.election_elapsed < self.election_timeout * (HOLDING_PATIENCE if self.holding else 1):
         return
     if self.promotable:
         self.campaign()
@@ -277,7 +278,7 @@ def peer_disconnected(self: RaftServer, peer_id: int) -> None:
         if progress.state is not SNAPSHOT:
             progress.become_probe()
         progress.probe_sent = True  # nothing more until it is connected, or heard in answer to a heartbeat
-    elif peer_id == self.leader_id and self.promotable and not self.promise_ticks:
+    elif peer_id == self.leader_id and self.promotable and not self.promise_ticks and not self.holding:
         self.urgent_leader = peer_id
         self.urgent_tries = 0
         # Two followers see the death microseconds apart: by rank, one of them asks first.

@@ -234,6 +234,31 @@ class Standing(NamedTuple):
     asks: bool = False  # answer with your own
 
 
+class Holds(NamedTuple):
+    """A node tells the leader that it cannot apply a command, or, with `withdraw`, asks for leave to try again.
+
+    The core passes both by; see node/holding.py. A higher `round` is the later word of its node.
+    """
+
+    source: int
+    dest: int
+    term: int
+    index: int  # type: ignore[assignment]
+    position: int  # of the command in the entry; -1: all of them
+    round: int
+    withdraw: bool = False
+
+
+class MayTry(NamedTuple):
+    """The leader gives that leave: nothing will be decided on the strength of what was said up to `round`."""
+
+    source: int
+    dest: int
+    term: int
+    index: int  # type: ignore[assignment]
+    round: int
+
+
 Message = (
     AppendEntries
     | AppendEntriesResponse
@@ -246,6 +271,8 @@ Message = (
     | ReadIndexResponse
     | Standing
     | Reminder
+    | Holds
+    | MayTry
 )
 
 # The position in this tuple is the message's code on the wire: append only, never reorder.
@@ -261,4 +288,6 @@ MESSAGE_TYPES: tuple[type[Any], ...] = (
     ReadIndexResponse,
     Standing,
     Reminder,
+    Holds,
+    MayTry,
 )

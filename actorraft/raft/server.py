@@ -164,6 +164,8 @@ class RaftServer:
         self.draw_election_timeout()
         self.handlers = self.make_handlers()
 
+    holding = False  # its machine cannot go on, the driver says: it does not lead while another can
+
     def __repr__(self) -> str:
         return (
             f"<RaftServer {self.node_id} {self.state.name} term={self.current_term} commit={self.commit_index} "

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 from actorraft.errors import StorageFailed
 from actorraft.ports import Recovered, SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId, HardState, LogEntry
+from actorraft.storage.marks import Marks
 
 SNAPSHOTS_KEPT = 2
 
@@ -63,6 +64,7 @@ class SimDisk:
         self.images: list[Image] = []  # oldest first
         self.votes: dict[int, int | None] = {}  # term -> the vote ever made durable in it, for the checker
         self.configurations: list[tuple[int, Configuration]] = []  # found in the entries
+        self.marks = Marks()  # mapped: they outlive the process
         # Written, not synced
         self.unsynced: list[Write] = []
         # Faults, set by the world
@@ -102,6 +104,7 @@ class SimDisk:
             held = self.entries[position].term if 0 <= position < len(self.entries) else -1
             if held != term and (position, self.previous_term) != (-1, term):
                 self._drop_log(snapshot)
+        self.marks.begin(self.last_index)
         return Recovered(self.hard_state, snapshot, self.first_index, self.previous_term, list(self.entries))
 
     def persist(self, hard_state: HardState | None, first_index: int, entries: Sequence[LogEntry]) -> None:

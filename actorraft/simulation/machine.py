@@ -81,6 +81,10 @@ class SimHost:
         """Write everything."""
         write(msgspec.msgpack.encode(self.state()))
 
+    def begin_anew(self) -> None:
+        """Become what it was before the first command."""
+        self.__init__()  # type: ignore[misc]
+
     def restore(self, file: BinaryIO) -> None:
         """Become what a snapshot holds."""
         state = msgspec.msgpack.decode(file.read())

@@ -17,8 +17,9 @@ from typing import Any
 from actorraft import codec
 from actorraft.errors import StorageFailed
 from actorraft.node.driver import ClientEvent, Driver, Event, MessageEvent, Observer, TickEvent
-from actorraft.node.executor import Apply, Done, Executor, InlineExecutor, Work
+from actorraft.node.executor import Executor, InlineExecutor
 from actorraft.node.logtime import Ticks
+from actorraft.node.work import Apply, Done, Work
 from actorraft.raft.messages import AppendEntriesResponse, Configuration, HardState, LogEntry, Message
 from actorraft.raft.server import RaftServer
 from actorraft.simulation.disk import SimDisk
@@ -183,7 +184,8 @@ class SimNode:
         self.busy_until_us = self.paused_until_us = 0
         self.wake_us = -1
         self.machine = SimHost()
-        machine = Executor(self.machine, session_expiry_s=config.session_expiry_s)  # type: ignore[arg-type]
+        expiry_s = config.session_expiry_s
+        machine = Executor(self.machine, session_expiry_s=expiry_s, marks=self.disk.marks)  # type: ignore[arg-type]
         executor = DelayedExecutor(self, machine) if self.profile.delayed_executor else InlineExecutor(machine)
         self.driver = Driver(
             self,
@@ -195,6 +197,7 @@ class SimNode:
             configuration=self.founding,
             rng=random.Random(self.rng.getrandbits(64)),
             commit_along=True,
+            marks=self.disk.marks,
             observer=Reads(self),
         )
         self.server = self.driver.server

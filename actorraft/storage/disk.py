@@ -25,6 +25,7 @@ from actorraft.raft.messages import Configuration, EntryId, HardState, LogEntry
 from actorraft.storage import boot
 from actorraft.storage.directory import LOCK_WAIT_S, NODE_FILE, NodeDirectory
 from actorraft.storage.files import Files
+from actorraft.storage.marks import Marks, MarksFile
 from actorraft.storage.snapshots import DiskSnapshotWriter, SnapshotStore
 from actorraft.storage.wal import EMPTY_SEGMENT_BYTES, SEGMENT_BYTES, WAY_OUT, Wal, segment_paths
 
@@ -47,6 +48,7 @@ class DiskStorage:
         node_id, cluster_id: what the folder must say of itself; written into a new one.
         storage_id: the id that the folder must have; None: any.
         wait_s: how long to wait for a lock that another process holds.
+        run: number of the cluster's run that this is for; see marks.py.
 
     Raises:
         UsageError: the folder is in use, cannot be written, is another node's, or is missing.
@@ -68,6 +70,7 @@ class DiskStorage:
         storage_id: str | None = None,
         wait_s: float = LOCK_WAIT_S,
         files: Files | None = None,
+        run: int = 0,
     ) -> None:
         if durability not in DURABILITIES:
             raise UsageError(f'durability is "fsync" or "os", not {durability!r}')
@@ -77,6 +80,7 @@ class DiskStorage:
         self._accept_loss = accept_loss
         self._sync_on_close = sync_on_close
         self._refusal: str | None = None
+        self._run = run
         self._files = files = files or Files()
         self._directory = NodeDirectory(
             path,
@@ -95,8 +99,11 @@ class DiskStorage:
                 files = files.unsynced()
             self._wal = Wal(self.path / LOG_FOLDER, own_id, files, segment_bytes=segment_bytes)
             self._snapshots = SnapshotStore(self.path / SNAPSHOT_FOLDER, own_id, files, self._guarded)
-            if not self._directory.info.started:
+            is_new = not self._directory.info.started
+            if is_new:
                 self._create()
+            with self._guarded():
+                self._marks = MarksFile(self.path, is_new=is_new)
         except BaseException:
             self._directory.close()
             raise
@@ -112,6 +119,11 @@ class DiskStorage:
         wal = self._wal
         return wal.next_index == 0 and wal.hard_state == HardState() and self._snapshots.newest() is None
 
+    @property
+    def marks(self) -> Marks:
+        """What was done with committed entries. To be asked after `recover`."""
+        return self._marks.marks
+
     # ---- ports.Storage ----
 
     def recover(self) -> Recovered:
@@ -126,6 +138,7 @@ class DiskStorage:
             self._snapshots.make_durable()
             self._store_info()
             wal = self._wal
+            self.marks.begin(wal.next_index - 1, certain=self._marks.certain, run=self._run)
             return Recovered(wal.hard_state, snapshot, wal.first_index, wal.previous_term, entries)
 
     def persist(self, hard_state: HardState | None, first_index: int, entries: Sequence[LogEntry]) -> None:
@@ -171,6 +184,7 @@ class DiskStorage:
         """As ports.Storage.close."""
         refusal, self._refusal = self._refusal, f"the store at {self.path} is closed"
         try:
+            self._marks.close()
             self._wal.close()
             self._snapshots.close()
             if refusal is None and self.durability == "os" and self._sync_on_close:

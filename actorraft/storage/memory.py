@@ -12,6 +12,7 @@ from typing import BinaryIO
 from actorraft.errors import UsageError
 from actorraft.ports import Recovered, SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId, HardState, LogEntry
+from actorraft.storage.marks import Marks
 
 KEEP = 2
 
@@ -55,12 +56,14 @@ class MemoryStorage:
         self.previous_term = -1
         self.entries: list[LogEntry] = []
         self._snapshots: list[tuple[SnapshotMeta, bytes]] = []
+        self.marks = Marks()
 
     def recover(self) -> Recovered:
         """Return what is held."""
         snapshot = self._snapshots[-1][0] if self._snapshots else None
         if snapshot is not None and self._conflicts(snapshot.snapshot_id):
             self.reset_log(snapshot)
+        self.marks.begin(self.first_index + len(self.entries) - 1)
         return Recovered(self.hard_state, snapshot, self.first_index, self.previous_term, list(self.entries))
 
     def persist(self, hard_state: HardState | None, first_index: int, entries: Sequence[LogEntry]) -> None:

@@ -180,6 +180,11 @@ def encode_entries(first_index: int, entries: Sequence[LogEntry]) -> list[bytes]
     return parts
 
 
+def entry_checksum(index: int, entry: LogEntry) -> int:
+    """Return a CRC of an entry at its place: what an operator names it by."""
+    return crc32(b"".join(encode_entries(index, [entry])))
+
+
 def encode_compact(compact: Compact) -> bytes:
     """Return the record that forgets a prefix."""
     return _FORGET.pack(_KIND_COMPACT, *compact)

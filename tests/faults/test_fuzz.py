@@ -214,7 +214,7 @@ def test_a_change_of_membership_that_could_not_be_read_back_never_enters_the_log
 
 def test_items_that_only_the_executor_opens_do_not_stop_it() -> None:
     executor = Executor(MachineHost(dict), session_expiry_s=60.0)
-    from actorraft.node.executor import Applied, Apply
+    from actorraft.node.work import Applied, Apply
 
     items = [
         b"",

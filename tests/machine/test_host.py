@@ -28,8 +28,9 @@ from actorraft import (
     query,
 )
 from actorraft.machine import CommandContext
-from actorraft.node.host import MachineHost, MachineStopped
-from tests.machine.local import Local
+from actorraft.node.host import MachineHeld, MachineHost, MachineStopped
+from actorraft.pickling.results import decode_result
+from tests.machine.local import Local, through_a_frame
 
 
 class NotEnough(Exception):
@@ -336,10 +337,20 @@ def test_the_context_asked_for_in_a_query_is_the_users_mistake_and_no_refusal(ba
         bank.ask("misuse")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), ImportError("module"), ModuleNotFoundError()])
-def test_what_may_differ_from_node_to_node_stops_this_one(bank: Local, error: Exception) -> None:
-    with pytest.raises(MachineStopped, match=f"raised {type(error).__name__}"):
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("module", name="module"), ModuleNotFoundError()])
+def test_what_may_differ_from_node_to_node_is_held_at_and_not_taken_for_a_result(bank: Local, error: Exception) -> None:
+    with pytest.raises(MachineHeld, match=rf"Bank\.fail raised {type(error).__name__}|raised") as held:
         bank.call("fail", error)
+
+    assert held.value.module == (getattr(error, "name", None) or "")
+    assert not held.value.untouched
+    with pytest.raises(type(error)):
+        decode_result(through_a_frame(held.value.result))
+
+
+def test_a_recursion_that_is_too_deep_is_a_result(bank: Local) -> None:
+    with pytest.raises(RecursionError, match="deep"):
+        bank.call("fail", RecursionError("deep"))
 
 
 def test_a_query_stops_nothing(bank: Local) -> None:
@@ -354,11 +365,20 @@ def test_a_command_that_cannot_be_unpickled_is_a_result(bank: Local) -> None:
     unknown = pickle.dumps(Transfer("a", "b", 1)).replace(b"Transfer", b"Tramsfer")
     with pytest.raises(UnknownType, match=r"test_host:Tramsfer"):
         bank.apply(msgspec.msgpack.encode(msgspec.msgpack.Ext(2, unknown)))
-    missing = pickle.dumps(Transfer).replace(b"tests.machine.test_host", b"tests.machine.test_hosd")
-    with pytest.raises(UnknownType, match=r"tests\.machine\.test_hosd:Transfer"):
-        bank.apply(msgspec.msgpack.encode(msgspec.msgpack.Ext(2, missing)))
     with pytest.raises(pickle.UnpicklingError):
         bank.apply(msgspec.msgpack.encode(msgspec.msgpack.Ext(2, b"\x80\x05nonsense")))
+
+
+def test_a_command_of_a_module_that_is_not_here_is_held_at_before_it_has_touched_anything(bank: Local) -> None:
+    missing = pickle.dumps(Transfer).replace(b"tests.machine.test_host", b"tests.machine.test_hosd")
+
+    with pytest.raises(MachineHeld) as held:
+        bank.apply(msgspec.msgpack.encode(msgspec.msgpack.Ext(2, missing)))
+
+    assert held.value.untouched
+    assert held.value.module == "tests.machine.test_hosd"
+    with pytest.raises(UnknownType, match=r"tests\.machine\.test_hosd:Transfer"):
+        decode_result(through_a_frame(held.value.result))
 
 
 # --- Context ---------------------------------------------------------------------------------------------------------

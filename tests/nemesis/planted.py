@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from actorraft import codec
-from actorraft.node import executor
+from actorraft.node import work
 from actorraft.node.requests import Requests
 from actorraft.node.session_table import Admission, Sessions
 from tests.nemesis.machine import Registers
@@ -44,7 +44,7 @@ class ReadsWithoutAQuorum(Registers):
         super().__init__()
 
         def on_query(requests: Requests, client: Any, query: codec.Query) -> None:
-            requests._executor.submit(executor.Read(client, query))
+            requests._executor.submit(work.Read(client, query))
 
         Requests._on_query = on_query  # type: ignore[method-assign]
 

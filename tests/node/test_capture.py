@@ -13,19 +13,10 @@ from msgspec.msgpack import Ext
 
 from actorraft import codec
 from actorraft.errors import NoRoom, StorageFailed
-from actorraft.node.executor import (
-    Applied,
-    Apply,
-    Done,
-    Executor,
-    Restore,
-    SnapshotFailed,
-    SnapshotTaken,
-    Stopped,
-    TakeSnapshot,
-)
+from actorraft.node.executor import Executor
 from actorraft.node.host import MachineHost
 from actorraft.node.machine_thread import MachineThread
+from actorraft.node.work import Applied, Apply, Done, Restore, SnapshotFailed, SnapshotTaken, Stopped, TakeSnapshot
 from actorraft.pickling.formats import OBJECT
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId, LogEntry

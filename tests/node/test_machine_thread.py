@@ -11,14 +11,24 @@ from typing import Any
 import pytest
 
 from actorraft import StateMachine, codec, command
+from actorraft.errors import StorageFailed
 from actorraft.node import machine_thread as turns
-from actorraft.node.executor import Applied, Apply, Done, Executor, SnapshotTaken, Stopped, TakeSnapshot, Work
+from actorraft.node.executor import Executor
 from actorraft.node.host import MachineHost
 from actorraft.node.machine_thread import MachineThread
+from actorraft.node.work import Applied, Apply, Done, SnapshotTaken, Stopped, TakeSnapshot, Work
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId, LogEntry
 from tests.cluster.helpers import eventually
 from tests.cluster.machines import EndsTheProcess
+
+
+class BrokenDisk(StateMachine):
+    """Meets an error that no other node has."""
+
+    @command
+    def use_the_disk(self) -> None:
+        raise StorageFailed("the disk refused")
 
 
 def entry(request: object) -> LogEntry:
@@ -41,14 +51,14 @@ def test_nothing_is_applied_after_a_machine_that_stopped_so_its_own_reason_is_th
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("os._exit", sys.exit)  # of its thread only
-    body = codec.join_body([codec.encode(["run_out_of_stack"])])
+    body = codec.join_body([codec.encode(["use_the_disk"])])
     works = [
         Apply(0, [entry(codec.Register(7))]),
         Apply(1, [entry(codec.Commands(0, 0, 0, 1, body))]),
         Apply(2, [LogEntry(1, None)]),  # handed over before the loop has heard of it
     ]
     woken = threading.Semaphore(0)
-    executor = MachineThread(Executor(MachineHost(EndsTheProcess), session_expiry_s=10.0), woken.release)
+    executor = MachineThread(Executor(MachineHost(BrokenDisk), session_expiry_s=10.0), woken.release)
     for work in works:
         executor.submit(work)
     for _ in works[:2]:
@@ -57,7 +67,7 @@ def test_nothing_is_applied_after_a_machine_that_stopped_so_its_own_reason_is_th
     done = executor.poll()
     assert [type(one).__name__ for one in done] == ["Applied", "Stopped"]
     assert isinstance(done[1], Stopped)
-    assert "run_out_of_stack raised RecursionError: too deep" in done[1].reason
+    assert "at index 1: StorageFailed: the disk refused" in done[1].reason
 
 
 # --- Turns ---

@@ -14,8 +14,9 @@ import pytest
 
 from actorraft import codec
 from actorraft.machine import StateMachine, command, context
-from actorraft.node.executor import Applied, Apply, Executor, Restore, Restored, SnapshotTaken, Stopped, TakeSnapshot
+from actorraft.node.executor import Executor
 from actorraft.node.host import MachineHost
+from actorraft.node.work import Applied, Apply, Restore, Restored, SnapshotTaken, Stopped, TakeSnapshot
 from actorraft.raft.messages import Configuration, EntryId, LogEntry
 from actorraft.storage.memory import MemoryStorage
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actorraft.node import executor
+from actorraft.node import work
 from actorraft.node.control import RaftControl
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.config import RaftConfig
@@ -24,18 +24,18 @@ class Applying:
     def __init__(self) -> None:
         self.state_bytes = 0
         self.taken: list[SnapshotMeta] = []
-        self.done: list[executor.Done] = []
+        self.done: list[work.Done] = []
 
-    def submit(self, work: executor.Work) -> None:
-        match work:
-            case executor.Apply(first_index, entries):
-                self.done.append(executor.Applied(first_index + len(entries) - 1, [], 0.0, None, [], []))
-            case executor.TakeSnapshot(writer):
+    def submit(self, piece: work.Work) -> None:
+        match piece:
+            case work.Apply(first_index, entries):
+                self.done.append(work.Applied(first_index + len(entries) - 1, [], 0.0, None, [], []))
+            case work.TakeSnapshot(writer):
                 writer.write(b"s" * self.state_bytes)
                 self.taken.append(writer.commit())
-                self.done.append(executor.SnapshotTaken(self.taken[-1]))
+                self.done.append(work.SnapshotTaken(self.taken[-1]))
 
-    def poll(self) -> list[executor.Done]:
+    def poll(self) -> list[work.Done]:
         done, self.done = self.done, []
         return done
 

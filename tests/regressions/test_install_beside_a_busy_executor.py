@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actorraft import codec
-from actorraft.node import executor
+from actorraft.node import work
 from actorraft.node.control import RaftControl
 from actorraft.node.driver import ClientEvent, MessageEvent
 from actorraft.ports import SnapshotMeta
@@ -28,13 +28,13 @@ class HeldExecutor:
     """Does nothing until it is told to; says what it is told to say."""
 
     def __init__(self) -> None:
-        self.work: list[executor.Work] = []
-        self.done: list[executor.Done] = []
+        self.work: list[work.Work] = []
+        self.done: list[work.Done] = []
 
-    def submit(self, work: executor.Work) -> None:
-        self.work.append(work)
+    def submit(self, piece: work.Work) -> None:
+        self.work.append(piece)
 
-    def poll(self) -> list[executor.Done]:
+    def poll(self) -> list[work.Done]:
         done, self.done = self.done, []
         return done
 
@@ -83,12 +83,12 @@ def chunk(index: int, data: bytes, *, done: bool = True) -> MessageEvent:
 
 def test_a_snapshot_of_its_own_that_is_reported_late_never_compacts_past_what_is_on_disk() -> None:
     control, storage, machine = follower(snapshot_after_entries=5)
-    machine.done.append(executor.Applied(9, [], 0.0, None, []))
+    machine.done.append(work.Applied(9, [], 0.0, None, []))
     control.process_events(())  # begins a snapshot at 9
     take = machine.work[-1]
-    assert isinstance(take, executor.TakeSnapshot)
+    assert isinstance(take, work.TakeSnapshot)
     take.writer.write(b"state at 9")
-    machine.done.append(executor.SnapshotTaken(take.writer.commit()))
+    machine.done.append(work.SnapshotTaken(take.writer.commit()))
 
     control.process_event(chunk(30, b"state at 30"))  # is reported in the same turn of the loop
 
@@ -99,7 +99,7 @@ def test_a_snapshot_of_its_own_that_is_reported_late_never_compacts_past_what_is
 
 def test_entries_applied_late_begin_no_snapshot_of_a_log_that_was_replaced() -> None:
     control, storage, machine = follower(snapshot_after_entries=5)
-    machine.done.append(executor.Applied(9, [], 0.0, None, []))
+    machine.done.append(work.Applied(9, [], 0.0, None, []))
 
     control.process_event(chunk(30, b"state at 30"))
 
@@ -120,12 +120,12 @@ def test_a_snapshot_that_may_begin_in_the_batch_that_installs_a_later_one_is_not
     """The core has cut its log already, the disk has not: the entry to take a snapshot at is gone from the log."""
     clients = Clients()
     control, storage, machine = follower(clients)
-    machine.done.append(executor.Applied(9, [], 0.0, None, []))
+    machine.done.append(work.Applied(9, [], 0.0, None, []))
 
     control.process_event(ask_for_snapshot(7))
     control.process_events([chunk(30, b"state at 30"), *leader_said(control)])
 
-    assert not any(isinstance(work, executor.TakeSnapshot) for work in machine.work)
+    assert not any(isinstance(piece, work.TakeSnapshot) for piece in machine.work)
     assert control.server.snapshot_id == EntryId(1, 30)
     assert storage.open_snapshot().read() == b"state at 30"
     assert clients.replies == [("operator", codec.AdminReply(7, "", 30))]  # answered, not left waiting
@@ -141,13 +141,13 @@ def test_a_snapshot_is_not_begun_beside_one_that_is_being_taken_and_both_askers_
     control, _, machine = follower(clients)
 
     control.process_events([ask_for_snapshot(7), ask_for_snapshot(8)])
-    assert not any(isinstance(work, executor.TakeSnapshot) for work in machine.work)
+    assert not any(isinstance(piece, work.TakeSnapshot) for piece in machine.work)
     control.process_events(leader_said(control))
 
-    [take] = [work for work in machine.work if isinstance(work, executor.TakeSnapshot)]
+    [take] = [piece for piece in machine.work if isinstance(piece, work.TakeSnapshot)]
     assert clients.replies == []
     take.writer.write(b"state at 9")
-    machine.done.append(executor.SnapshotTaken(take.writer.commit()))
+    machine.done.append(work.SnapshotTaken(take.writer.commit()))
     control.process_events(())
     assert clients.replies == [("operator", codec.AdminReply(number, "", 9)) for number in (7, 8)]
 
@@ -167,6 +167,6 @@ def test_a_restore_that_runs_late_reads_its_own_snapshot_though_a_newer_one_is_t
     control.process_event(chunk(30, b"state at 30"))
     control.process_event(chunk(60, b"state at 60"))
 
-    restores = [work for work in machine.work if isinstance(work, executor.Restore)]
+    restores = [piece for piece in machine.work if isinstance(piece, work.Restore)]
     assert [work.last_index for work in restores] == [30, 60]
     assert [work.open().read() for work in restores] == [b"state at 30", b"state at 60"]

@@ -1,0 +1,30 @@
+"""How deep a command may call: equally deep on every node, and in every life of it.
+
+RecursionError is the one error of Python that depends on who called: the interpreter counts frames from the thread's
+first on. A command that recurses too deeply is to fail on all nodes or on none, whether it is applied between two
+rounds of the loop, beside it, or in a replay after a start. So the limit is set anew from where the commands of a batch
+are called, and a command has the same number of frames always.
+
+What is written in C counts its own depth: in the same counter up to Python 3.11, from 3.12 on in another, whose
+limit is a constant of the interpreter. The machine has a thread of its own (machine_thread.py), in which only Python
+calls Python until a command is reached, so that one too is at the same depth always. It differs between Python's minor
+versions, as do many other things: all nodes of a cluster run one and the same.
+
+Threads:    the limit is the interpreter's. The other threads of a node are shallow.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+
+def limit_recursion(frames_max: int) -> None:
+    """Allow so many frames above the caller's."""
+    depth = 0
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        depth += 1
+        frame = frame.f_back
+    if sys.getrecursionlimit() != depth + frames_max:
+        sys.setrecursionlimit(depth + frames_max)

@@ -1,0 +1,440 @@
+"""An executor that meets what other nodes may not meet: it holds, and never shows or keeps half a command."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from typing import Any
+
+import msgspec
+import pytest
+
+from actorraft import StateMachine, codec, command, context, query
+from actorraft.errors import CommandFailed
+from actorraft.machine import CommandContext
+from actorraft.node.executor import TOGETHER, Executor
+from actorraft.node.host import MachineHost
+from actorraft.node.work import (
+    Answered,
+    Applied,
+    Apply,
+    Hold,
+    Read,
+    Restore,
+    SnapshotFailed,
+    SnapshotTaken,
+    Stopped,
+    TakeSnapshot,
+    Tried,
+    TryAgain,
+)
+from actorraft.pickling.results import decode_result
+from actorraft.raft.messages import Configuration, EntryId, LogEntry
+from actorraft.storage.marks import HELD, HELD_POSITION, RUNNING, Marks
+from actorraft.storage.memory import MemoryStorage
+from actorraft.storage.records import entry_checksum
+
+missing: set[str] = set()  # what cannot be had just now
+
+
+class Fragile(StateMachine):
+    """Counts, and needs something in the middle of it."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    @command
+    def add(self, name: str) -> int:
+        self.counts[name] = self.counts.get(name, 0) + 1
+        context().publish("counts", name)
+        return self.counts[name]
+
+    @command
+    def add_with(self, name: str, needs: str) -> int:
+        self.add(name)
+        if needs in missing:
+            importlib.import_module(f"surely_not_installed_{needs}")
+        return self.add(name)
+
+    @command
+    def add_much(self, name: str) -> int:
+        self.add(name)
+        if "memory" in missing:
+            raise MemoryError
+        return self.add(name)
+
+    @query
+    def all(self) -> dict[str, int]:
+        return dict(self.counts)
+
+
+class Together:
+    """A machine whose command objects come together."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def apply(self, command: Any) -> Any:
+        raise AssertionError("they come together")
+
+    def apply_many(self, commands: list[Any]) -> list[Any]:
+        self.names += commands
+        if "pandas" in missing:
+            raise ImportError("no pandas", name="pandas")
+        return list(commands)
+
+
+class Hooked(Fragile):
+    """One whose clock needs something."""
+
+    wake_at = 1.0
+
+    def on_clock(self) -> None:
+        self.add("clock")
+        if "pandas" in missing:
+            raise ImportError("no pandas", name="pandas")
+        self.add("clock")
+
+
+class Unsendable(Fragile):
+    """One whose result cannot be pickled without a module."""
+
+    @command
+    def add_and_tell(self, name: str) -> Any:
+        self.add(name)
+        return Told()
+
+
+class Told:
+    def __reduce__(self) -> Any:
+        if "pandas" in missing:
+            raise ImportError("no pandas", name="pandas")
+        return (int, ("7",))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_missing() -> Any:
+    missing.clear()
+    yield
+    missing.clear()
+
+
+class Node:
+    """An executor with a log and a store, as a driver would use it."""
+
+    def __init__(
+        self, machine: type = Fragile, marks: Marks | None = None, skips: dict[int, int] | None = None
+    ) -> None:
+        self.executor = Executor(MachineHost(machine), session_expiry_s=1e9, marks=marks, skips=skips)
+        self.storage = MemoryStorage()
+        self.log: list[LogEntry] = []
+        self.replies: list[tuple[int, codec.Reply]] = []
+        self.events: list[Any] = []
+        self.sequence = 0
+
+    def append(self, *requests: object) -> Applied:
+        entries = [LogEntry(1, codec.stamp(5.0, codec.encode(request))) for request in requests]
+        self.log += entries
+        return self.apply(entries)
+
+    def apply(self, entries: list[LogEntry]) -> Applied:
+        done = self.executor.run(Apply(len(self.log) - len(entries), entries))
+        assert isinstance(done, Applied), done
+        return self._took(done)
+
+    def _took(self, done: Applied) -> Applied:
+        self.replies += done.replies
+        self.events += done.events
+        return done
+
+    def commands(self, *calls: list[Any]) -> codec.Commands:
+        first, self.sequence = self.sequence, self.sequence + len(calls)
+        body = codec.join_body([codec.encode(call) for call in calls])  # type: ignore[type-var]
+        return codec.Commands(0, first, 0, len(calls), body)
+
+    def call(self, *calls: list[Any]) -> Applied:
+        return self.append(self.commands(*calls))
+
+    def try_again(self, *, apply: bool = False) -> Applied:
+        hold = self.executor.hold
+        assert hold is not None
+        snapshot = self.storage.recover().snapshot
+        first = 0 if snapshot is None else snapshot.snapshot_id.index + 1
+        restore = None if snapshot is None else Restore.newest(first - 1, self.storage)
+        done = self.executor.run(TryAgain(restore, first, self.log[first : hold.index], apply))
+        assert isinstance(done, Tried), done
+        return self._took(done.applied)
+
+    def read(self, consistency: str = "stale") -> Any:
+        body = codec.join_body([codec.encode(["all"])])  # type: ignore[type-var]
+        done = self.executor.run(Read(None, codec.Query(1, consistency, True, 1, body)))
+        assert isinstance(done, Answered)
+        return decode_result(done.reply.values[0]) if isinstance(done.reply, codec.Answers) else done.reply
+
+    def results(self, index: int) -> list[Any]:
+        [reply] = [reply for at, reply in self.replies if at == index and isinstance(reply, codec.Results)]
+        return reply.values
+
+    def decide(self, hold: Hold) -> Applied:
+        return self.append(codec.Outcome(hold.index, hold.position, hold.error))
+
+
+def opened(machine: type = Fragile, **options: Any) -> Node:
+    node = Node(machine, **options)
+    node.append(codec.Register(7))
+    return node
+
+
+def held(done: Applied) -> Hold:
+    assert done.hold is not None, "it does not hold"
+    return done.hold
+
+
+def test_what_a_command_has_done_before_it_was_held_at_is_seen_by_nobody() -> None:
+    node = opened()
+    node.call(["add", "a"])
+    missing.add("pandas")
+
+    hold = held(node.call(["add_with", "a", "pandas"]))
+
+    assert (2, 0, False) == (hold.index, hold.position, hold.ready)
+    assert isinstance(node.read(), codec.QueryRefused)
+    assert held(node.try_again()).ready
+    assert {"a": 1} == node.read()
+    assert isinstance(node.read("linearizable"), codec.QueryRefused)
+    assert [("counts", "a")] == [event[1:] for event in node.events]
+
+
+@pytest.mark.parametrize("trailing", [0, 1, 5])
+def test_what_was_missing_comes_and_the_node_goes_on_by_itself_as_if_it_had_never_been_missing(trailing: int) -> None:
+    node = opened()
+    missing.add("pandas")
+    node.call(["add", "a"], ["add_with", "a", "pandas"], ["add", "b"])
+    for _ in range(trailing):
+        assert held(node.call(["add", "a"])).index == 1
+    node.try_again()
+    assert held(node.try_again(apply=True)).reason.endswith("No module named 'surely_not_installed_pandas'")
+    node.try_again()
+    missing.clear()
+
+    done = node.try_again(apply=True)
+
+    assert done.hold is None
+    assert done.last_index == 1 + trailing
+    assert [1, 3, 1] == node.results(1)
+    assert {"a": 3 + trailing, "b": 1} == node.read()
+    assert (4 + trailing) == len(node.events), "each event is told of once"
+
+
+@pytest.mark.parametrize(
+    ("machine", "call", "error"),
+    [
+        (Fragile, ["add_with", "a", "pandas"], ModuleNotFoundError),
+        (Fragile, ["add_much", "a"], MemoryError),
+        (Unsendable, ["add_and_tell", "a"], ImportError),
+    ],
+)
+def test_what_everybody_met_becomes_the_result_and_the_state_is_that_before(
+    machine: type, call: list[Any], error: type[Exception]
+) -> None:
+    node = opened(machine)
+    missing.update(("pandas", "memory"))
+    hold = held(node.call(["add", "b"], call, ["add", "c"]))
+    node.try_again()
+
+    done = node.decide(hold)
+
+    assert done.hold is None
+    assert {"b": 1, "c": 1} == node.read()
+    first, failed, last = node.results(1)
+    assert (1, 1) == (first, last)
+    with pytest.raises(error):
+        decode_result(failed)
+    assert node.executor.serial == 3
+
+
+def test_an_outcome_that_comes_before_the_state_is_at_hand_waits_for_it() -> None:
+    node = opened()
+    missing.add("pandas")
+    hold = held(node.call(["add_with", "a", "pandas"]))
+
+    assert held(node.decide(hold)).index == 1
+    assert node.try_again().hold is None
+    assert {} == node.read()
+
+
+def test_two_commands_of_one_entry_are_decided_one_after_the_other() -> None:
+    node = opened()
+    missing.add("pandas")
+    first = held(node.call(["add_with", "a", "pandas"], ["add", "b"], ["add_with", "c", "pandas"]))
+    node.try_again()
+
+    second = held(node.decide(first))
+    assert (1, 2) == (second.index, second.position)
+    node.try_again()
+    assert node.decide(second).hold is None
+
+    assert {"b": 1} == node.read()
+
+
+def test_a_hook_and_commands_that_come_together_are_held_at_as_well() -> None:
+    clock = opened(Hooked)
+    missing.add("pandas")
+    hold = held(clock.append(codec.Clock()))
+    clock.try_again()
+    assert clock.decide(hold).hold is None
+    assert {} == clock.read()
+    assert 1 == clock.executor.serial
+
+    together = opened(Together)
+    objects = [codec.encode(msgspec.msgpack.Ext(2, pickle.dumps(name))) for name in "ab"]  # type: ignore[type-var]
+    hold = held(together.append(codec.Commands(0, 0, 0, 2, codec.join_body(objects))))
+    assert TOGETHER == hold.position
+    together.try_again()
+    assert together.decide(hold).hold is None
+    assert [5, 5] == [result.code for result in together.results(1)]
+    assert [] == together.executor.host.machine.names
+
+
+def test_a_node_that_is_started_again_knows_of_an_outcome_before_it_comes_to_the_command() -> None:
+    node = opened()
+    node.call(["add", "a"])
+    missing.add("pandas")
+    hold = held(node.call(["add_with", "a", "pandas"]))
+    node.try_again()
+    node.decide(hold)
+    missing.clear()
+
+    again = Node()
+    again.log = list(node.log)
+    again.apply(again.log)
+
+    assert node.read() == again.read() == {"a": 1}
+    assert node.executor.serial == again.executor.serial
+
+
+def test_a_node_that_has_promised_to_hold_does_so_after_a_restart_too_though_nothing_is_missing_any_more() -> None:
+    marks = Marks()
+    node = opened(marks=marks)
+    missing.add("pandas")
+    hold = held(node.call(["add_with", "a", "pandas"]))
+    marks.words[HELD], marks.words[HELD_POSITION] = hold[:2]
+    missing.clear()
+
+    again = Node(marks=marks)
+    again.log = list(node.log)
+    promised = held(again.apply(again.log))
+
+    assert (hold.index, hold.position, None, True) == (
+        promised.index,
+        promised.position,
+        promised.error,
+        promised.ready,
+    )
+    assert again.decide(hold).hold is None
+    assert {} == again.read()
+    assert -1 == marks.words[HELD]
+
+
+def test_a_node_that_has_applied_what_the_others_decided_of_stops_and_says_so() -> None:
+    node = opened()
+    node.call(["add", "a"])
+
+    done = node.executor.run(Apply(2, [LogEntry(1, codec.stamp(5.0, codec.encode(codec.Outcome(1, 0, None))))]))
+
+    assert isinstance(done, Stopped)
+    assert "entry at index 1 failed, and this node has applied it" in done.reason
+
+
+def test_no_snapshot_is_taken_of_half_a_command_and_the_state_before_comes_from_the_newest_one() -> None:
+    node = opened()
+    node.call(["add", "a"])
+    writer = node.storage.begin_snapshot(EntryId(1, 1), Configuration())
+    assert isinstance(node.executor.run(TakeSnapshot(writer)), SnapshotTaken)
+    node.call(["add", "a"])
+    missing.add("pandas")
+    node.call(["add_with", "a", "pandas"])
+
+    refused = node.executor.run(TakeSnapshot(node.storage.begin_snapshot(EntryId(1, 3), Configuration())))
+
+    assert isinstance(refused, SnapshotFailed)
+    assert "holds at index 3" in refused.reason
+    assert held(node.try_again()).ready
+    assert {"a": 2} == node.read()
+
+
+def test_a_state_before_that_cannot_be_had_either_is_asked_for_again_and_nothing_is_applied_meanwhile() -> None:
+    node = opened()
+    node.call(["add_with", "a", "numpy"])
+    missing.update(("pandas", "numpy"))
+    node.call(["add_with", "a", "pandas"])
+
+    still = held(node.try_again())
+    assert not still.ready
+    assert "the state before it cannot be had now" in still.reason
+    assert isinstance(node.read(), codec.QueryRefused)
+    missing.discard("numpy")
+
+    assert held(node.try_again()).ready
+    assert {"a": 2} == node.read()
+
+
+def test_a_skipped_entry_changes_nothing_but_that_its_clients_know() -> None:
+    node = opened()
+    poison = node.commands(["add", "a"], ["add", "a"])
+    item = LogEntry(1, codec.stamp(5.0, codec.encode(poison)))
+    node.executor.skips[1] = entry_checksum(1, item)
+
+    node.append(poison)
+    node.call(["add", "b"])
+
+    assert {"b": 1} == node.read()
+    for result in node.results(1):
+        with pytest.raises(CommandFailed, match="Skipped: the entry at index 1 was skipped by an operator"):
+            decode_result(result)
+    assert 3 == node.executor.serial
+
+
+def test_an_entry_of_another_checksum_is_not_skipped() -> None:
+    node = opened(skips={1: 12345})
+    node.call(["add", "a"])
+
+    assert {"a": 1} == node.read()
+
+
+def test_the_marks_say_which_entry_is_being_applied_and_that_none_is() -> None:
+    marks = Marks()
+    seen: list[int] = []
+
+    class Looks(StateMachine):
+        @command
+        def look(self) -> None:
+            seen.append(marks.words[RUNNING])
+
+    node = opened(Looks, marks=marks)
+    node.call(["look"])
+    node.append(node.commands(["look"]), node.commands(["look"]))
+
+    assert [1, 2, 3] == seen
+    assert -1 == marks.words[RUNNING]
+    assert marks.may_have_applied(3)
+    assert not marks.may_have_applied(4)
+
+
+def test_the_context_of_a_command_around_which_another_was_decided_is_what_it_would_have_been() -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Looks(Fragile):
+        @command
+        def look(self) -> None:
+            told: CommandContext = context()
+            seen.append((told.position, told.serial))
+
+    node = opened(Looks)
+    missing.add("pandas")
+    hold = held(node.call(["look"], ["add_with", "a", "pandas"], ["look"]))
+    node.try_again()
+    seen.clear()
+    node.decide(hold)
+
+    assert [(0, 0), (2, 2)] == seen

@@ -11,6 +11,7 @@ Not here:   sockets (transports/zeromq.py); what is in a frame.
 
 from __future__ import annotations
 
+import enum
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Protocol
@@ -123,11 +124,27 @@ class Kinds:
 
 
 class Envelope(NamedTuple):
-    """One thing that happened; `frame` is empty for all but PEER, CLIENT and FRAME."""
+    """One thing that happened.
+
+    Attributes:
+        frame: of PEER, CLIENT and FRAME what was sent; of CONNECTED what the other end says in its introduction.
+    """
 
     kind: int
     sender: Any
     frame: bytes = b""
+
+
+class Sent(enum.Enum):
+    """What became of a frame; true if it left (which does not say that it arrives)."""
+
+    LEFT = enum.auto()
+    FULL = enum.auto()  # the receiver does not read now
+    GONE = enum.auto()  # there is no link
+    TOO_LARGE = enum.auto()  # the receiver takes no frame of that size, now or later; the link is as it was
+
+    def __bool__(self) -> bool:
+        return self is Sent.LEFT
 
 
 class Inbox(Protocol):
@@ -158,11 +175,20 @@ class Mailbox(Inbox, Protocol):
     def set_peers(self, peers: Mapping[int, str]) -> None:
         """Say who the peers are: node id -> endpoint. Links to others are closed; a link that stays is left alone."""
 
-    def send_peer(self, peer_id: int, frame: bytes) -> bool:
-        """Send to a peer, never blocking; False if it was dropped (no link, full queue). What left may be lost too."""
+    def set_keys(self, members: Mapping[int, tuple[str, ...]]) -> None:
+        """Say which public keys prove a peer, the preferred one first; who proves another is heard no more."""
 
-    def send_client(self, client: Any, frame: bytes) -> bool:
-        """Answer a client, never blocking; False if it was dropped (it is gone, or does not read)."""
+    def introduce(self, payload: bytes) -> None:
+        """Say this to whoever is linked from now on; there it comes with CONNECTED."""
+
+    def send_peer(self, peer_id: int, frame: bytes) -> Sent:
+        """Send to a peer, never blocking. What left may be lost too."""
+
+    def send_client(self, client: Any, frame: bytes) -> Sent:
+        """Answer a client, never blocking."""
+
+    def role(self, client: Any) -> str:
+        """Return what a client's key allows: "read", "write" or "admin"; who needs no key may do all."""
 
     def try_send_client(self, client: Any, frame: bytes) -> bool | None:
         """Answer a client, never blocking; False if its queue is full now, None if it is gone."""
@@ -170,6 +196,9 @@ class Mailbox(Inbox, Protocol):
 
 class Channel(Inbox, Protocol):
     """The client's side: links to the nodes of a cluster. Kinds are FRAME, CONNECTED, DISCONNECTED and WAKE."""
+
+    def set_keys(self, members: Mapping[int, tuple[str, ...]]) -> None:
+        """Say which public keys prove a node, the preferred one first."""
 
     def set_endpoints(self, endpoints: Mapping[Any, str]) -> None:
         """Say where the nodes are: node id (or whatever else names one) -> endpoint."""

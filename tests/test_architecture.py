@@ -62,6 +62,7 @@ CONTROL_PATH = ("actorraft.raft", "actorraft.storage", "actorraft.codec", "actor
                 "transports")  # fmt: skip
 COMPOSITION_ROOTS = {
     "actorraft.client.connect",
+    "actorraft.cluster.processes",
     "actorraft.node.process",
 }  # and actorraft.actors: they name a transport
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}

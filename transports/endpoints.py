@@ -1,8 +1,8 @@
 """Where a socket may be bound and connected: the checks that come before any socket exists.
 
 ipc is safe because of its directory: sockets live where only this user can enter, and whoever binds or connects looks
-first. Any local user can reach a tcp port of the loopback, so a token goes ahead of every message there; what leaves
-the machine needs keys.
+first. Any local user can reach a tcp port, also one of the loopback, so tcp needs keys (keys.py); what does without
+says so in the name of an option.
 
 Source:     the mode of a Unix socket's own file is not honoured by every system; its directory's always is. `sun_path`
             holds 107 bytes and a NUL.
@@ -23,46 +23,44 @@ from actorraft.errors import UsageError
 logger = logging.getLogger("actorraft.transports")
 
 IPC_PATH_BYTES_MAX: Final = 107
-TOKEN_BYTES: Final = 32
 
 
-def check_bind(endpoint: str, *, plaintext_off_loopback: bool = False) -> str:
+def check_bind(
+    endpoint: str, *, keys: bool = False, plaintext_on_loopback: bool = False, plaintext_off_loopback: bool = False
+) -> str:
     """Return `endpoint`, ready to be bound.
+
+    Args:
+        keys: whether what passes there is encrypted, and both ends are proven.
+        plaintext_on_loopback: do without keys where every user of this machine can read and forge what passes.
+        plaintext_off_loopback: do without keys where everybody on the network can.
 
     Raises:
         UsageError: it must not be bound; says why and what to do.
     """
     scheme, rest = split(endpoint)
     if scheme == "tcp":
-        _check_tcp(endpoint, rest, "bound", plaintext_off_loopback)
+        _check_tcp(endpoint, rest, "bound", keys, plaintext_on_loopback, plaintext_off_loopback)
     else:
         _check_ipc(endpoint, rest)
         _refuse_live_socket(endpoint, rest)
     return endpoint
 
 
-def check_connect(endpoint: str, *, plaintext_off_loopback: bool = False) -> str:
-    """Return `endpoint`, ready to be connected to.
+def check_connect(
+    endpoint: str, *, keys: bool = False, plaintext_on_loopback: bool = False, plaintext_off_loopback: bool = False
+) -> str:
+    """Return `endpoint`, ready to be connected to; the arguments are those of `check_bind`.
 
     Raises:
         UsageError: it must not be connected to; says why and what to do.
     """
     scheme, rest = split(endpoint)
     if scheme == "tcp":
-        _check_tcp(endpoint, rest, "connected to", plaintext_off_loopback)
+        _check_tcp(endpoint, rest, "connected to", keys, plaintext_on_loopback, plaintext_off_loopback)
     else:
         _check_ipc(endpoint, rest)
     return endpoint
-
-
-def check_token(token: bytes | None, endpoint: str) -> None:
-    """Raise UsageError if `token` is not what this kind of endpoint needs."""
-    if token is not None and len(token) != TOKEN_BYTES:
-        raise UsageError(f"a token has {TOKEN_BYTES} bytes, not {len(token)}")
-    if token is None and split(endpoint)[0] == "tcp":
-        raise UsageError(
-            f"{endpoint} can be reached by every user of this machine: tcp needs a token of 32 random bytes"
-        )
 
 
 def split(endpoint: str) -> tuple[str, str]:
@@ -92,15 +90,24 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _check_tcp(endpoint: str, rest: str, verb: str, plaintext_off_loopback: bool) -> None:
+def join(host: str, port: int | str) -> str:
+    """Return the tcp endpoint of an address, in brackets where it needs them."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def _check_tcp(endpoint: str, rest: str, verb: str, keys: bool, on_loopback: bool, off_loopback: bool) -> None:
     host, port = (rest.rpartition(":")[0], 0) if rest.endswith(":*") else host_and_port(rest)
     del port
-    if is_loopback(host):
+    if keys:
         return
-    if not plaintext_off_loopback:
+    if is_loopback(host):
+        if not (on_loopback or off_loopback):
+            raise UsageError(f"{endpoint} is not {verb}: every user of this machine can reach it, so tcp needs keys")
+        return
+    if not off_loopback:
         raise UsageError(
             f"{endpoint} is not {verb}: it is not on the loopback, and without keys anybody on the network could read "
-            "and forge what passes. Use tcp://127.0.0.1, or plaintext_off_loopback=True if the network is yours alone"
+            "and forge what passes"
         )
     logger.warning("%s is %s in plain text: whoever is on this network can read and forge what passes", endpoint, verb)
 

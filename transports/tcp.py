@@ -29,11 +29,12 @@ from actorraft import codec
 from actorraft.errors import UsageError
 from actorraft.raft.messages import Message
 from transports import RaftNet
-from transports.endpoints import TOKEN_BYTES, check_bind, check_connect, host_and_port
+from transports.endpoints import check_bind, check_connect, host_and_port
 
 logger = logging.getLogger("actorraft.transports")
 
 PROTOCOL_VERSION: Final = 1
+TOKEN_BYTES: Final = 32
 OUTGOING_MAX: Final = 1000  # messages waiting for one peer; further ones are dropped
 CONNECT_TIMEOUT_S: Final = 1.0
 SEND_TIMEOUT_S: Final = 2.0  # a peer that reads nothing for so long is taken for dead
@@ -79,9 +80,9 @@ class TCPRaftNet(RaftNet):
             raise UsageError(f"a token has {TOKEN_BYTES} bytes, not {len(token)}")
         self.endpoint = _as_endpoint(endpoint)
         self.peers = {peer_id: _as_endpoint(each) for peer_id, each in self.peers.items()}
-        check_bind(self.endpoint, plaintext_off_loopback=plaintext_off_loopback)
+        check_bind(self.endpoint, plaintext_on_loopback=True, plaintext_off_loopback=plaintext_off_loopback)
         for each in self.peers.values():
-            check_connect(each, plaintext_off_loopback=plaintext_off_loopback)
+            check_connect(each, plaintext_on_loopback=True, plaintext_off_loopback=plaintext_off_loopback)
         members = sorted(self.peers | {address: self.endpoint})
         self._token = token if token is not None else hashlib.sha256(repr(members).encode()).digest()
         self._message_bytes_max = message_bytes_max

@@ -54,7 +54,6 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
         cluster_id=bytes(8),
         peer_endpoint=None,
         client_endpoint=address.endpoint,
-        token=None,
         frame_bytes_max=FRAME_BYTES_MAX,
     )
     context.on_stop(mailbox.wake)

@@ -81,7 +81,7 @@ class Post:
         from transports.zeromq import ZeroMQClientChannel
 
         self.pid = os.getpid()
-        self._channel = ZeroMQClientChannel(token=None, message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
+        self._channel = ZeroMQClientChannel(message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
         self._boxes: dict[str, Box] = {}
         self._lock = threading.Lock()  # of `_boxes`, and of numbers and their order
         self._touched: deque[Box] = deque()  # boxes with something new

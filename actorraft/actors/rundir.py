@@ -1,4 +1,4 @@
-"""The directory of one run: sockets, output, tokens. Its maker removes it; if that was killed, who makes the next one.
+"""The directory of one run: sockets, output, keys. Its maker removes it; if that was killed, who makes the next one.
 
 Invariant:  a directory that holds a file `run` is of a run that goes on as long as somebody holds a lock on that file.
             The lock is there before the name is, so a directory that is being made is never taken for a left one;

@@ -1,47 +1,59 @@
 """Ways to a client, over ZeroMQ.
 
-An endpoint is what a channel connects to; over tcp, `#` and the path of the cluster's token file follow.
+An endpoint is what a channel connects to; over tcp, `#` and the path of a folder with a client's keys follow.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from actorraft.client.arguments import check_endpoints, check_timeout
 from actorraft.client.client import Client
 from actorraft.client.thread import ClientThread
-from actorraft.errors import UsageError
 
 if TYPE_CHECKING:
     from actorraft.ports import Channel
+    from transports.keys import Keys
 
 M = TypeVar("M")
 
 
+Folder = str | os.PathLike[str]
+Endpoints = Mapping[int, str] | Folder
+
+
 @overload
-def connect(endpoints: Mapping[int, str], machine: Callable[..., M], *, timeout: float | None = 5.0) -> Client[M]: ...
-@overload
-def connect(endpoints: Mapping[int, str], machine: None = None, *, timeout: float | None = 5.0) -> Client[Any]: ...
 def connect(
-    endpoints: Mapping[int, str], machine: Callable[..., M] | None = None, *, timeout: float | None = 5.0
+    endpoints: Endpoints, machine: Callable[..., M], *, keys: Folder | None = None, timeout: float | None = 5.0
+) -> Client[M]: ...
+@overload
+def connect(
+    endpoints: Endpoints, machine: None = None, *, keys: Folder | None = None, timeout: float | None = 5.0
+) -> Client[Any]: ...
+def connect(
+    endpoints: Endpoints,
+    machine: Callable[..., M] | None = None,
+    *,
+    keys: Folder | None = None,
+    timeout: float | None = 5.0,
 ) -> Client[M]:
     """Reach a running cluster.
 
     Args:
-        endpoints: `cluster.endpoints`, also after a way through JSON; a tcp endpoint ends in `#` and the path of the
-            cluster's token file.
+        endpoints: `cluster.endpoints`, also after a way through JSON; or a client's folder, which names them.
         machine: the machine's class, for `proxy()`.
+        keys: a client's folder, where `endpoints` is none and names none.
         timeout: seconds to find a leader; None waits for ever.
 
     Raises:
-        UsageError: these are no endpoints, or the token file cannot be read.
+        UsageError: these are no endpoints, the folder is none, or tcp is to be used without one.
         Unavailable: no leader was found in time.
     """
     timeout = check_timeout(timeout)
-    client = open_client(endpoints, machine)
+    client = open_client(endpoints, machine, keys)
     try:
         client.wait_for_leader(timeout)
     except BaseException:
@@ -51,11 +63,15 @@ def connect(
 
 
 async def connect_async(
-    endpoints: Mapping[int, str], machine: Callable[..., M] | None = None, *, timeout: float | None = 5.0
+    endpoints: Endpoints,
+    machine: Callable[..., M] | None = None,
+    *,
+    keys: Folder | None = None,
+    timeout: float | None = 5.0,
 ) -> Client[M]:
     """`connect`, from a coroutine: the event loop goes on meanwhile. Cancelled, it leaves nothing behind."""
     timeout = check_timeout(timeout)
-    client = await asyncio.to_thread(open_client, endpoints, machine)
+    client = await asyncio.to_thread(open_client, endpoints, machine, keys)
     try:
         await asyncio.to_thread(client.wait_for_leader, timeout)
     except BaseException:
@@ -64,31 +80,29 @@ async def connect_async(
     return client
 
 
-def open_client(endpoints: Mapping[int, str], machine: Callable[..., M] | None) -> Client[M]:
+def open_client(endpoints: Endpoints, machine: Callable[..., M] | None, keys: Folder | None = None) -> Client[M]:
     """Make a client over ZeroMQ, and wait for nobody."""
-    return Client(open_thread(endpoints), machine)
+    return Client(open_thread(endpoints, keys), machine)
 
 
-def open_thread(endpoints: Mapping[int, str]) -> ClientThread:
+def open_thread(endpoints: Endpoints, keys: Folder | None = None) -> ClientThread:
     """Open a session over ZeroMQ; see `connect`."""
+    from transports.keys import ClientFolder
+
+    folder = os.fspath(keys or "")
+    if isinstance(endpoints, str | os.PathLike):
+        folder, endpoints = os.fspath(endpoints), ClientFolder.load(endpoints).endpoints
     plain: dict[int, str] = {}
-    token_file = ""
     for node_id, endpoint in check_endpoints(endpoints).items():
         plain[node_id], _, named = endpoint.partition("#")
-        token_file = named or token_file
-    token = _read_token(token_file) if token_file else None
-    return ClientThread(plain, lambda: zeromq_channel(token), token_file=token_file)
+        folder = folder or named
+    found = ClientFolder.load(folder) if folder else None
+    own, cluster_id = (found.keys, bytes.fromhex(found.cluster_id)) if found is not None else (None, b"")
+    return ClientThread(plain, lambda: zeromq_channel(own, cluster_id), folder=folder)
 
 
-def zeromq_channel(token: bytes | None) -> Channel:
+def zeromq_channel(keys: Keys | None, cluster_id: bytes = b"") -> Channel:
     """Make a channel over ZeroMQ: the one place in the caller's process that names a transport."""
     from transports.zeromq import ZeroMQClientChannel
 
-    return ZeroMQClientChannel(token=token)
-
-
-def _read_token(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"the cluster's token file {path!r} cannot be read: {error}") from error
+    return ZeroMQClientChannel(keys=keys, cluster_id=cluster_id)

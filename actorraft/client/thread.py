@@ -66,7 +66,7 @@ class ClientThread:
     Args:
         endpoints: node id -> endpoint, as a channel takes them.
         open_channel: opens links; called once here, and once in each forked process that uses this.
-        token_file: where the cluster's token is, for whoever is told of the endpoints.
+        folder: of a client's keys, for whoever is told of the endpoints.
         frame_bytes_max: the cluster's, until its nodes say what it is.
     """
 
@@ -75,10 +75,11 @@ class ClientThread:
         endpoints: Mapping[int, str],
         open_channel: Callable[[], Channel],
         *,
-        token_file: str = "",
+        folder: str = "",
         frame_bytes_max: int = 16 << 20,
     ) -> None:
-        self.token_file = token_file
+        self.folder = folder
+        self._members: dict[int, tuple[str, ...]] = {}  # node id -> keys that it was told of since; replaced
         self._endpoints = dict(endpoints)  # replaced, never changed
         self._open_channel = open_channel
         self._frame_bytes_max = frame_bytes_max
@@ -115,6 +116,8 @@ class ClientThread:
     def _start(self) -> None:
         channel = self._open_channel()
         try:
+            if self._members:
+                channel.set_keys(self._members)
             channel.set_endpoints(self._endpoints)
             if self._channel is not None:  # a signal handler was here meanwhile
                 channel.close()
@@ -136,7 +139,7 @@ class ClientThread:
     @property
     def endpoints(self) -> dict[int, str]:
         """Node id -> endpoint, as `connect` takes them; those of nodes that joined since included."""
-        suffix = f"#{self.token_file}" if self.token_file else ""
+        suffix = f"#{self.folder}" if self.folder else ""
         return {node_id: endpoint + suffix for node_id, endpoint in self._endpoints.items()}
 
     @property
@@ -253,9 +256,10 @@ class ClientThread:
             with contextlib.suppress(UsageError):  # closed: nobody is told
                 self.request(lambda session: session.unwatch(watch_id))
 
-    def set_endpoints(self, endpoints: Mapping[int, str]) -> None:
-        """Reach these nodes from now on, and no others."""
+    def set_endpoints(self, endpoints: Mapping[int, str], members: Mapping[int, tuple[str, ...]]) -> None:
+        """Reach these nodes from now on, and no others; over tcp, these keys prove them."""
         self._endpoints = told = dict(endpoints)
+        self._members = dict(members)
         self.request(lambda _: self._link(told))
 
     def request(self, act: Callable[[ClientSession], object]) -> None:
@@ -374,20 +378,23 @@ class ClientThread:
             return
         self._asked_where_s = now_s
         for node_id in session.nodes:
-            future: ResultFuture[list[tuple[int, str]]] = ResultFuture()
+            future: ResultFuture[list[tuple[Any, ...]]] = ResultFuture()
             future.add_done_callback(self._on_endpoints)
             session.admin(node_id, "endpoints", {}, future, now_s + 1.0)
 
-    def _on_endpoints(self, future: Future[list[tuple[int, str]]]) -> None:
+    def _on_endpoints(self, future: Future[list[tuple[Any, ...]]]) -> None:
         """Link to nodes that are new."""
         told = future.result() if future.exception() is None else []
-        new = {node_id: endpoint for node_id, endpoint in told if node_id not in self._endpoints}
+        new = {node_id: endpoint for node_id, endpoint, *_ in told if node_id not in self._endpoints}
         if new:
             self._endpoints = self._endpoints | new
+            self._members = {node_id: tuple(keys) for node_id, _, *keys in told if keys}  # a proven member says so
             self._link(self._endpoints)
 
     def _link(self, endpoints: dict[int, str]) -> None:
         if self._channel is not None and not self._closed:
+            if self._members:
+                self._channel.set_keys(self._members)
             self._channel.set_endpoints(endpoints)
 
     def _hand_out(self) -> None:

@@ -37,8 +37,8 @@ class Cluster(Client[M]):
     def __init__(self, machine: Callable[..., M], processes: NodeProcesses) -> None:
         thread = ClientThread(
             _clients_of(processes),
-            lambda: zeromq_channel(processes.token),
-            token_file=str(processes.token_file or ""),
+            lambda: zeromq_channel(processes.keys.of_client() if processes.keys is not None else None),
+            folder=str(processes.keys.folder) if processes.keys is not None else "",
             frame_bytes_max=processes.config.frame_bytes_max,
         )
         super().__init__(thread, machine, name=processes.place.info.machine)
@@ -139,7 +139,8 @@ class Cluster(Client[M]):
         raise Unavailable(f"the membership did not change in time; the leader says {said}, and last: {refusal}")
 
     def _set_endpoints(self) -> None:
-        self._thread.set_endpoints(_clients_of(self._processes))
+        keys = self._processes.keys
+        self._thread.set_endpoints(_clients_of(self._processes), keys.members() if keys is not None else {})
 
     def _emit(self, kind: str, node_id: int | None, detail: str) -> None:
         self._thread.events.emit(kind, node_id, detail)

@@ -1,6 +1,6 @@
 """Where a cluster lives: its data, locked, and a fresh directory for what belongs to one run only.
 
-Shape:      the run's directory holds sockets, token and the nodes' output, and the data too if it is not to be kept.
+Shape:      the run's directory holds sockets, keys and the nodes' output, and the data too if it is not to be kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RUN_DIR_BYTES_MAX = 80  # the path of a Unix socket, which is a file name longer
 
 
 class Place:
-    """Where a cluster lives: its data (locked), and a fresh directory for this run's sockets, token and output.
+    """Where a cluster lives: its data (locked), and a fresh directory for this run's sockets, keys and output.
 
     Raises:
         UsageError: the data directory is in use, cannot be written, or was made for something else.

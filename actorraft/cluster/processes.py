@@ -22,7 +22,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from actorraft.actors.monitor import Monitor
 from actorraft.actors.process import ActorProcess
@@ -36,6 +36,9 @@ CUT_S: Final = 2.0  # how long `cut` waits for a node that does not obey
 CLOSE_S: Final = 2.0  # what a node gets to leave by itself before SIGKILL
 RESTART_S: Final = 30.0  # how long a node that died unasked may take to serve again
 START_CLOSE_S: Final = 0.5  # the same for one that does not serve yet: it owes nobody anything
+
+if TYPE_CHECKING:
+    from transports.keys import RunKeys
 
 Emit = Callable[[str, int, str], object]  # kind of event, node id, in words
 
@@ -91,8 +94,7 @@ class NodeProcesses:
         self.transport = transport
         self.config = config
         self.supervised = supervision is not None
-        self.token = os.urandom(32) if transport == "tcp" else None
-        self.token_file = place.run_dir / "token" if self.token is not None else None
+        self.keys: RunKeys | None = None  # on tcp
         self.emit: Emit = _tell_nobody  # until somebody can listen
         self.owner_pid = os.getpid()
         self._factory = factory
@@ -115,9 +117,10 @@ class NodeProcesses:
             on_exit=_weakly(self._on_exit),
         )
         _open.add(self)
-        if self.token is not None and self.token_file is not None:
-            self.token_file.touch(mode=0o600)
-            self.token_file.write_bytes(self.token)
+        if transport == "tcp":
+            from transports.keys import RunKeys
+
+            self.keys = RunKeys(place.run_dir / "client", self.node_ids)
 
     # --- What is known of them ---
 
@@ -125,6 +128,9 @@ class NodeProcesses:
     def node_ids(self) -> tuple[int, ...]:
         """Who is a member."""
         return self.place.info.node_ids
+
+    def _clients(self) -> dict[int, str]:
+        return {node_id: client for node_id, (_, client) in self._bound.items()}
 
     @property
     def bound(self) -> dict[int, tuple[str, str]]:
@@ -242,7 +248,7 @@ class NodeProcesses:
             storage_ids=tuple((one, storage_id) for one, storage_id in known.items() if one in founders),
             peer_endpoint=peer_endpoint,
             client_endpoint=client_endpoint,
-            token=self.token,
+            keys=self.keys.of_node(node_id) if self.keys is not None else None,
             config=self.config,
         )
 
@@ -309,11 +315,16 @@ class NodeProcesses:
     def _tell_peers(self, processes: Sequence[NodeProcess]) -> None:
         """Tell nodes that know of each other already, or are to know now, where all are."""
         peers = {node_id: peer for node_id, (peer, _) in self._bound.items()}
-        clients = [(node_id, client) for node_id, (_, client) in self._bound.items()]
+        keys = self.keys.members() if self.keys is not None else {}
+        clients = [(node_id, client, *keys.get(node_id, ())) for node_id, (_, client) in self._bound.items()]
+        if self.keys is not None:
+            self.keys.publish(self.place.info.cluster_id, self.place.info.name, self._clients())
         for process in processes:
             if not process.alive:
                 continue  # it is told at its start
             with contextlib.suppress(UsageError):  # it died meanwhile
+                if keys:
+                    process.send(("keys", keys))
                 process.send(("peers", peers))
                 process.send(("clients", clients))
                 if process.node_id in self._cuts:  # one that was started during a partition is on its side of it
@@ -361,6 +372,8 @@ class NodeProcesses:
         """Keep nothing of a node that is no member, but its folder."""
         with self._lock:
             process = self._processes.pop(node_id, None)
+            if self.keys is not None:
+                self.keys.forget(node_id)
             if self._bound.pop(node_id, None) is not None:
                 self._tell_peers(self._introduced())
             if process is not None:

@@ -49,6 +49,7 @@ from actorraft.storage.portable import seed
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
     from actorraft.ports import Mailbox
+    from transports.keys import Keys
 
 logger = logging.getLogger("actorraft")
 
@@ -67,6 +68,7 @@ class NodeSpec:
         storage_ids: (node id, storage id) of the founders; none at a node that joined later.
         keeps_data: False if the directory is removed with the cluster.
         peer_endpoint, client_endpoint: where to bind; a tcp port of 0 lets the system choose.
+        keys: this node's own, its peers' and its clients'; needed on tcp.
     """
 
     node_id: int
@@ -82,7 +84,7 @@ class NodeSpec:
     storage_ids: tuple[tuple[int, str], ...]
     peer_endpoint: str
     client_endpoint: str
-    token: bytes | None
+    keys: Keys | None
     config: RaftConfig
 
 
@@ -252,6 +254,8 @@ class RaftNode:
         match verb:
             case "peers":
                 self._set_peers(value)
+            case "keys":
+                self._mailbox.set_keys(value)
             case "clients":
                 self.driver.requests.endpoints = value
             case "campaign":
@@ -290,11 +294,16 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         cluster_id=spec.cluster_id,
         peer_endpoint=spec.peer_endpoint,
         client_endpoint=spec.client_endpoint,
-        token=spec.token,
         frame_bytes_max=spec.config.frame_bytes_max,
+        append_bytes_max=max(spec.config.append_bytes_max, spec.config.snapshot_chunk_bytes),
+        keys=spec.keys,
+        storage_id=spec.storage_id,
     )
     context.report(("bound", mailbox.endpoints))
     order: tuple[str, Any] | None = context.receive(None)
+    while order is not None and order[0] == "keys":
+        mailbox.set_keys(order[1])
+        order = context.receive(None)
     if order is None:
         return  # the parent is gone
     _, peers = order

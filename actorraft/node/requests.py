@@ -63,7 +63,9 @@ class Requests:
         self._counts = counts
         self._status = status
         self._read_asked = read_asked
-        self.endpoints: list[tuple[int, str]] = []  # where clients reach each node, for clients that ask
+        self.endpoints: list[
+            tuple[int | str, ...]
+        ] = []  # (node id, where clients reach it, its keys), for clients that ask
         self._pending: dict[int, Any] = {}  # index of an entry -> the client that waits for its result
         self._reads: dict[int, tuple[Any, codec.Query | codec.Admin]] = {}  # token -> what waits for an index
         self._reads_behind: list[tuple[int, Any, codec.Query | codec.Admin]] = []  # whose index is not handed over yet

@@ -23,6 +23,9 @@ class Nowhere:
         self.counts: Counter[str] = Counter()
         self._woken = threading.Event()
 
+    def set_keys(self, members: Mapping[int, tuple[str, ...]]) -> None:
+        pass
+
     def set_endpoints(self, endpoints: Mapping[int, str]) -> None:
         pass
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import socket
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,10 @@ from actorraft import Cluster, RaftConfig, codec
 from actorraft.raft.messages import AppendEntries
 from tests.cluster.helpers import Spawn, agree, eventually
 from tests.cluster.machines import Ledger
-from transports.zeromq import PROTOCOL_VERSION
+from transports import hello
+from transports.curve import dial_with
+from transports.hello import Introduction
+from transports.keys import KeyPair, Keys
 
 pytestmark = pytest.mark.cluster
 
@@ -58,12 +60,26 @@ def throw(endpoint: str, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def dealer(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
-    """A stranger who speaks ZeroMQ."""
-    with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+def dealer(endpoint: str, cluster: Cluster[Any], pair: KeyPair | None = None) -> Iterator[zmq.Socket[bytes]]:
+    """A stranger who speaks ZeroMQ; over tcp with a key."""
+    context = zmq.Context()
+    try:
+        stranger = context.socket(zmq.DEALER)
         stranger.linger = 1000
+        keys = cluster._processes.keys
+        if keys is not None:
+            node_id = next(node_id for node_id, at in cluster._processes.bound.items() if endpoint in at)
+            dial_with(stranger, Keys(pair or KeyPair.generate()), keys.members()[node_id][0])
         stranger.connect(endpoint)
         yield stranger
+    finally:
+        context.destroy(linger=1000)
+
+
+def pairs(cluster: Cluster[Any], node_id: int) -> tuple[KeyPair | None, KeyPair | None]:
+    """The keys of a node and of this cluster's owner, as if they were stolen."""
+    keys = cluster._processes.keys
+    return (None, None) if keys is None else (keys.of_node(node_id).own, keys.of_client().own)
 
 
 def dropped(cluster: Cluster[Any], node_id: int) -> dict[str, int]:
@@ -103,39 +119,51 @@ def test_messages_of_strangers_are_counted_and_logged_once_a_reason(
     cluster = raft_cluster(Ledger, nodes=3, transport=transport, config=SMALL)
     leader = cluster.wait_for_leader()
     other = next(node_id for node_id in cluster.nodes if node_id != leader)
-    token = cluster._processes.token or b""
     cluster_id = bytes.fromhex(cluster._processes.place.info.cluster_id)
-    head = struct.Struct("<8sI8s")
-    good = token + PROTOCOL_VERSION + head.pack(cluster_id, other, os.urandom(8))
+    peer_pair, client_pair = pairs(cluster, other)
+    me = Introduction(other, cluster_id, bytes(8))
+    tag = b"peer tag"
     coup = codec.encode_message(AppendEntries(other, leader, 10**6, -1, -1, [], -1))
     forged = codec.encode_message(AppendEntries(99, leader, 10**6, -1, -1, [], -1))
     peer_door, client_door = doors(cluster, leader)
-    with dealer(peer_door) as stranger:
+
+    def hello_of(said: Introduction, tag: bytes) -> bytes:
+        return hello.say(hello.HELLO, tag, hello.encode(said))
+
+    cluster.nodes[other].pause()  # else it says hello again, and the stranger with its key is heard no more
+    with dealer(peer_door, cluster, peer_pair) as stranger:
         for _ in range(5):
-            stranger.send_multipart([token + b"\x07" + good[len(token) + 1 :], coup])  # another version
-            stranger.send_multipart([token + PROTOCOL_VERSION + head.pack(bytes(8), other, bytes(8)), coup])
-            stranger.send_multipart([token + PROTOCOL_VERSION + head.pack(cluster_id, 77, bytes(8)), coup])
+            stranger.send(hello_of(me._replace(versions=(70, 71)), tag))
+            stranger.send(hello_of(me._replace(cluster_id=bytes(8)), tag))
+            stranger.send(hello_of(me, tag)[:-1])
             stranger.send_multipart([b"", coup])
             stranger.send_multipart([coup])
-            stranger.send_multipart([good, coup, coup])
-            stranger.send_multipart([good, b"garbage"])
-            stranger.send_multipart([good, b""])
-            stranger.send_multipart([good, forged])
-            if token:
-                stranger.send_multipart([bytes(32) + good[32:], coup])
-    with dealer(client_door) as stranger:
+            stranger.send_multipart([b"no hello", coup])
+        stranger.send(hello_of(me, tag))
         for _ in range(5):
-            stranger.send_multipart([token + b"\x07", codec.encode(codec.Register(1))])
-            stranger.send_multipart([token + PROTOCOL_VERSION, b"garbage"])
-            stranger.send_multipart([token + PROTOCOL_VERSION, b"\x91" * 10_000])
-            stranger.send_multipart([token + PROTOCOL_VERSION, codec.encode(codec.Commands(5, 0, 0, 10**9, b"x"))])
-            stranger.send_multipart([token + PROTOCOL_VERSION, codec.encode(codec.Check(0, 0, b"", b""))])
-            stranger.send_multipart([token + PROTOCOL_VERSION, codec.encode(codec.Commands(5, 0, 0, 1, bytes(66_000)))])
-            if token:
-                stranger.send_multipart([PROTOCOL_VERSION, codec.encode(codec.Register(1))])
+            stranger.send_multipart([tag, coup, coup, coup])
+            stranger.send_multipart([tag, b"garbage"])
+            stranger.send_multipart([tag, b""])
+            stranger.send_multipart([tag, forged])
+    cluster.nodes[other].resume()
+    with dealer(client_door, cluster, client_pair) as stranger:
+        asks = [
+            b"garbage",
+            b"\x91" * 10_000,
+            codec.encode(codec.Commands(5, 0, 0, 10**9, b"x")),
+            codec.encode(codec.Check(0, 0, b"", b"")),
+            codec.encode(codec.Commands(5, 0, 0, 1, bytes(66_000))),
+        ]
+        stranger.send_multipart([tag, codec.encode(codec.Register(1))])
+        stranger.send(hello_of(Introduction(hello.NOBODY, cluster_id, bytes(8)), tag))
+        for _ in range(5):
+            for ask in asks:
+                stranger.send_multipart([tag, ask])
     for door in (peer_door, client_door):
-        with dealer(door) as stranger:
-            stranger.send_multipart([good, bytes(6 << 20)])  # larger than anything may be: the link is cut
+        for _ in range(5):
+            with dealer(door, cluster) as stranger:  # with a key that nobody knows
+                stranger.send(hello_of(me, tag))
+                stranger.send_multipart([tag, bytes(6 << 20)])  # larger than anything may be
     counted = eventually(lambda: counts if len(counts := dropped(cluster, leader)) >= 7 else None)
     eventually(lambda: all(count >= 5 for count in dropped(cluster, leader).values()), what=f"all of {counted}")
 
@@ -156,11 +184,12 @@ def test_a_client_that_never_reads_its_answers_harms_nobody(raft_cluster: Spawn,
     leader = cluster.wait_for_leader()
     before = resident_bytes(cluster, leader)
     ask = codec.encode(codec.Query(1, "linearizable", False, 1, msgspec.msgpack.encode([["get", "k"]])))
-    with dealer(doors(cluster, leader)[1]) as stranger:
+    with dealer(doors(cluster, leader)[1], cluster) as stranger:
         stranger.rcvhwm = 1
+        stranger.send(hello.say(hello.HELLO, b"some tag", hello.encode(Introduction(hello.NOBODY, bytes(8), bytes(8)))))
         for number in range(asks):
             with contextlib.suppress(zmq.Again):
-                stranger.send_multipart([PROTOCOL_VERSION, ask], zmq.NOBLOCK)
+                stranger.send_multipart([b"some tag", ask], zmq.NOBLOCK)
             if number % (asks // 5) == 0:
                 assert proxy.count("k") == 1
         assert proxy.append("k", "y") == 2

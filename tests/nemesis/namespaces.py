@@ -4,13 +4,11 @@ The router is a namespace too, and loses packets between two nodes by a rule of 
 link is cut in the middle, silently, both ways, and connections stay open until their ends give up. Clients and the
 parent reach nodes over Unix sockets, which know nothing of network namespaces; so they reach every side.
 
-Process:    nodes are started by `ip netns exec`, the launch prefix of their process. Inside, peers' endpoints are not
-            on the loopback; the node accepts that for this private network alone.
+Process:    nodes are started by `ip netns exec`, the launch prefix of their process.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
@@ -25,7 +23,7 @@ import actorraft.cluster.spawn as spawn_module
 from actorraft.cluster.cluster import Cluster
 from actorraft.cluster.processes import NodeProcess, NodeProcesses
 from actorraft.cluster.spawn import ReplicatedStateMachine
-from actorraft.node.process import NodeSpec, run_node
+from actorraft.node.process import NodeSpec
 
 HOSTS_MAX = 250
 
@@ -146,7 +144,6 @@ class NamespaceProcesses(NodeProcesses):
         return NodeProcess(
             self.spec(node_id),
             self.place,
-            run=run_node_off_loopback,
             launch_prefix=("ip", "netns", "exec", self._router.host(node_id)),
         )
 
@@ -167,16 +164,6 @@ class NamespaceCluster(Cluster[Any]):
 
     def heal(self) -> None:
         self._router.heal()
-
-
-def run_node_off_loopback(context: Any, spec: NodeSpec) -> None:
-    """`run_node`, with a mailbox that may speak in plain text: this network is the test's alone."""
-    import transports.zeromq as zeromq
-
-    zeromq.ZeroMQMailbox = partial(zeromq.ZeroMQMailbox, plaintext_off_loopback=True)  # type: ignore[misc,assignment]
-    transport_logger = logging.getLogger("actorraft.transports")
-    transport_logger.addFilter(lambda record: "plain text" not in record.getMessage())
-    run_node(context, spec)
 
 
 def spawn(machine: type[Any], nodes: int, router: Router, **options: Any) -> Cluster[Any]:

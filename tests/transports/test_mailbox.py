@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import socket
+import struct
 import tempfile
 import threading
 import time
@@ -15,12 +18,20 @@ import pytest
 import zmq
 
 from actorraft.errors import UsageError
-from actorraft.ports import Envelope, Kinds
-from transports.endpoints import check_bind, check_connect, is_loopback
-from transports.zeromq import BATCH_MAX, JOINED_BYTES_MAX, PROTOCOL_VERSION, ZeroMQClientChannel, ZeroMQMailbox
+from actorraft.ports import Envelope, Kinds, Sent
+from transports import hello
+from transports import mailbox as mailbox_module
+from transports.curve import dial_with
+from transports.endpoints import check_bind, check_connect, host_and_port, is_loopback
+from transports.hello import Introduction
+from transports.keys import Guest, KeyPair, Keys, fingerprint
+from transports.sockets import BATCH_MAX, JOINED_BYTES_MAX, PART_BYTES_MAX
+from transports.zeromq import ZeroMQClientChannel, ZeroMQMailbox
 
 CLUSTER = b"cluster1"
-TOKEN = bytes(range(32))
+PAIRS = [KeyPair.generate() for _ in range(4)]
+CLIENT = KeyPair.generate()
+MEMBERS = {node_id: (pair.public,) for node_id, pair in enumerate(PAIRS)}
 
 
 def resources() -> tuple[int, int]:
@@ -33,9 +44,11 @@ class World:
 
     def __init__(self, scheme: str) -> None:
         self.scheme = scheme
-        self.token = TOKEN if scheme == "tcp" else None
         self.directory = tempfile.mkdtemp(prefix="mail-")
         self.open: list[Any] = []
+
+    def keys(self, pair: KeyPair) -> Keys | None:
+        return Keys(pair, MEMBERS, {CLIENT.public: Guest("client", "admin")}) if self.scheme == "tcp" else None
 
     def mailbox(self, address: int, **options: Any) -> ZeroMQMailbox:
         endpoints = {"peer_endpoint": "tcp://127.0.0.1:0", "client_endpoint": "tcp://127.0.0.1:0"}
@@ -44,7 +57,7 @@ class World:
         defaults = {
             "incarnation": os.urandom(8),
             "cluster_id": CLUSTER,
-            "token": self.token,
+            "keys": self.keys(PAIRS[address]),
             "frame_bytes_max": 100_000,
         }
         mailbox = ZeroMQMailbox(address, **{**defaults, **endpoints, **options})
@@ -52,10 +65,10 @@ class World:
         return mailbox
 
     def channel(self, *mailboxes: ZeroMQMailbox, **options: Any) -> ZeroMQClientChannel:
-        channel = ZeroMQClientChannel(**{"token": self.token, **options})
+        channel = ZeroMQClientChannel(**{"keys": self.keys(CLIENT), **options})
         self.open.append(channel)
         channel.set_endpoints({mailbox.address: mailbox.endpoints[1] for mailbox in mailboxes})
-        take(channel, len(mailboxes))  # connected
+        link(channel, *mailboxes)
         return channel
 
     def pair(self) -> tuple[ZeroMQMailbox, ZeroMQMailbox]:
@@ -63,8 +76,7 @@ class World:
         a, b = self.mailbox(0), self.mailbox(1)
         a.set_peers({1: b.endpoints[0]})
         b.set_peers({0: a.endpoints[0]})
-        assert take(a, 1) == [Envelope(Kinds.CONNECTED, 1)]
-        assert take(b, 1) == [Envelope(Kinds.CONNECTED, 0)]
+        assert link(a, b) == [[Envelope(Kinds.CONNECTED, 1)], [Envelope(Kinds.CONNECTED, 0)]]
         return a, b
 
     def close(self) -> None:
@@ -73,6 +85,16 @@ class World:
         for file in Path(self.directory).iterdir():
             file.unlink()
         os.rmdir(self.directory)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keeper() -> None:
+    """Sending without a copy starts pyzmq's own thread, which stays as long as the process."""
+    with zmq.Context() as context, context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as other:
+        one.bind("inproc://keeper")
+        other.connect("inproc://keeper")
+        one.send(bytes(1 << 20), copy=False)
+        other.recv()
 
 
 @pytest.fixture(params=["ipc", "tcp"])
@@ -86,6 +108,26 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 ipc = pytest.mark.parametrize("world", ["ipc"], indirect=True)
 tcp = pytest.mark.parametrize("world", ["tcp"], indirect=True)
+
+
+def link(*boxes: Any, timeout_s: float = 10.0) -> list[list[Envelope]]:
+    """Have these introduce themselves to each other until all their links are up; return what happened to each."""
+    happened: list[list[Envelope]] = [[] for _ in boxes]
+    deadline_s = time.monotonic() + timeout_s
+    while not all(each.up for box in boxes for each in box._links.values()):
+        assert time.monotonic() < deadline_s, f"not linked: {happened}, {[box.counts for box in boxes]}"
+        for box, seen in zip(boxes, happened, strict=True):
+            seen += box.wait(0.001)
+    return happened
+
+
+def settle(done: Callable[[], bool], *boxes: Any, timeout_s: float = 10.0) -> None:
+    """Have these do what they do until something is so."""
+    deadline_s = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline_s, f"it did not happen in time: {[box.counts for box in boxes]}"
+        for box in boxes:
+            box.wait(0.001)
 
 
 def take(box: Any, count: int, timeout_s: float = 10.0) -> list[Envelope]:
@@ -213,8 +255,7 @@ def test_a_peer_that_dies_is_noticed_and_one_that_comes_back_gets_nothing_of_old
     assert not any(a.send_peer(1, b"old") for _ in range(50))
     b = world.mailbox(1, **dict(zip(("peer_endpoint", "client_endpoint"), b.endpoints, strict=True)))
     b.set_peers({0: a.endpoints[0]})
-    assert take(a, 1) == [Envelope(Kinds.CONNECTED, 1)]
-    assert take(b, 1) == [Envelope(Kinds.CONNECTED, 0)]
+    assert link(a, b) == [[Envelope(Kinds.CONNECTED, 1)], [Envelope(Kinds.CONNECTED, 0)]]
     assert a.send_peer(1, b"new")
     assert b.send_peer(0, b"here")
 
@@ -230,7 +271,7 @@ def test_a_client_sees_its_node_die_and_come_back(world: World) -> None:
     assert take(client, 1) == [Envelope(Kinds.DISCONNECTED, 0)]
     assert not client.send(0, b"lost")
     node = world.mailbox(0, **dict(zip(("peer_endpoint", "client_endpoint"), node.endpoints, strict=True)))
-    assert take(client, 1) == [Envelope(Kinds.CONNECTED, 0)]
+    assert link(client, node) == [[Envelope(Kinds.CONNECTED, 0)], []]
     assert client.send(0, b"found")
 
     assert take(node, 1)[0].frame == b"found"
@@ -291,72 +332,364 @@ def test_a_link_that_stays_is_left_alone(world: World) -> None:
 
     assert a.send_peer(1, b"at once")
     assert take(b, 1)[0].frame == b"at once"
-    assert take(a, 1) == [Envelope(Kinds.CONNECTED, 2)]
+    assert link(a, c)[0] == [Envelope(Kinds.CONNECTED, 2)]
 
 
 # --- Strangers and garbage ---
 
 
-def test_what_is_not_ours_is_counted_logged_once_and_dropped(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    a, b = world.pair()
+@contextlib.contextmanager
+def stranger(endpoint: str, keys: Keys | None = None, server: str = "") -> Iterator[zmq.Socket[bytes]]:
+    """Who speaks ZeroMQ, and nothing of ours."""
     context = zmq.Context()
-    good_head = b._head
-    forged = [
+    try:
+        dealer = context.socket(zmq.DEALER)
+        if keys is not None and endpoint.startswith("tcp"):
+            dial_with(dealer, keys, server)
+        dealer.connect(endpoint)
+        yield dealer
+    finally:
+        context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("door", [0, 1], ids=["peers", "clients"])
+def test_what_is_not_ours_is_counted_logged_once_and_dropped(
+    world: World, caplog: pytest.LogCaptureFixture, door: int
+) -> None:
+    """Also from who holds a key that is allowed."""
+    a, b = world.pair()
+    tag = next(iter(a._peer_door.callers))
+    introduction = Introduction(1, CLUSTER, bytes(8))
+    forged: list[list[bytes]] = [
         [b""],
         [b"one part"],
         [b"three", b"parts", b"here"],
         [b"x"] * 1000,
         [b"", b"frame"],
-        [(world.token or b"") + b"\xff" + good_head[-20:], b"of another version"],
-        [(world.token or b"") + PROTOCOL_VERSION, b"without a sender"],
-        [good_head[:-20] + b"cluster2" + good_head[-12:], b"of another cluster"],
-        [good_head[:-12] + b"\x09\0\0\0" + good_head[-8:], b"from nobody we know"],
+        [tag + b"with the tag of another connection"],
+        [tag, b"likewise"],
+        [hello.MAGIC + b"\x01"],
+        [hello.say(hello.HELLO, bytes(8), b"short")],
+        [hello.say(hello.HELLO, bytes(8), hello.encode(introduction)[:-1] + b"\xff")],
+        [hello.say(hello.HELLO, bytes(8), hello.encode(introduction._replace(versions=(77, 78))))],
+        [hello.say(hello.HELLO, bytes(8), hello.encode(introduction._replace(cluster_id=b"cluster2")))],
+        [hello.say(hello.HELLO, tag, hello.encode(introduction))],
     ]
-    try:
-        for endpoint, messages in zip(
-            a.endpoints, (forged, [each for each in forged if each[0] != a._guard]), strict=True
-        ):
-            with context.socket(zmq.DEALER) as stranger, caplog.at_level(logging.WARNING):
-                stranger.linger = 1000
-                stranger.connect(endpoint)
-                expected = a.counts.total() + 3 * len(messages)
-                for message in messages * 3:
-                    stranger.send_multipart(message)
-                assert drained(a, lambda: a.counts.total() >= expected) == []  # noqa: B023
-        assert b.send_peer(0, b"from a friend")
-        assert take(a, 1) == [Envelope(Kinds.PEER, 1, b"from a friend")]
-    finally:
-        context.destroy(linger=0)
+    keys = world.keys((PAIRS[1], CLIENT)[door])
+    with stranger(a.endpoints[door], keys, PAIRS[0].public) as dealer, caplog.at_level(logging.WARNING):
+        if door == 1:
+            forged.pop()  # a client may draw whichever tag: it is told from other doors' and other connections' tags
+        before = a.counts.total()
+        for message in forged * 3:
+            dealer.send_multipart(message)
+        assert drained(a, lambda: a.counts.total() >= before + 3 * len(forged)) == []
+    assert b.send_peer(0, b"from a friend")
+    assert take(a, 1) == [Envelope(Kinds.PEER, 1, b"from a friend")]
     assert len(caplog.records) == len([what for what in a.counts if "not sent" not in what])
 
 
 @tcp
-def test_on_tcp_nobody_gets_in_without_the_token(world: World) -> None:
+def test_nobody_gets_in_without_a_key_that_is_allowed_and_refusals_name_the_key(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     node = world.mailbox(0)
-    stranger = world.channel(node, token=bytes(32))
+    unknown = KeyPair.generate()
 
-    stranger.send(0, b"let me in")
+    for endpoint in node.endpoints:
+        for keys in (None, Keys(unknown)):
+            with stranger(endpoint, keys, PAIRS[0].public) as dealer:
+                dealer.send(hello.say(hello.HELLO, bytes(8), hello.encode(Introduction(1, CLUSTER, bytes(8)))))
+                before = node.counts.total()
+                assert drained(node, lambda: keys is None or node.counts.total() > before) == []  # noqa: B023
 
-    assert drained(node, lambda: node.counts.total() > 0) == []
+    assert node.wait(0.1) == []
+    assert not node._peer_door.callers
+    assert not node._client_door.callers
+    assert fingerprint(unknown.public) in caplog.text
+    assert unknown.public not in caplog.text
 
 
-def test_a_frame_over_the_limit_is_never_sent_since_it_would_cost_the_link(world: World) -> None:
+@tcp
+def test_a_client_key_does_not_open_the_peers_door_nor_a_member_key_the_clients(world: World) -> None:
+    node = world.mailbox(0)
+
+    for endpoint, pair in zip(node.endpoints, (CLIENT, PAIRS[1]), strict=True):
+        with stranger(endpoint, Keys(pair), PAIRS[0].public) as dealer:
+            dealer.send(b"x")
+            before = node.counts["a connection with a key that is not allowed"]
+            drained(node, lambda: node.counts["a connection with a key that is not allowed"] > before)  # noqa: B023
+
+
+@tcp
+def test_a_right_key_with_another_nodes_id_is_refused(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    a, b = world.mailbox(0), world.mailbox(1, keys=world.keys(PAIRS[2]))
+    a.set_peers({1: b.endpoints[0], 2: b.endpoints[0]})
+
+    b.set_peers({0: a.endpoints[0]})
+    for _ in range(200):
+        assert a.wait(0.001) == []
+        assert b.wait(0.001) == []
+
+    assert a.counts["an introduction of a peer"] > 0
+    assert f"key {fingerprint(PAIRS[2].public)} is not node 1's" in caplog.text
+    assert not b.send_peer(0, b"coup")
+
+
+def bind(socket: zmq.Socket[bytes], endpoint: str, timeout_s: float = 5.0) -> None:
+    """Bind once whoever had the port before has let go of it."""
+    until_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError:
+            assert time.monotonic() < until_s, f"{endpoint} does not come free"
+            time.sleep(0.005)
+        else:
+            return
+
+
+@tcp
+def test_a_server_that_stands_in_a_dead_nodes_place_is_sent_nothing_and_believed_nothing(world: World) -> None:
+    """Neither a plain one that took the port, nor one with a key of its own, nor one that lets everybody in."""
     a, b = world.pair()
+    client = world.channel(b)
+    peers_at, clients_at = b.endpoints
+    b.close()
+    take(a, 1)
+    take(client, 1)
+    heard: list[bytes] = []
+    context = zmq.Context()
+    try:
+        for curve in (False, True):
+            impostors = []
+            for endpoint in (peers_at, clients_at):
+                router = context.socket(zmq.ROUTER)
+                router.linger = 0
+                if curve:
+                    router.curve_server = 1
+                    router.curve_secretkey = KeyPair.generate().secret.encode()
+                impostors.append(router)
+                bind(router, endpoint)
+            until_s = time.monotonic() + 0.5
+            while time.monotonic() < until_s:
+                assert a.wait(0.001) == []
+                assert client.wait(0.001) == []
+                assert not a.send_peer(1, b"secret")
+                assert not client.send(1, b"secret")
+                heard += [part for router in impostors if router.poll(0) for part in router.recv_multipart()]
+            for router in impostors:
+                router.close()
+    finally:
+        context.destroy(linger=0)
+    assert heard == []
 
-    assert not a.send_peer(1, bytes(a._message_bytes_max + 1))
+
+def test_a_frame_of_an_earlier_connection_counts_nothing(world: World) -> None:
+    """libzmq reconnects by itself, and may send on the new connection what was queued for the old one."""
+    a, b = world.pair()
+    old = b._links[0].tag
+    with stranger(a.endpoints[0], world.keys(PAIRS[1]), PAIRS[0].public) as dealer:
+        dealer.send(old + b"queued")
+        drained(a, lambda: a.counts["a message on a connection whose other end has not introduced itself"] == 1)
+        assert dealer.recv() == hello.say(hello.AGAIN, old)
+        dealer.send(hello.say(hello.HELLO, bytes(8), hello.encode(Introduction(1, CLUSTER, bytes(8)))))
+        drained(a, lambda: dealer.poll(0) != 0)
+        dealer.recv()
+        dealer.send(old + b"queued")
+        dealer.send(bytes(8) + b"counts")
+
+        assert take(a, 1) == [Envelope(Kinds.PEER, 1, b"counts")]
+
+
+def test_a_node_that_has_forgotten_who_somebody_is_asks_again(world: World) -> None:
+    a, b = world.pair()
+    client = world.channel(a)
+    a._peer_door.forget(b._links[0].tag)
+    a._client_door.forget(client._links[0].tag)
+
+    assert b.send_peer(0, b"lost")
+    assert client.send(0, b"lost")
+    settle(lambda: len(a._peer_door.callers) == len(a._client_door.callers) == 1, a, b, client)
+    link(a, b, client)
+
+    assert b.send_peer(0, b"found")
+    assert client.send(0, b"found")
+    assert sorted(envelope.frame for envelope in take(a, 2)) == [b"found", b"found"]
+
+
+def test_introductions_say_what_the_owners_want_and_both_ends_may_refuse(world: World) -> None:
+    a, b = world.mailbox(0, storage_id="folder a"), world.mailbox(1, storage_id="folder b")
+    asked: list[Introduction] = []
+    a.introduce(b"a's words")
+    b.introduce(b"b's words")
+    a.judge = lambda said: asked.append(said) or ("" if len(asked) > 3 else "not yet")  # type: ignore[func-returns-value]
+    a.set_peers({1: b.endpoints[0]})
+    b.set_peers({0: a.endpoints[0]})
+
+    happened = link(a, b)
+
+    assert happened == [[Envelope(Kinds.CONNECTED, 1, b"b's words")], [Envelope(Kinds.CONNECTED, 0, b"a's words")]]
+    assert {(said.node_id, said.storage_id, said.payload) for said in asked} == {(1, "folder b", b"b's words")}
+    assert b.introductions[0].storage_id == "folder a"
+
+
+def test_two_ends_speak_the_newest_version_of_the_wire_that_both_know(world: World) -> None:
+    a, b = world.mailbox(0), world.mailbox(1)
+    a.introduction = a.introduction._replace(versions=(3, 5))
+    b.introduction = b.introduction._replace(versions=(2, 4))
+    a.set_peers({1: b.endpoints[0]})
+    b.set_peers({0: a.endpoints[0]})
+
+    link(a, b)
+
+    assert (a.versions, b.versions) == ({1: 4}, {0: 4})
+
+
+def test_nodes_without_a_version_in_common_say_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    a, b = world.mailbox(0), world.mailbox(1)
+    a.introduction = a.introduction._replace(versions=(5, 6))
+    b.introduction = b.introduction._replace(versions=(3, 4))
+    a.set_peers({1: b.endpoints[0]})
+    for _ in range(100):
+        assert [*a.wait(0.001), *b.wait(0.001)] == []
+
+    assert "it speaks (5, 6) of the wire, and node 1 (3, 4)" in caplog.text
+    assert "a refusal by a node: node 1" in caplog.text
+
+
+@tcp
+def test_keys_may_change_while_it_runs(world: World) -> None:
+    a, b = world.pair()
+    client = world.channel(a)
+    client.send(0, b"question")
+    [(_, routing_id, _)] = take(a, 1)
+    assert a.role(routing_id) == "admin"
+
+    a.set_keys(MEMBERS, {CLIENT.public: Guest("client", "read")})  # the role is another: it has to come anew
+    client.send(0, b"unheard")
+    settle(lambda: bool(a._client_door.callers), a, client)
+    link(a, client)
+    client.send(0, b"question")
+    [(_, routing_id, _)] = take(a, 1)
+    assert a.role(routing_id) == "read"
+    a.set_keys({0: MEMBERS[0]}, {})  # neither may speak any more
+    before = a.counts.total()
+    client.send(0, b"unheard")
+    b.send_peer(0, b"unheard")
+    assert drained(a, lambda: a.counts.total() >= before + 2) == []
+
+
+def test_a_peer_that_moves_to_a_new_key_is_reached_with_either() -> None:
+    world = World("tcp")
+    try:
+        new = KeyPair.generate()
+        a = world.mailbox(0, keys=Keys(PAIRS[0], {1: (PAIRS[1].public, new.public)}))
+        b = world.mailbox(1, keys=Keys(new, MEMBERS))
+        a.set_peers({1: b.endpoints[0]})
+        b.set_peers({0: a.endpoints[0]})
+
+        link(a, b)
+
+        assert a.send_peer(1, b"x")
+        assert b.send_peer(0, b"y")
+        assert take(b, 1)[0].frame == b"x"
+        assert take(a, 1)[0].frame == b"y"
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("size", [PART_BYTES_MAX, PART_BYTES_MAX + 1, 3 * PART_BYTES_MAX + 7, 5_000_000])
+def test_a_large_frame_arrives_as_it_was_both_ways(world: World, size: int) -> None:
+    a, b = world.mailbox(0, frame_bytes_max=6_000_000), world.mailbox(1, frame_bytes_max=6_000_000)
+    a.set_peers({1: b.endpoints[0]})
+    b.set_peers({0: a.endpoints[0]})
+    link(a, b)
+    client = world.channel(a)
+    frame = os.urandom(size)
+
+    assert a.send_peer(1, frame)
+    assert client.send(0, frame)
+    [(_, routing_id, arrived)] = take(a, 1)
+    assert arrived == frame
+    assert a.send_client(routing_id, frame)
+
+    assert take(client, 1)[0].frame == frame
+    assert take(b, 1)[0].frame == frame
+
+
+def test_a_frame_over_the_limit_of_its_receiver_is_refused_by_name_and_costs_no_link(world: World) -> None:
+    a, b = world.pair()
+    client = world.channel(a, message_bytes_max=200_000)
+    client.send(0, b"question")
+    [(_, routing_id, _)] = take(a, 1)
+
+    assert a.send_peer(1, bytes(a._links[1].takes_bytes + 1)) is Sent.TOO_LARGE
+    assert a.send_client(routing_id, bytes(200_001)) is Sent.TOO_LARGE
+    assert not client.send(0, bytes(1 << 20))  # ten times what this node takes
     assert a.send_peer(1, b"small")
+    assert a.send_client(routing_id, bytes(200_000))
+    assert client.send(0, b"small")
 
     assert take(b, 1) == [Envelope(Kinds.PEER, 0, b"small")]
+    assert take(client, 1) == [Envelope(Kinds.FRAME, 0, bytes(200_000))]
+    assert take(a, 1)[0].frame == b"small"
 
 
-def test_a_message_over_the_limit_is_never_taken_in(world: World) -> None:
+def test_a_frame_over_the_limit_from_who_keeps_none_is_never_taken_in(world: World) -> None:
     node = world.mailbox(0)
-    client = world.channel(node, message_bytes_max=10 << 20)
+    client = world.channel(node)
+    client._links[0].takes_bytes = 1 << 30
 
-    assert client.send(0, bytes(1 << 20))  # ten times the limit of this node
+    client.send(0, bytes(1 << 20))
+    until_s = time.monotonic() + 0.5
+    while time.monotonic() < until_s:
+        client.wait(0.001)
+        assert node.wait(0.001) == []
 
-    assert take(client, 2) == [Envelope(Kinds.DISCONNECTED, 0), Envelope(Kinds.CONNECTED, 0)]
-    assert node.wait(0.0) == []
+
+@tcp
+def test_a_message_that_never_ends_costs_a_node_no_memory(world: World) -> None:
+    """A stranger has to prove a key before anything of him is kept."""
+    node = world.mailbox(0)
+    before = resident_bytes()
+    null = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
+    curve = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
+    ready = b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"
+    part = b"\x03" + struct.pack(">Q", 1 << 20) + bytes(1 << 20)
+    command = b"\x06" + struct.pack(">Q", 1 << 30) + bytes(1 << 20)
+    for endpoint in node.endpoints:
+        host, port = host_and_port(endpoint)
+        for greeting, data in ((null + ready, part), (curve, part), (curve, command)):
+            sent = 0
+            with socket.create_connection((host, port)) as one, contextlib.suppress(OSError):
+                one.settimeout(0.2)
+                one.sendall(greeting)
+                while sent < 100:
+                    node.wait(0.0)
+                    one.sendall(data)
+                    sent += 1
+            assert sent < 100, "it took everything"
+    assert resident_bytes() - before < 20 << 20
+
+
+def resident_bytes() -> int:
+    """The memory of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_clients_that_are_gone_are_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox_module, "CALLERS_MIN", 3)
+    node = world.mailbox(0)
+    node._client_door.callers_max = 3
+    stays = world.channel(node)
+    for _ in range(10):
+        world.channel(node).close()
+
+    assert len(node._client_door.callers) <= 6
+    assert stays.send(0, b"still here")
+    assert take(node, 1)[0].frame == b"still here"
+    assert stays.wait(0.0) == []
 
 
 # --- Where sockets may be ---
@@ -432,14 +765,39 @@ def test_a_link_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
     link.parent.rmdir()
 
 
-def test_tcp_without_a_token_is_refused_before_any_socket_exists() -> None:
+def test_tcp_without_keys_is_refused_before_any_socket_exists() -> None:
     before = resources()
 
-    with pytest.raises(UsageError, match="needs a token"):
-        World("ipc").mailbox(0, peer_endpoint="tcp://127.0.0.1:0")
-    with pytest.raises(UsageError, match="32 bytes"):
-        ZeroMQClientChannel(token=b"short")
+    for endpoint in ("tcp://127.0.0.1:0", "tcp://192.0.2.1:0", "tcp://[::1]:0", "tcp://*:0"):
+        with pytest.raises(UsageError, match="keys"):
+            World("ipc").mailbox(0, peer_endpoint=endpoint)
+    with pytest.raises(UsageError, match="without keys"):
+        World("ipc").mailbox(0, peer_endpoint="tcp://192.0.2.1:0", plaintext_on_loopback=True)
     assert resources() == before
+    channel = ZeroMQClientChannel()
+    with pytest.raises(UsageError, match="keys"):
+        channel.set_endpoints({0: "tcp://127.0.0.1:1"})
+    channel.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_a_node_listens_and_is_reached_by_number_old_or_new_and_by_name(host: str) -> None:
+    world = World("tcp")
+    try:
+        a, b = (
+            world.mailbox(node_id, peer_endpoint=f"tcp://{host}:0", client_endpoint=f"tcp://{host}:0")
+            for node_id in (0, 1)
+        )
+        at = [f"tcp://{host}:{host_and_port(each.endpoints[0])[1]}" for each in (a, b)]
+        a.set_peers({1: at[1]})
+        b.set_peers({0: at[0]})
+
+        link(a, b)
+
+        assert a.send_peer(1, b"x")
+        assert take(b, 1) == [Envelope(Kinds.PEER, 0, b"x")]
+    finally:
+        world.close()
 
 
 def test_the_override_says_what_it_is_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:

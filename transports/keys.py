@@ -1,0 +1,264 @@
+"""Keys: who a process is on tcp, and whom it hears. One pair a node and one a client, made with CURVE.
+
+A key is an identity, an address only a hint: whoever proves a member's key is that member. Secrets live in files of
+mode 0600 and in this module's values, which never print them; a public key is named to people by its fingerprint.
+
+Shape:      a public key is 40 characters of Z85, as libzmq and its tools write it. `members` maps a node id to the
+            keys that prove it, the preferred one first: while a key is rotated there are two.
+Source:     CurveZMQ (RFC 26 of ZeroMQ); Z85 (RFC 32), which has no quotes or backslashes, so it stands in TOML as is.
+Not here:   who may speak at this moment, and the proof: curve.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+import zmq
+
+from actorraft.errors import UsageError
+
+KEY_CHARS: Final = 40
+ROLES: Final = ("read", "write", "admin")
+SECRET_FILE: Final = "secret.key"
+CLIENT_FILE: Final = "client.toml"
+SECRET_BYTES_MAX: Final = 1024  # a file that is longer is something else
+
+
+def fingerprint(public: str) -> str:
+    """Name a public key to people: short, and the same everywhere."""
+    return hashlib.sha256(public.encode()).hexdigest()[:12]
+
+
+def check_public(public: object) -> str:
+    """Return a public key that has the form of one.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if isinstance(public, str) and len(public) == KEY_CHARS and public.isascii():
+        return public
+    raise UsageError(f"a public key has {KEY_CHARS} characters of Z85, not {public!r}")
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """One key pair; only its public half is ever shown."""
+
+    public: str
+    secret: str = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Make a new pair from the system's randomness."""
+        public, secret = zmq.curve_keypair()
+        return cls(public.decode(), secret.decode())
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str]) -> Self:
+        """Read a secret key's file; the public half follows from it.
+
+        Raises:
+            UsageError: there is none, it is not one, or others may read it.
+        """
+        try:
+            with open(file, "rb") as opened:
+                found = os.fstat(opened.fileno())
+                if found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o077:
+                    raise UsageError(
+                        f"{file} holds a secret key and can be read by others (mode {found.st_mode & 0o777:04o}, "
+                        f"user {found.st_uid}): chmod 600, or make a new key if others had it"
+                    )
+                secret = opened.read(SECRET_BYTES_MAX).strip()
+            public = zmq.curve_public(secret)
+        except OSError as error:
+            raise UsageError(f"the secret key {file} cannot be read: {error.strerror}") from error
+        except (ValueError, zmq.ZMQError):
+            raise UsageError(f"{file} is no secret key") from None
+        return cls(public.decode(), secret.decode())
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Write the secret key to a new file that only this user can read.
+
+        Raises:
+            UsageError: the file exists; a key is never overwritten.
+        """
+        try:
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            raise UsageError(f"{file} exists: a secret key is never overwritten") from None
+        with open(descriptor, "w") as opened:
+            opened.write(self.secret + "\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+
+
+class Guest(NamedTuple):
+    """A client that may speak: what it is called, and what it may do ("read", "write" or "admin")."""
+
+    name: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What one process knows of keys: its own pair, and whose it believes.
+
+    Attributes:
+        own: this process's pair.
+        members: node id -> public keys that prove it, the preferred one first.
+        clients: public key -> who that is; nodes alone need it.
+    """
+
+    own: KeyPair
+    members: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    clients: Mapping[str, Guest] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for publics in self.members.values():
+            for public in publics:
+                check_public(public)
+        for public, guest in self.clients.items():
+            check_public(public)
+            if guest.role not in ROLES:
+                raise UsageError(f"a client's role is one of {', '.join(ROLES)}, not {guest.role!r}")
+
+    def trusting(self, members: Mapping[int, tuple[str, ...]], clients: Mapping[str, Guest] | None = None) -> Keys:
+        """Return the same process with other members, and other clients if they are given."""
+        return replace(self, members=dict(members), clients=self.clients if clients is None else dict(clients))
+
+
+@dataclass(frozen=True)
+class ClientFolder:
+    """What one client needs to reach a cluster over tcp: `client.toml` and `secret.key`, in a folder of mode 0700.
+
+    Attributes:
+        cluster_id: hexadecimal.
+        endpoints: node id -> client endpoint.
+        keys: the client's own, and the members'.
+    """
+
+    cluster_id: str
+    endpoints: Mapping[int, str]
+    keys: Keys
+    cluster_name: str = ""
+    name: str = "client"
+    role: str = "admin"
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the folder: a new one, or one that this client has already; then only its client.toml changes."""
+        path = Path(folder)
+        path.mkdir(mode=0o700, exist_ok=True)
+        if not (path / SECRET_FILE).exists():
+            self.keys.own.save(path / SECRET_FILE)
+        lines = [
+            "[cluster]",
+            f"name = {json.dumps(self.cluster_name)}",
+            f"id = {json.dumps(self.cluster_id)}",
+            "",
+            "[client]",
+            f"name = {json.dumps(self.name)}",
+            f"role = {json.dumps(self.role)}",
+            f"public_key = {json.dumps(self.keys.own.public)}",
+        ]
+        for node_id, endpoint in sorted(self.endpoints.items()):
+            publics = self.keys.members.get(node_id, ())
+            lines += ["", f"[members.{node_id}]", f"client = {json.dumps(endpoint)}"]
+            if publics:
+                lines.append(f"public_key = {json.dumps(publics[0])}")
+            if publics[1:]:
+                lines.append(f"former_keys = {json.dumps(publics[1:])}")
+        aside = path / f".{CLIENT_FILE}.{os.getpid()}"
+        aside.write_text("\n".join(lines) + "\n")
+        aside.replace(path / CLIENT_FILE)  # whole or not at all: others read it while members come and go
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read a client's folder.
+
+        Raises:
+            UsageError: it is not one, or others may read its secret.
+        """
+        path = Path(folder)
+        try:
+            said: dict[str, Any] = tomllib.loads((path / CLIENT_FILE).read_text())
+        except OSError as error:
+            raise UsageError(f"{path} is no client's folder: {CLIENT_FILE}: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"{path / CLIENT_FILE} cannot be read: {error}") from error
+        try:
+            members = {int(node_id): member for node_id, member in said["members"].items()}
+            client = said.get("client", {})
+            return cls(
+                cluster_id=str(said["cluster"]["id"]),
+                cluster_name=str(said["cluster"].get("name", "")),
+                endpoints={node_id: _tcp(member["client"]) for node_id, member in members.items()},
+                keys=Keys(
+                    KeyPair.load(path / SECRET_FILE),
+                    {
+                        node_id: (member["public_key"], *member.get("former_keys", ()))
+                        for node_id, member in members.items()
+                        if "public_key" in member
+                    },
+                ),
+                name=str(client.get("name", "client")),
+                role=str(client.get("role", "admin")),
+            )
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(f"{path / CLIENT_FILE} lacks or misspells {error}") from error
+
+
+class RunKeys:
+    """The keys of one run over tcp: a pair a node, and one for the clients of whoever owns the cluster.
+
+    They are made anew for each run and never leave this machine: a node gets its own by its parent's pipe, and a client
+    in another process of the same user finds its own in a folder. Every method may be called from any thread.
+
+    Args:
+        folder: where clients of other processes find theirs; made by the first `publish`.
+    """
+
+    def __init__(self, folder: Path, node_ids: Iterable[int]) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._nodes = {node_id: KeyPair.generate() for node_id in node_ids}
+        self._client = KeyPair.generate()
+
+    def members(self) -> dict[int, tuple[str, ...]]:
+        """Return node id -> the public keys that prove it."""
+        with self._lock:
+            return {node_id: (pair.public,) for node_id, pair in self._nodes.items()}
+
+    def of_node(self, node_id: int) -> Keys:
+        """Return what a node is told at its start; a node that is new gets a pair."""
+        with self._lock:
+            own = self._nodes.get(node_id)
+            if own is None:
+                own = self._nodes[node_id] = KeyPair.generate()
+        return Keys(own, self.members(), {self._client.public: Guest("owner", "admin")})
+
+    def of_client(self) -> Keys:
+        """Return what a client needs."""
+        return Keys(self._client, self.members())
+
+    def forget(self, node_id: int) -> None:
+        """Believe a node no more that is no member."""
+        with self._lock:
+            self._nodes.pop(node_id, None)
+
+    def publish(self, cluster_id: str, name: str, endpoints: Mapping[int, str]) -> None:
+        """Write the clients' folder anew."""
+        ClientFolder(cluster_id, endpoints, self.of_client(), cluster_name=name, name="owner").save(self.folder)
+
+
+def _tcp(address: str) -> str:
+    return address if "://" in address else f"tcp://{address}"

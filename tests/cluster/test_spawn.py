@@ -189,7 +189,7 @@ def test_a_temporary_directory_whose_path_is_long_is_no_obstacle(tmp_path: Path)
         assert (child.processes(), child.left_files(), list(long.iterdir())) == ([], [], [])
 
 
-def test_tcp_needs_the_token(raft_cluster: Spawn) -> None:
+def test_tcp_is_for_who_has_keys(raft_cluster: Spawn) -> None:
     cluster = raft_cluster(Ledger, nodes=3, transport="tcp")
     assert cluster.proxy().append("k", 1) == 1
     with cluster.client() as other:

@@ -295,10 +295,19 @@ def restore_default(machine: Any, state: Any) -> None:
         object.__setattr__(machine, name, value)
 
 
+def own_attributes(machine: Any) -> dict[str, Any]:
+    """Return the `__dict__` of a machine, whatever its class says of it; {} if it has none."""
+    try:
+        found: dict[str, Any] = object.__getattribute__(machine, "__dict__")
+    except BaseException:  # it has only slots, or a property of that name that raises
+        return {}
+    return found if type(found) is dict else {}
+
+
 def attribute_names(machine: Any) -> frozenset[str]:
     """Return the names of the attributes that a machine has of its own, in `__dict__` and slots."""
     cls = type(machine)
-    names = set(getattr(machine, "__dict__", ()))
+    names = set(own_attributes(machine))
     for base in cls.__mro__[:-1]:
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:

@@ -53,7 +53,7 @@ RULES: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"pickle"},
     ),
     "statemachines": (
-        {"statemachines", "actorraft.machine", "actorraft.errors"}, set(), CLOCKS_AND_DEVICES - {"io", "pickle"},
+        {"statemachines", "actorraft.machine", "actorraft.errors", "actorraft.determinism"}, set(), CLOCKS_AND_DEVICES - {"io", "pickle"},
     ),
 }  # fmt: skip
 CONTROL_PATH = ("actorraft.raft", "actorraft.storage", "actorraft.codec", "actorraft.node.control", "actorraft.node.driver",

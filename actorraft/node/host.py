@@ -35,6 +35,7 @@ from actorraft.machine import (
     defined,
     hooks_of,
     methods_of,
+    own_attributes,
 )
 from actorraft.node.guest import HookFailed, failed
 from actorraft.node.machine_state import MachineState, NotRestorable
@@ -168,7 +169,11 @@ class MachineHost:
         self._queries = {name: bound(each, machine) for name, each in methods.queries.items()}
         # Worth calling where several commands are at hand.
         self.takes_many = methods.row == "apply" and hooks.apply_many is not None
-        self._may_set_wake_at = not (hooks.wake_at or holds_state_only or self._said_wake_at)
+        # Where a wake_at may turn up that is no hook.
+        self._own: dict[str, Any] = {}
+        if not (hooks.wake_at or holds_state_only or self._said_wake_at):
+            marked = defined(kind, "wake_at", None) is not None  # as a command or a query
+            self._own = {"wake_at": None} if marked else own_attributes(machine)
 
     def _check_snapshots(self) -> None:
         hooks = self._hooks
@@ -187,8 +192,8 @@ class MachineHost:
     def wake_at(self) -> float | None:
         """The log time (seconds) at which the machine wants a clock entry; None: never. Asked for after each batch."""
         if not self._hooks.wake_at:
-            if self._may_set_wake_at:
-                self._look_for_wake_at()
+            if "wake_at" in self._own:
+                self._warn_of_wake_at()
             return None
         try:
             wake_at = self.machine.wake_at
@@ -210,20 +215,14 @@ class MachineHost:
             self._well("wake_at")
         return at_s
 
-    def _look_for_wake_at(self) -> None:
-        """Warn once of a `wake_at` that the class does not name: it is the user's own attribute, and wakes nobody."""
-        try:
-            own = "wake_at" in object.__getattribute__(self.machine, "__dict__")
-        except AttributeError:
-            self._may_set_wake_at = False  # no attributes but slots, which the class names
-            return
-        if own or defined(type(self.machine), "wake_at", None) is not None:
-            self._may_set_wake_at, self._said_wake_at = False, True
-            name = exceptions.name(type(self.machine))
-            logger.warning(
-                "%s has a wake_at that is no hook, so no clock entry is made for it: hooks are what the class defines. "
-                "Say it in the class's body (`wake_at: float | None = None`, a method, or a property)", name,
-            )  # fmt: skip
+    def _warn_of_wake_at(self) -> None:
+        """Warn once of a `wake_at` that the class does not name: it is the user's own, and wakes nobody."""
+        self._own, self._said_wake_at = {}, True
+        logger.warning(
+            "%s has a wake_at that is no hook, so no clock entry is made for it: hooks are what the class defines. Say "
+            "it in the class's body (`wake_at: float | None = None`, a method, or a property)",
+            exceptions.name(type(self.machine)),
+        )
 
     # --- Faults ---
 
@@ -356,6 +355,10 @@ class MachineHost:
             raise
         except BaseException as error:
             return encode_loss(kind, error)
+
+    def decode_value(self, data: bytes) -> Any:
+        """Read a pickle that `encode_value` made, in the light of the definitions that are known here."""
+        return self._definitions.loads(data)
 
     def _failed(self, command: Any, error: BaseException) -> Any:
         """Turn what a command raised into its result, unless other nodes may have fared better.
@@ -568,6 +571,10 @@ class MachineHost:
             HookFailed: user code raised.
         """
         return self._guarded("digest", self._state.digest)
+
+    def parts(self) -> dict[str, bytes]:
+        """Return a digest for each part of the state, by its name, to say where two machines differ."""
+        return self._state.parts()
 
     def sample(self) -> bytes:
         """Return a digest that is cheap: the machine's own, or one of the first part of the state.

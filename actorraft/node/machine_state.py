@@ -134,7 +134,7 @@ class MachineState:
         """
         way = self._way()
         state = self._state(way)
-        chunked = way == "own" and issubclass(type(state), Iterator)
+        chunked = way == "own" and _is_iterator(state)
         self._name_sets()
         write(self._head(way, chunked))
         sink = _Sink(write)
@@ -333,7 +333,7 @@ class MachineState:
         if self._hooks.digest is not None:
             return self._own_digest()
         state = self._state(self._way())
-        chunked = issubclass(type(state), Iterator)
+        chunked = _is_iterator(state)
         try:
             return canonical.digest(list(state) if chunked else state)
         except BaseException as error:
@@ -348,7 +348,7 @@ class MachineState:
         if self._hooks.digest is not None:
             return self._own_digest()
         state = self._state(self._way())
-        chunked = issubclass(type(state), Iterator)
+        chunked = _is_iterator(state)
         walk = canonical.Sample(SAMPLE_BYTES)
         try:
             walk.take(state if chunked else (state,))
@@ -357,6 +357,20 @@ class MachineState:
         except BaseException as error:
             raise failed(self._machine, "snapshot" if chunked else "__reduce_ex__", error) from error
         return walk.result()
+
+    def parts(self) -> dict[str, bytes]:
+        """Return a digest of each attribute, or of all of it where attributes are not what the state is."""
+        machine, way = self._machine, self._way()
+        name = class_name(type(machine))
+        if way == "own":
+            state = self._state(way)
+            return {f"what {name}.snapshot() gives": canonical.digest(list(state) if _is_iterator(state) else state)}
+        if way == "whole":
+            return {name: canonical.digest(machine)}
+        return {
+            f"{name}.{each}": canonical.digest(object.__getattribute__(machine, each))
+            for each in sorted(attribute_names(machine))
+        }
 
     def _own_digest(self) -> bytes:
         made = self._call("digest", self._hooks.digest)
@@ -370,6 +384,10 @@ class MachineState:
 
 
 _BUILTIN_STATE = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float, complex)
+
+
+def _is_iterator(value: Any) -> bool:
+    return issubclass(type(value), Iterator)
 
 
 def _is_default(hooks: Hooks) -> bool:

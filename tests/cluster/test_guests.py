@@ -1,0 +1,136 @@
+"""Machines whose hooks raise, on real nodes: every node lives, says which hook it was, and comes back from its disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actorraft import ActorRaftError, ReplicatedStateMachine, StateMachine, command, query
+from tests.cluster.helpers import eventually
+
+pytestmark = pytest.mark.cluster
+
+
+class Guest(StateMachine):
+    """Each of its hooks does what it is told to."""
+
+    def __init__(self) -> None:
+        self.broken: dict[str, str] = {}
+        self.count = 0
+
+    @command
+    def breaks(self, hook: str, how: str) -> int:
+        """Let a hook fail from now on."""
+        self.broken[hook] = how
+        self.count += 1
+        return self.count
+
+    @query
+    def counted(self) -> int:
+        """How many commands were applied."""
+        return self.count
+
+    def _fail(self, hook: str) -> None:
+        match self.broken.get(hook):
+            case "exit":
+                sys.exit(3)
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "key":
+                raise KeyError(hook)
+
+    @property
+    def wake_at(self) -> float | None:
+        """Log time has always come once the clock's hook is broken."""
+        self._fail("wake_at")
+        return 1.0 if "on_clock" in self.broken and self.count < 3 else None
+
+    def on_clock(self) -> None:
+        """Fail if it is to."""
+        self._fail("on_clock")
+
+    def digest(self) -> bytes:
+        """Fail if it is to."""
+        self._fail("digest")
+        return str(self.count).encode()
+
+    def snapshot(self) -> Any:
+        """Fail if it is to."""
+        self._fail("snapshot")
+        return self.broken, self.count
+
+    def restore(self, state: Any) -> None:
+        """Take up the state."""
+        self.broken, self.count = state
+
+
+@pytest.mark.parametrize("how", ["exit", "interrupt", "key"])
+def test_a_hook_that_raises_is_in_the_status_of_every_node_and_ends_none(how: str, tmp_path: Path) -> None:
+    raised = {"exit": "SystemExit", "interrupt": "KeyboardInterrupt", "key": "KeyError"}[how]
+    with ReplicatedStateMachine(Guest).spawn(3, data_dir=tmp_path / "data", supervision=None) as cluster:
+        guest = cluster.proxy()
+        for number, hook in enumerate(("wake_at", "digest", "snapshot", "on_clock"), 1):
+            assert guest.breaks(hook, how) == number
+        for node_id in range(3):
+            assert cluster.proxy(to=node_id).counted() == 4  # it has applied them all
+            with pytest.raises(ActorRaftError, match=f"Guest.digest raised {raised}"):
+                cluster.digest(node_id)
+        with pytest.raises(ActorRaftError, match=f"Guest.snapshot raised {raised}"):
+            cluster.take_snapshot()
+        for hook in ("wake_at", "digest", "snapshot"):
+            named = f"Guest.{hook} raised {raised}"
+            eventually(lambda named=named: all(named in str(row.error) for row in cluster.status()))
+        assert guest.breaks("none", how) == 5
+        assert all(row.alive for row in cluster.status())
+    with ReplicatedStateMachine(Guest).spawn(data_dir=tmp_path / "data") as cluster:
+        assert cluster.proxy().counted() == 5
+
+
+def test_a_state_with_a_lock_is_named_in_the_status_before_any_snapshot_is_due() -> None:
+    with ReplicatedStateMachine(Locked).spawn(3) as cluster:
+        eventually(lambda: all("Locked.shelf['lock'] cannot be pickled" in str(row.error) for row in cluster.status()))
+
+
+class Locked(Guest):
+    """Something that no snapshot can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shelf = {"lock": threading.Lock()}
+
+    snapshot = StateMachine.snapshot
+    restore = StateMachine.restore
+
+
+@pytest.mark.parametrize("flags", [["-E"], ["-I"]])
+def test_a_hook_that_raises_ends_no_node_of_a_script_under_isolation_or_in_a_thread(
+    flags: list[str], tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = {[each for each in sys.path if each]!r}\n"
+        + textwrap.dedent("""
+            import threading
+            from actorraft import ReplicatedStateMachine, StateMachine, command
+            class Heap(StateMachine):
+                def __init__(self): self.heap = [1e12]
+                @command
+                def pop(self): return self.heap.pop()
+                def wake_at(self): return self.heap[0]
+            def run():
+                with ReplicatedStateMachine(Heap).spawn(3) as cluster:
+                    print(cluster.proxy().pop(), [str(row.error) for row in cluster.status() if row.alive])
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+        """)
+    )
+    run = subprocess.run([sys.executable, *flags, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout.startswith("1000000000000.0"), run.stderr
+    assert "Heap.wake_at raised IndexError" in run.stdout

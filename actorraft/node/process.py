@@ -285,6 +285,7 @@ class RaftNode:
 
 def run_node(context: ChildContext, spec: NodeSpec) -> None:
     """The whole life of a node's process, from binding its sockets to the end."""
+    from transports.sockets import LinkTimes
     from transports.zeromq import ZeroMQMailbox
 
     sys.setswitchinterval(0.0005)
@@ -298,6 +299,11 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         append_bytes_max=max(spec.config.append_bytes_max, spec.config.snapshot_chunk_bytes),
         keys=spec.keys,
         storage_id=spec.storage_id,
+        times=LinkTimes(
+            heartbeat_ms=spec.config.link_heartbeat_ms,
+            timeout_ms=spec.config.link_timeout_ms,
+            reconnect_max_ms=spec.config.reconnect_max_ms,
+        ),
     )
     context.report(("bound", mailbox.endpoints))
     order: tuple[str, Any] | None = context.receive(None)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LINK_MS_MAX = 600_000  # libzmq counts a heartbeat's time in tenths of a second, in 16 bits
+MESSAGE_BYTES_MAX = 1 << 30  # of what travels as one frame: lengths on the wire are of 32 bits
+
 
 @dataclass(frozen=True, kw_only=True)
 class RaftConfig:
@@ -30,6 +33,9 @@ class RaftConfig:
     snapshot_chunk_bytes: int = 1 << 20
     session_expiry_s: float = 3600.0
     digest_every_s: float = 30.0  # how often replicas compare their states; 0: never
+    link_heartbeat_ms: int = 200  # how often a link that carries nothing is tried
+    link_timeout_ms: int = 600  # silent for so long, it is taken for dead and dialled anew
+    reconnect_max_ms: int = 100  # the longest wait between two tries to dial
 
     def __post_init__(self) -> None:
         positive = (
@@ -43,6 +49,17 @@ class RaftConfig:
         for name in positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"RaftConfig.{name} must be positive, not {getattr(self, name)!r}")
+        for name, least in (("link_heartbeat_ms", 10), ("link_timeout_ms", 20), ("reconnect_max_ms", 5)):
+            if not least <= getattr(self, name) <= LINK_MS_MAX:
+                raise ValueError(f"RaftConfig.{name} is {least} to {LINK_MS_MAX}, not {getattr(self, name)!r}")
+        if self.link_timeout_ms <= self.link_heartbeat_ms:
+            raise ValueError(
+                f"RaftConfig.link_timeout_ms ({self.link_timeout_ms}) must be above link_heartbeat_ms "
+                f"({self.link_heartbeat_ms}), or healthy links are cut"
+            )
+        for name in ("append_bytes_max", "frame_bytes_max", "snapshot_chunk_bytes"):
+            if getattr(self, name) > MESSAGE_BYTES_MAX:
+                raise ValueError(f"RaftConfig.{name} is at most {MESSAGE_BYTES_MAX}, not {getattr(self, name)!r}")
         if self.election_timeout_ticks <= self.heartbeat_ticks:
             raise ValueError(
                 f"RaftConfig.election_timeout_ticks ({self.election_timeout_ticks}) must be above "
@@ -62,4 +79,11 @@ class RaftConfig:
     @classmethod
     def wan(cls) -> RaftConfig:
         """For nodes far apart: round trips of 100 ms or so."""
-        return cls(tick_s=0.05, election_timeout_ticks=40, heartbeat_ticks=8)
+        return cls(
+            tick_s=0.05,
+            election_timeout_ticks=40,
+            heartbeat_ticks=8,
+            link_heartbeat_ms=500,
+            link_timeout_ms=2000,
+            reconnect_max_ms=500,
+        )

@@ -102,15 +102,17 @@ class Leadership:
         """Say what is known, for an error's text."""
         if self.leader is not None:
             return f"node {self.leader} led in term {self.term}"
-        if self.nodes and not self.heard:
-            return f"no leader is known, and {silent(self.nodes)}"
+        if not self.nodes:
+            return "no node can be reached: none runs there, or, over tcp, the keys are another cluster's"
+        if not self.heard:
+            return f"no leader is known, and {_silent(self.nodes)}"
         return "no leader is known"
 
 
-def silent(nodes: set[int]) -> str:
+def _silent(nodes: set[int]) -> str:
     """Say what is likely wrong with nodes that take a connection and never say a word."""
     names = ", ".join(map(str, sorted(nodes)))
     return (
-        f"{'node' if len(nodes) == 1 else 'nodes'} {names} can be reached and answered nothing: the token file is "
-        "another cluster's, or another version of ActorRaft runs there (else they are too busy to answer)"
+        f"{'node' if len(nodes) == 1 else 'nodes'} {names} can be reached and answered nothing: another version of "
+        "ActorRaft runs there, or they are too busy to answer"
     )

@@ -189,13 +189,13 @@ class Reads:
         if not self._waiting or now_s < self._retry_s:
             return
         waiting, self._waiting = self._waiting, deque()
-        groups: dict[tuple[str, str | int], list[QueryCall]] = {}
+        groups: dict[tuple[str, str | int, bool], list[QueryCall]] = {}
         for call in waiting:
             if call.held is not None and call.held():
                 self._wait_on([call], now_s + HELLO_S)
             else:
-                groups.setdefault((call.consistency, call.to), []).append(call)
-        for (consistency, to), calls in groups.items():
+                groups.setdefault((call.consistency, call.to, call.min_index >= 0), []).append(call)
+        for (consistency, to, _), calls in groups.items():
             node_id = self._target(to) if len(self._frames) < self._frames_max else None
             if node_id is None:
                 self._wait_on(calls, now_s + HELLO_S)  # sooner, when a leader, a link or an answer comes
@@ -204,7 +204,18 @@ class Reads:
             self._waiting.extend(rest)
             request_id = next(self._request_ids)
             body = codec.join_body([call.encoded for call in calls])
-            data = codec.encode(codec.Query(request_id, consistency, to != "leader", len(calls), body))
+            min_index = max(call.min_index for call in calls)
+            wait_s = max(call.deadline_s for call in calls) - now_s
+            query = codec.Query(
+                request_id,
+                consistency,
+                to != "leader",
+                len(calls),
+                body,
+                min_index,
+                0.0 if wait_s == math.inf else wait_s,
+            )
+            data = codec.encode(query)
             if self._send(node_id, data):
                 self._frames[request_id] = QueryFrame([*calls], node_id, to, data, now_s + REMIND_S)
             else:

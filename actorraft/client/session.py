@@ -33,6 +33,7 @@ from actorraft.client.requests import NOT_LEADER, Requests, Watches
 from actorraft.errors import ActorRaftError, Busy, OutcomeUnknown, Unavailable, UsageError
 
 NOOP: Final = b"\xc0"  # msgpack nil
+FRAME_BYTES_MAX: Final = 1 << 20  # of one frame's commands, unless the cluster takes less
 
 # One command: (its encoding, whoever waits for it, when that ends in seconds). A plain tuple: one is made per command.
 Call = tuple[bytes, Any, float]
@@ -80,7 +81,7 @@ class ClientSession:
         nonce: int,
         make_future: Callable[[], Any],
         frames_max: int = 4,
-        frame_bytes_max: int = 1 << 20,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
         frame_calls_max: int = 4096,
     ) -> None:
         self._send = send
@@ -91,7 +92,9 @@ class ClientSession:
         self._frame_calls_max = frame_calls_max
         request_ids = itertools.count(1)
         self.failures: list[Failure] = []
-        self.results: list[tuple[list[Call], list[Any]]] = []  # answered frames, and a value for each call
+        # Answered frames: a value for each call, and the index of an entry that has them applied; -1: not known.
+        self.results: list[tuple[list[Call], list[Any], int]] = []
+        self.frame_bytes_max = 0  # of the cluster, 0: nobody has said yet
         self.leadership = Leadership(send)
         self._reads = Reads(
             send, self.leadership, request_ids, self.failures, frames_max=frames_max, frame_calls_max=frame_calls_max
@@ -183,12 +186,17 @@ class ClientSession:
                 self._reads.answered(reply)
             case codec.LeaderIs():
                 self.leadership.heard.add(node_id)
+                if reply.frame_bytes_max and reply.frame_bytes_max != self.frame_bytes_max:
+                    self._learn_frame_bytes_max(reply.frame_bytes_max)
                 if self.leadership.named(reply.term, reply.leader_id, now_s):
                     self._follow(now_s)
             case codec.Refused():
                 self._on_refused(node_id, reply, now_s)
             case codec.QueryRefused():
-                self._denied(node_id, reply.leader_id, now_s)
+                if reply.reason == NOT_LEADER:
+                    self._denied(node_id, reply.leader_id, now_s)
+                else:
+                    self.leadership.refusals += 1
                 self._reads.refused(reply.request_id, now_s + self.leadership.backoff_s())
             case codec.Registered():
                 if reply.nonce == self._nonce and self.client_id is None:
@@ -201,6 +209,11 @@ class ClientSession:
                 self._watches.on_published(reply)
             case codec.AdminReply():
                 self._requests.replied(reply)
+
+    def _learn_frame_bytes_max(self, size_bytes: int) -> None:
+        """Make no frame that the cluster would not take."""
+        self.frame_bytes_max = size_bytes
+        self._frame_bytes_max = min(FRAME_BYTES_MAX, size_bytes // 2)
 
     def _denied(self, node_id: int, hint: int | None, now_s: float) -> None:
         if self.leadership.denied(node_id, hint, now_s) and self.leader is not None:
@@ -230,7 +243,7 @@ class ClientSession:
             return
         if _Ext in set(map(type, reply.values)) and codec.GIVEN_UP in reply.values:
             self._on_given_up(frame, reply.values)
-        self.results.append((frame.calls, reply.values))
+        self.results.append((frame.calls, reply.values, reply.index))
 
     def _on_given_up(self, frame: Frame, values: list[Any]) -> None:
         """A no-op came first: those commands are definitely never applied, and whoever still asks is told so."""

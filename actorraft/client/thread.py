@@ -40,7 +40,7 @@ from actorraft.client.bell import Bell
 from actorraft.client.events import EventHub, Published, WatchStream
 from actorraft.client.failures import Failure
 from actorraft.client.reads import QueryCall
-from actorraft.client.session import Call, ClientSession
+from actorraft.client.session import FRAME_BYTES_MAX, Call, ClientSession
 from actorraft.errors import ActorRaftError, OutcomeUnknown, ResultLost, Unavailable, UsageError
 from actorraft.futures import ResultFuture, end_untold, log_raised, resolve_many
 from actorraft.pickling.results import decode_many, decode_result, is_unknown_type
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("actorraft")
 
 _Ext = msgspec.msgpack.Ext
+HEAD_BYTES = 1024  # of a frame, at most, beside its commands
 ASK_WHERE_S = 0.1  # how often nodes are asked where an unknown leader is
 LINK_S = 1.0  # how long a node that was never reached is given for its link to come up
 FORGOTTEN_S = 60.0  # how long the calls without a deadline of a client that nobody has any more are tried
@@ -82,7 +83,7 @@ class ClientThread:
         self._members: dict[int, tuple[str, ...]] = {}  # node id -> keys that it was told of since; replaced
         self._endpoints = dict(endpoints)  # replaced, never changed
         self._open_channel = open_channel
-        self._frame_bytes_max = frame_bytes_max
+        self._command_bytes_max = frame_bytes_max - HEAD_BYTES
         self.on_fork: Callable[[], object] | None = None  # called in a forked process
         self._begin()
         self._start()
@@ -105,7 +106,7 @@ class ClientThread:
             self._send,
             nonce=int.from_bytes(os.urandom(7), "little"),
             make_future=ResultFuture,
-            frame_bytes_max=min(1 << 20, self._frame_bytes_max // 2),
+            frame_bytes_max=min(FRAME_BYTES_MAX, self._command_bytes_max // 2),
         )
         self._watches: dict[int, WatchStream] = {}  # by the number that the session knows it by
         self._watch_ids = itertools.count()
@@ -180,10 +181,10 @@ class ClientThread:
         """
         if self._halted:
             self.ready()
-        if len(encoded) > self._frame_bytes_max - 1024:
+        if len(encoded) > self._command_bytes_max:
             raise UsageError(
-                f"a command of {len(encoded)} bytes is over the limit of {self._frame_bytes_max} "
-                "(RaftConfig.frame_bytes_max)"
+                f"a command of {len(encoded)} bytes is over the limit of {self._command_bytes_max} "
+                "(RaftConfig.frame_bytes_max, less what goes with it)"
             )
         future: ResultFuture[Any] = ResultFuture()
         if timeout is None:
@@ -358,6 +359,8 @@ class ClientThread:
         stranger = session.leadership.stranger
         if stranger is not None and stranger not in self._endpoints:
             self._ask_where(now_s)
+        if session.frame_bytes_max:
+            self._command_bytes_max = session.frame_bytes_max - HEAD_BYTES
         if (session.leader, session.term) != before:
             if session.leader not in (None, before[0]):
                 self.events.emit("leader", session.leader, f"leads in term {session.term}")
@@ -401,8 +404,8 @@ class ClientThread:
         """Give everybody what the session has for them; each list is empty before anybody is told."""
         session = self._session
         if session.results:
-            for calls, values in _all_of(session.results):
-                _resolve([call[1] for call in calls], values)
+            for calls, values, index in _all_of(session.results):
+                _resolve([call[1] for call in calls], values, None if index < 0 else index)
         if session.answers:
             for queries, values in _all_of(session.answers):
                 self._answer(queries, values)
@@ -503,11 +506,11 @@ def _all_of(queue: Any) -> list[Any]:
     return [queue.popleft() for _ in range(len(queue))]
 
 
-def _resolve(futures: list[Any], values: list[Any]) -> None:
+def _resolve(futures: list[Any], values: list[Any], index: int | None = None) -> None:
     if _Ext in set(map(type, values)) or None in futures:
-        resolve_many(*decode_many(futures, values))
+        resolve_many(*decode_many(futures, values), index)
     else:
-        resolve_many(zip(futures, values, strict=False))
+        resolve_many(zip(futures, values, strict=False), (), index)
 
 
 def _fail(failures: list[Failure]) -> None:

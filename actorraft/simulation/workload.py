@@ -148,7 +148,7 @@ class SimClient:
         session, now_us = self.session, self.timeline.now_us
         session.advance(now_us * 1e-6)
         if session.results:
-            for calls, values in session.results:
+            for calls, values, _ in session.results:
                 for (_, future, _), value in zip(calls, values, strict=True):
                     if future is not None:
                         self._succeed(future, value)

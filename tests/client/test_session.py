@@ -70,10 +70,10 @@ def test_results_end_the_calls_of_their_frame_once() -> None:
     session.submit([call("a"), call("b")])
     session.advance(1.0)
 
-    session.receive(0, codec.Results(9, 1, [10, 20]), 1.0)
-    session.receive(0, codec.Results(9, 1, [10, 20]), 1.0)
+    session.receive(0, codec.Results(9, 1, [10, 20], 7), 1.0)
+    session.receive(0, codec.Results(9, 1, [10, 20], 9), 1.0)
 
-    assert [([call("a"), call("b")], [10, 20])] == session.results
+    assert [([call("a"), call("b")], [10, 20], 7)] == session.results
     assert session.idle
 
 
@@ -156,7 +156,7 @@ def test_what_became_of_an_unknown_command_is_said_by_the_late_answer() -> None:
 
     session.receive(0, codec.Results(9, 1, [42]), 3.0)
 
-    [(calls, values)] = session.results
+    [(calls, values, _)] = session.results
     assert (later, 42) == (calls[0][1], values[0])
 
 

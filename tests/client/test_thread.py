@@ -1,0 +1,408 @@
+"""Calls end by their deadlines, whatever happens in their process: the client's thread, with a node made by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from actorraft import ActorRaftError, OutcomeUnknown, Unavailable, UsageError, codec
+from actorraft.client.client import Client
+from actorraft.client.thread import ClientThread
+from actorraft.futures import ResultFuture
+from actorraft.ports import Envelope, Kinds
+
+
+class Node:
+    """A channel to one node that leads and answers every command with 1 and every read with 2, unless it is mute."""
+
+    def __init__(self) -> None:
+        self.queue: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
+        self.mute = False
+
+    def set_endpoints(self, endpoints: Mapping[int, str]) -> None:
+        self.queue.put(Envelope(Kinds.CONNECTED, 0))
+
+    def send(self, node_id: int, frame: bytes) -> bool:
+        match codec.decode_request(frame):
+            case codec.Hello():
+                self.say(codec.LeaderIs(1, 0))
+            case codec.Register(nonce=nonce):
+                self.say(codec.Registered(nonce, 5))
+            case codec.Commands(first_sequence=first, count=count) if not self.mute:
+                self.say(codec.Results(5, first, [1] * count, 7))
+            case codec.Query(request_id=request_id, count=count) if not self.mute:
+                self.say(codec.Answers(request_id, [2] * count))
+        return True
+
+    def say(self, reply: codec.Reply) -> None:
+        self.queue.put(Envelope(Kinds.FRAME, 0, codec.encode(reply)))
+
+    def wait(self, timeout_s: float) -> list[Envelope]:
+        came: list[Envelope | None] = []
+        try:
+            came.append(self.queue.get(timeout=max(timeout_s, 0.0001)))
+            while True:
+                came.append(self.queue.get_nowait())
+        except queue.Empty:
+            return [each for each in came if each is not None]
+
+    def set_keys(self, keys: Any) -> None:
+        pass
+
+    def wake(self) -> None:
+        self.queue.put(None)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+@pytest.fixture
+def client(node: Node) -> Iterator[Client[Any]]:
+    with Client[Any](ClientThread({0: "x"}, lambda: node)) as client:
+        client.wait_for_leader(5.0)
+        yield client
+
+
+def raises(error: BaseException) -> Callable[[Any], None]:
+    def callback(_: Any) -> None:
+        raise error
+
+    return callback
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), MemoryError(), BaseException()])
+@pytest.mark.parametrize("call", ["submit", "query", "status"])
+def test_whatever_a_callback_raises_the_next_call_is_served(
+    client: Client[Any], error: BaseException, call: str
+) -> None:
+    future = {
+        "submit": lambda: client.submit("a"),
+        "query": lambda: client._query("a", "linearizable", "leader", None, 5.0),
+        "status": lambda: client.ask_node(9, "status", {}, 0.01),
+    }[call]()
+    future.add_done_callback(raises(error))
+    future.exception(5.0)
+
+    assert client.execute("b") == 1
+    assert client.query("b") == 2
+
+
+def test_a_callback_that_holds_up_the_thread_does_not_hold_up_a_call_for_ever(
+    client: Client[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actorraft.futures.LATE_S", 0.05)
+    let_go, held = threading.Event(), threading.Event()
+    client.submit("a").add_done_callback(lambda _: (held.set(), let_go.wait(20.0)))
+    held.wait(5.0)
+    try:
+        with pytest.raises(OutcomeUnknown, match="held up"):
+            client.execute("b", timeout=0.05)
+        with pytest.raises(Unavailable, match="held up"):
+            client.query("b", timeout=0.05)
+    finally:
+        let_go.set()
+
+
+@pytest.mark.parametrize("mute", [True, False])
+def test_the_future_of_a_client_that_nobody_has_any_more_ends(mute: bool) -> None:
+    def fire() -> ResultFuture[Any]:
+        node = Node()
+        node.mute = mute
+        client = Client[Any](ClientThread({0: "x"}, lambda: node))
+        client.wait_for_leader(5.0)
+        threads.append(client._thread)
+        return client.submit("a", timeout=0.2 if mute else 5.0)
+
+    threads: list[ClientThread] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        future = fire()
+        gc.collect()
+    if mute:
+        with pytest.raises(OutcomeUnknown):
+            future.result(5.0)
+    else:
+        assert future.result(5.0) == 1
+    deadline_s = time.monotonic() + 5.0
+    while threads[0].is_alive() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert not threads[0].is_alive()  # it ends with its last call
+
+
+class ClosingQueue(deque[Any]):
+    """Has the client closed by somebody just before something is put into it."""
+
+    def __init__(self, client: Client[Any]) -> None:
+        super().__init__()
+        self.client = client
+
+    def append(self, what: Any, /) -> None:
+        self.client.close()
+        super().append(what)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.query("q", timeout=1.0),
+        lambda client: client.status(timeout=1.0),
+        lambda client: client.ask_node(0, "digest", {}, 1.0).result(5.0),
+        lambda client: client.watch("topic").get(5.0),
+        lambda client: client._thread.set_endpoints({1: "y"}, {}),
+    ],
+)
+def test_whatever_races_with_close_is_refused_or_ends(client: Client[Any], call: Callable[[Client[Any]], Any]) -> None:
+    client._thread._requests = ClosingQueue(client)
+
+    with pytest.raises((ActorRaftError, StopIteration)):
+        call(client)
+
+
+def test_a_call_after_the_end_is_refused_by_name(client: Client[Any]) -> None:
+    client.close()
+    for call in (client.execute, client.query, client.ask_node):
+        with pytest.raises(UsageError, match="closed"):
+            call(0, "status", {}, 1.0) if call == client.ask_node else call("a")
+
+
+@pytest.mark.parametrize("clock", ["monotonic", "time", "perf_counter"])
+def test_a_clock_that_a_test_has_frozen_stops_no_call(
+    client: Client[Any], node: Node, clock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.mute = True
+    monkeypatch.setattr(time, clock, lambda: 1_700_000_000.0)
+    with pytest.raises(OutcomeUnknown):
+        client.execute("a", timeout=0.1)
+    with pytest.raises(Unavailable):
+        client.query("a", timeout=0.1)
+    with pytest.raises(TimeoutError):
+        client.events().get(0.01)
+
+
+def in_a_fork(act: Callable[[], bool]) -> bool:
+    """Whether `act` is true in a forked child, within 10 s."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)
+        good = False
+        try:
+            good = act()
+        finally:
+            os._exit(0 if good else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_forked_child_goes_on_with_a_session_of_its_own(times: int) -> None:
+    with Client[Any](ClientThread({0: "x"}, Node)) as client:
+        client.wait_for_leader(5.0)
+        assert client.execute("a") == 1
+
+        def use(left: int) -> bool:
+            served = client.execute("b") == 1 and client.query("b") == 2 and client.leader() == 0
+            return served and (left == 1 or in_a_fork(lambda: use(left - 1)))
+
+        assert in_a_fork(lambda: use(times))
+        assert client.execute("a") == 1
+
+
+def test_what_was_outstanding_at_a_fork_ends_in_the_child_and_goes_on_in_the_parent(
+    client: Client[Any], node: Node
+) -> None:
+    node.mute = True
+    called: list[Any] = []
+    command = client.submit("a", timeout=60.0)
+    command.add_done_callback(called.append)
+    read = client._query("a", "linearizable", "leader", None, 60.0)
+    stream, watched = client.events(), client.watch("topic")
+    while client._thread._inbox or client._thread._requests:
+        time.sleep(0.001)
+
+    def ends() -> bool:
+        assert isinstance(command.exception(1.0), OutcomeUnknown)
+        assert isinstance(read.exception(1.0), Unavailable)
+        for ended in (stream, watched):
+            with pytest.raises((StopIteration, UsageError)):
+                ended.get(1.0)
+        return called == []  # it is the parent's to call
+
+    assert in_a_fork(ends)
+    assert not command.done()
+    assert not read.done()
+    client.close()
+    assert isinstance(command.exception(5.0), OutcomeUnknown)
+    assert called == [command]
+
+
+def test_a_fork_in_a_callback_and_in_another_thread_works_too() -> None:
+    with Client[Any](ClientThread({0: "x"}, Node)) as client:
+        client.wait_for_leader(5.0)
+        found: list[bool] = []
+
+        def fork(_: Any = None) -> None:
+            found.append(in_a_fork(lambda: client.submit("b").result(5.0) == 1))
+
+        client.submit("a").add_done_callback(fork)
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+        assert client.execute("c") == 1
+        assert found == [True, True]
+
+
+def test_a_signal_handler_calls_in_the_middle_of_any_line_of_a_call(client: Client[Any]) -> None:
+    """Single-stepped: at every line of ours that a call runs in its thread, a handler makes calls of its own."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(sys.modules[Client.__module__].__file__ or "")))
+    lines = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        if not frame.f_code.co_filename.startswith(package):
+            return None
+        if event == "line":
+            lines += 1
+            sys.settrace(None)
+            assert client.execute("inner", timeout=5.0) == 1
+            if lines % 5 == 0:
+                assert client.query("inner", timeout=5.0) == 2
+            sys.settrace(trace)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        client.execute("outer")
+        client.query("outer")
+        client.wait_for_leader()
+        client.status(timeout=0.05)
+        with pytest.raises(TimeoutError):
+            client.events().get(0.0)
+    finally:
+        sys.settrace(None)
+    assert lines > 100
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [("x", TypeError), (True, TypeError), ([], TypeError), (float("nan"), ValueError), (-1, ValueError)],
+)
+def test_a_timeout_that_is_none_is_refused_by_name(client: Client[Any], timeout: Any, error: type[Exception]) -> None:
+    for call in (
+        lambda: client.submit("a", timeout=timeout),
+        lambda: client.query("a", timeout=timeout),
+        lambda: client.status(timeout=timeout),
+        lambda: client.wait_for_leader(timeout),
+        lambda: client.take_snapshot(timeout=timeout),
+    ):
+        with pytest.raises(UsageError, match="timeout") as caught:
+            call()
+        assert isinstance(caught.value, error)
+
+
+def test_a_command_says_where_it_was_applied(client: Client[Any]) -> None:
+    future = client.submit("a")
+
+    assert future.index is None or future.done()
+    assert (future.result(5.0), future.index) == (1, 7)
+
+
+def test_a_future_is_no_argument(client: Client[Any]) -> None:
+    with pytest.raises(UsageError, match="send its result"):
+        client.submit(("set", client.submit("a")))
+
+
+def test_a_blocking_call_in_an_event_loop_warns_once_and_says_what_to_do(
+    client: Client[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actorraft.client.client._warned_of_loop", False)
+
+    async def main() -> None:
+        with pytest.warns(RuntimeWarning, match="await client.submit"):
+            client.execute("a")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            client.execute("a")
+            assert await client.submit("a") == 1
+            assert await client.query_async("a") == 2
+
+    asyncio.run(main())
+
+
+def test_async_with_and_async_for() -> None:
+    async def main() -> None:
+        async with Client[Any](ClientThread({0: "x"}, Node)) as client:
+            stream = client.events()
+            client._thread.events.emit("leader", 0, "leads")
+            seen = [event.kind async for event in _first(stream, 1)]
+            assert seen == ["leader"]
+            ends = asyncio.create_task(_collect(client.watch("topic")))
+            await asyncio.sleep(0)
+        assert await asyncio.wait_for(ends, 5.0) == []
+
+    asyncio.run(main())
+
+
+async def _first(stream: Any, count: int) -> Any:
+    async for one in stream:
+        yield one
+        count -= 1
+        if not count:
+            return
+
+
+async def _collect(stream: Any) -> list[Any]:
+    return [one async for one in stream]
+
+
+def test_nodes_that_answer_nothing_are_not_called_leaderless() -> None:
+    class Deaf(Node):
+        def send(self, node_id: int, frame: bytes) -> bool:
+            return True
+
+    with Client[Any](ClientThread({0: "x"}, Deaf)) as client:
+        with pytest.raises(Unavailable, match="another version of ActorRaft"):
+            client.wait_for_leader(0.2)
+        with pytest.raises(Unavailable, match="answered nothing"):
+            client.execute("a", timeout=0.1)
+        with pytest.raises(Unavailable, match=r"within 0\.123 s"):
+            client.wait_for_leader(0.12345678)
+
+
+def test_a_cluster_says_how_large_a_frame_may_be(client: Client[Any], node: Node) -> None:
+    node.say(codec.LeaderIs(1, 0, 64 << 10))
+    node.say(codec.LeaderIs(2, 0, 64 << 10))
+    while client._thread.term < 2:
+        time.sleep(0.001)
+
+    with pytest.raises(UsageError, match="frame_bytes_max"):
+        client.submit("x" * (64 << 10))
+    assert [future.result(5.0) for future in [client.submit("x" * 1000) for _ in range(500)]] == [1] * 500
+
+
+def test_a_program_that_leaves_in_the_middle_of_calls_ends() -> None:
+    """Interpreter exit with calls outstanding, no close."""
+    program = (
+        "from tests.client.test_thread import *\n"
+        "node = Node(); node.mute = True\n"
+        "client = Client(ClientThread({0: 'x'}, lambda: node)); client.wait_for_leader(5.0)\n"
+        "futures = [client.submit('a', timeout=None) for _ in range(10)]\n"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=20).returncode == 0

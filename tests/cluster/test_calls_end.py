@@ -1,0 +1,200 @@
+"""A call ends by its deadline on real nodes too: in a fork, from a signal handler, with a frozen clock, without a client."""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actorraft import Client, Cluster, ReplicatedStateMachine, Unavailable, UsageError, connect, connect_async
+from actorraft.client.connect import open_client
+from statemachines.kv import KVStore
+
+pytestmark = pytest.mark.cluster
+
+cluster: Cluster[KVStore]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared() -> Iterator[None]:
+    global cluster
+    with ReplicatedStateMachine(KVStore).spawn(3, transport="tcp") as cluster:
+        yield
+
+
+def in_a_fork(act: Callable[[], Any]) -> bool:
+    """Whether `act` returns what is true in a forked child, within 15 s."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(15)
+        good = False
+        try:
+            good = bool(act())
+        finally:
+            os._exit(0 if good else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: cluster.proxy(timeout=5).set("a", 1),
+        lambda: cluster.proxy(timeout=5).get("a", 2),
+        lambda: cluster.proxy(timeout=5, to="any").get("a", 2),
+        lambda: cluster.execute(lambda state: True),
+        lambda: len(cluster.status()) == 3,
+        lambda: cluster.wait_for_leader(5.0) >= 0,
+        lambda: cluster.client().proxy(timeout=5).set("a", 1),
+        lambda: connect(cluster.endpoints, KVStore).proxy().set("a", 1),
+        lambda: cluster.close() is None,
+        lambda: repr(cluster),
+    ],
+)
+def test_a_forked_worker_uses_what_was_made_before_the_fork(use: Callable[[], Any]) -> None:
+    cluster.proxy().set("before", 1)
+
+    assert in_a_fork(use)
+
+    assert all(node.alive for node in cluster.nodes.values())
+    assert cluster.proxy(timeout=5).set("after", 1)
+
+
+def _in_a_pool(number: int) -> Any:
+    return cluster.proxy(timeout=10).set(f"pool {number}", number)
+
+
+def test_a_pool_of_forked_workers() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork of a process with threads
+        with multiprocessing.get_context("fork").Pool(3) as pool:
+            assert pool.map(_in_a_pool, range(30)) == [True] * 30
+    assert cluster.proxy().get("pool 29") == 29
+
+
+def test_forks_while_other_threads_call() -> None:
+    ended = threading.Event()
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        store = cluster.proxy(timeout=10)
+        try:
+            while not ended.is_set():
+                for future in [store.set.submit("k", 1) for _ in range(50)]:
+                    future.result()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            assert in_a_fork(lambda: cluster.proxy(timeout=10).set("forked", 1))
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+
+
+def test_a_signal_handler_calls_while_its_thread_is_in_a_call() -> None:
+    store, handled = cluster.proxy(timeout=10), 0
+
+    def handler(*_: Any) -> None:
+        nonlocal handled
+        handled += 1
+        store.set("handler", handled)
+        assert store.get("handler") == handled
+        signal.setitimer(signal.ITIMER_REAL, 0.0002 + (handled % 37) * 0.00001)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    try:
+        until_s = time.monotonic() + 3.0
+        while time.monotonic() < until_s:
+            store.set("main", 1)
+            for future in [store.set.submit("main", number) for number in range(20)]:
+                future.result()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert handled > 20
+
+
+@pytest.mark.parametrize("freeze", ["freezegun", "time_machine"])
+def test_with_a_frozen_clock_calls_are_served_and_those_that_cannot_be_end(freeze: str) -> None:
+    library = pytest.importorskip(freeze)
+    frozen = library.freeze_time("2012-01-14") if freeze == "freezegun" else library.travel("2012-01-14", tick=False)
+    with frozen, connect(cluster.endpoints, KVStore) as client:
+        assert client.proxy(timeout=5).set("frozen", 1)
+        client._thread.set_endpoints({0: "tcp://127.0.0.1:9"}, {})
+        with pytest.raises(Unavailable):
+            client.proxy(timeout=0.5).get("frozen")
+
+
+def test_a_future_outlives_its_client() -> None:
+    def fire() -> Any:
+        return connect(cluster.endpoints, KVStore).proxy(timeout=5).set.submit("forgotten", 1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        futures = [fire() for _ in range(5)]
+        gc.collect()
+    assert [future.result(10.0) for future in futures] == [True] * 5
+
+
+def test_endpoints_that_went_through_json_and_others_that_are_none(tmp_path: Path) -> None:
+    endpoints = cluster.endpoints
+    with connect(json.loads(json.dumps(endpoints)), KVStore) as client:
+        assert sorted(client.endpoints) == [0, 1, 2]
+        assert len(client.status()) == 3
+    missing = {node_id: f"{at.partition('#')[0]}#{tmp_path}/gone" for node_id, at in endpoints.items()}
+    for wrong, match in (
+        ({"a": "tcp://127.0.0.1:1"}, "whole number"),
+        ({0: None}, "string"),
+        ({0: "tcp://127.0.0.1:1", "0": "tcp://127.0.0.1:2"}, "twice"),
+        ({}, "mapping"),
+        (missing, "no client's folder"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            connect(wrong, KVStore)  # type: ignore[arg-type]
+
+
+def test_another_clusters_keys_and_nobody_at_all_are_said_to_be_that(tmp_path: Path) -> None:
+    with ReplicatedStateMachine(KVStore).spawn(1, transport="tcp") as other:
+        keys = other.endpoints[0].partition("#")[2]
+        wrong = {node_id: f"{at.partition('#')[0]}#{keys}" for node_id, at in cluster.endpoints.items()}
+        with pytest.raises(Unavailable, match=r"within 1 s: no node can be reached.* keys are another cluster's"):
+            connect(wrong, KVStore, timeout=1.0)
+    with pytest.raises(Unavailable, match="no node can be reached: none runs there"):
+        connect({0: f"ipc://{tmp_path}/nobody"}, KVStore, timeout=0.2)
+
+
+def test_connect_async_and_what_follows_it() -> None:
+    import asyncio
+
+    async def main() -> None:
+        async with await connect_async(cluster.endpoints, KVStore) as client:
+            assert await client.proxy().set.aio("async", 1)
+            assert await client.query_async(lambda state: state.get("async")) == 1
+        with pytest.raises(Unavailable):
+            await connect_async({0: "tcp://127.0.0.1:9#" + cluster.endpoints[0].partition("#")[2]}, timeout=0.2)
+
+    asyncio.run(main())
+
+
+def test_a_client_that_has_not_reached_anybody_yet_takes_calls() -> None:
+    client: Client[KVStore] = open_client(cluster.endpoints, KVStore)
+    with client:
+        assert client.proxy(timeout=5).set("early", 1)

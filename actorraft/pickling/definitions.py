@@ -26,6 +26,7 @@ import msgspec
 
 from actorraft.errors import UnknownType, UsageError
 from actorraft.pickling import byvalue, exceptions
+from actorraft.pickling.arrays import reduce_read_only
 from actorraft.pickling.byvalue import CodePickler, Ref
 from actorraft.pickling.formats import BY_VALUE, MOVED, check_python, mark_by_value
 from actorraft.pickling.names import Name, look_up
@@ -283,6 +284,10 @@ class _Writer(CodePickler):
     def __init__(self, file: Any, definitions: Definitions) -> None:
         super().__init__(file, definitions._instances, set())
         self._definitions = definitions
+
+    def reducer_override(self, obj: Any) -> Any:
+        found = super().reducer_override(obj)
+        return reduce_read_only(obj) if found is NotImplemented and hasattr(type(obj), "__array_finalize__") else found
 
     def local(self, code: Any) -> Any:
         ref = self._definitions._refs.get(id(code))

@@ -790,6 +790,34 @@ def test_a_constructor_that_makes_another_state_each_time_is_warned_of(caplog: p
     assert any("Reads.__init__ made another state" in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize("kind", ["contiguous", "strided", "fortran", "objects", "subclass", "of bytes", "single"])
+def test_an_array_is_as_writable_after_a_restore_as_before(kind: str, writable: bool) -> None:
+    numpy = pytest.importorskip("numpy")
+
+    class Own(numpy.ndarray):  # type: ignore[misc,name-defined]
+        pass
+
+    class Keeps(Counting):
+        def __init__(self) -> None:
+            super().__init__()
+            array = numpy.arange(12.0).reshape(3, 4)
+            self.array = {
+                "contiguous": array, "strided": array[:, ::2], "fortran": numpy.asfortranarray(array),
+                "objects": numpy.array([{}, []], dtype=object), "subclass": array.view(Own),
+                "of bytes": numpy.frombuffer(bytearray(8)), "single": numpy.array(5.0),
+            }[kind]  # fmt: skip
+            self.array.flags.writeable = writable
+
+    first, second, third = Local(Keeps), Local(Keeps), Local(Keeps)
+    second.restore(first.snapshot())
+    third.restore(second.snapshot())
+    for each in (first, second, third):
+        assert each.host.machine.array.flags.writeable == writable
+        assert type(each.host.machine.array).__name__ == type(first.host.machine.array).__name__
+        assert each.host.machine.array.tolist() == first.host.machine.array.tolist()
+
+
 def test_hooks_run_in_any_thread_alike(error: BaseException) -> None:
     class Wakes(Counting):
         def wake_at(self) -> float:

@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from actorraft.client.arguments import seconds
 from actorraft.client.requests import NodeDoesNotLead, NodeRefused, NodeSilent
 from actorraft.client.status import MemberStatus, Status
@@ -21,6 +23,7 @@ from actorraft.client.thread import ClientThread
 from actorraft.errors import ActorRaftError, Unavailable, UsageError
 from actorraft.steady import monotonic
 
+_NO_READ = msgspec.msgpack.encode(["no read at all"])
 # What a node said ({}: nothing), and why not (None: it did) -> its row.
 MakeRow = Callable[[int, dict[str, Any], str | None], MemberStatus]
 
@@ -44,12 +47,11 @@ def wait_for_leader(thread: ClientThread, timeout: float | None = 30.0) -> int:
 
 
 def has_quorum(thread: ClientThread, timeout: float) -> bool:
-    """Return whether a leader confirms in time that a majority follows it."""
-    try:
-        ask_leader(thread, "quorum", {}, timeout)
-    except Unavailable:
-        return False
-    return True
+    """Return whether a leader confirms in time that a majority follows it.
+
+    It is asked for a linearizable read that no machine has: whatever it answers, it has confirmed that first.
+    """
+    return not isinstance(thread.query(_NO_READ, "linearizable", "leader", None, timeout).exception(), Unavailable)
 
 
 def ask_leader(thread: ClientThread, verb: str, arguments: dict[str, Any], timeout: float) -> Any:

@@ -198,3 +198,16 @@ def test_a_client_that_has_not_reached_anybody_yet_takes_calls() -> None:
     client: Client[KVStore] = open_client(cluster.endpoints, KVStore)
     with client:
         assert client.proxy(timeout=5).set("early", 1)
+
+
+@pytest.mark.parametrize("machine", [KVStore, dict, list])
+def test_a_majority_that_is_gone_is_no_quorum(machine: Any) -> None:
+    with ReplicatedStateMachine(machine).spawn(3) as cluster:
+        assert cluster.has_quorum()
+        followers = [node for node_id, node in cluster.nodes.items() if node_id != cluster.leader()]
+        followers[0].pause()
+        assert cluster.has_quorum(timeout=5.0)
+        followers[1].pause()
+        assert not cluster.has_quorum()
+        followers[0].resume()
+        assert cluster.has_quorum(timeout=10.0)

@@ -77,6 +77,28 @@ def decode_message(frame: bytes) -> Message:
         raise MalformedFrame(f"not a Raft message: {error}") from error
 
 
+# --- Nodes to each other, as a link begins ---
+
+
+class Greeting(msgspec.Struct, array_like=True, frozen=True):
+    """What a node says of itself and of others in the introduction of each link."""
+
+    addresses: list[
+        tuple[int, int, str, str]
+    ] = []  # (node id, number of its start, what peers dial, what clients dial)
+
+
+_greeting_decoder = msgspec.msgpack.Decoder(Greeting)
+
+
+def decode_greeting(payload: bytes) -> Greeting:
+    """Decode what a node said; one that says nothing, or nothing that can be read, has said nothing."""
+    try:
+        return _greeting_decoder.decode(payload) if payload else Greeting()
+    except (ValueError, RecursionError):
+        return Greeting()
+
+
 # --- Clients to nodes ---
 
 
@@ -203,6 +225,7 @@ class Refused(msgspec.Struct, array_like=True, frozen=True, tag=4):
     first_sequence: int
     reason: str  # "not leader", "busy", "too large"
     leader_id: int | None
+    forbidden: bool = False  # the client's key does not allow it; `reason` says so in words
 
 
 class Resume(msgspec.Struct, array_like=True, frozen=True, tag=5):
@@ -233,6 +256,7 @@ class QueryRefused(msgspec.Struct, array_like=True, frozen=True, tag=8):
     request_id: int
     reason: str  # "not leader", "busy"
     leader_id: int | None
+    forbidden: bool = False  # as in Refused
 
 
 class AdminReply(msgspec.Struct, array_like=True, frozen=True, tag=9):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # values only: an actor's process needs a mailbox and no Raft
@@ -103,6 +103,12 @@ class Clients(Protocol):
 
     def send_client(self, client: Any, frame: bytes) -> object: ...
 
+    def role(self, client: Any) -> str:
+        """Return what a client's key allows: "read", "write", "join" or "admin"; who needs no key may do all."""
+
+    def key(self, client: Any) -> str:
+        """Return the public key that a client has proven; "" where none is needed."""
+
 
 class Clock(Protocol):
     """Seconds. `monotonic` never goes back; `wall` is the machine's idea of the time of day."""
@@ -175,8 +181,16 @@ class Mailbox(Inbox, Protocol):
     def set_peers(self, peers: Mapping[int, str]) -> None:
         """Say who the peers are: node id -> endpoint. Links to others are closed; a link that stays is left alone."""
 
-    def set_keys(self, members: Mapping[int, tuple[str, ...]]) -> None:
-        """Say which public keys prove a peer, the preferred one first; who proves another is heard no more."""
+    judge: Callable[
+        [Any], str
+    ]  # asked about each peer that introduces itself, its key proven; why it is refused, or ""
+
+    def set_keys(self, members: Mapping[int, tuple[str, ...]], clients: Mapping[str, Any] | None = None) -> None:
+        """Say which public keys prove a peer, the preferred one first; who proves another is heard no more.
+
+        Args:
+            clients: public key -> who that is (name, role); None: as before.
+        """
 
     def introduce(self, payload: bytes) -> None:
         """Say this to whoever is linked from now on; there it comes with CONNECTED."""
@@ -188,7 +202,10 @@ class Mailbox(Inbox, Protocol):
         """Answer a client, never blocking."""
 
     def role(self, client: Any) -> str:
-        """Return what a client's key allows: "read", "write" or "admin"; who needs no key may do all."""
+        """As Clients.role."""
+
+    def key(self, client: Any) -> str:
+        """As Clients.key."""
 
     def try_send_client(self, client: Any, frame: bytes) -> bool | None:
         """Answer a client, never blocking; False if its queue is full now, None if it is gone."""

@@ -26,7 +26,7 @@ import zmq
 from actorraft.errors import UsageError
 
 KEY_CHARS: Final = 40
-ROLES: Final = ("read", "write", "admin")
+ROLES: Final = ("read", "write", "admin", "join")
 SECRET_FILE: Final = "secret.key"
 CLIENT_FILE: Final = "client.toml"
 SECRET_BYTES_MAX: Final = 1024  # a file that is longer is something else
@@ -83,6 +83,14 @@ class KeyPair:
         except (ValueError, zmq.ZMQError):
             raise UsageError(f"{file} is no secret key") from None
         return cls(public.decode(), secret.decode())
+
+    @classmethod
+    def of_secret(cls, secret: str) -> Self:
+        """Return the pair of a secret key. Raises UsageError if it is none."""
+        try:
+            return cls(zmq.curve_public(secret.encode()).decode(), secret)
+        except (ValueError, zmq.ZMQError):
+            raise UsageError("this is no secret key") from None
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write the secret key to a new file that only this user can read.

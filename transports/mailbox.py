@@ -334,9 +334,10 @@ class ZeroMQMailbox(Sockets):
         elif tag in door.callers and door.callers[tag].routing_id != routing_id:
             wrong = "its tag is another's"
         elif door.kind == Kinds.PEER:
-            wrong = self._wrong_with(said)
             if door.encrypted and self._owners.get(key) != said.node_id:
                 wrong = f"key {fingerprint(key)} is not node {said.node_id}'s"
+            else:
+                wrong = self._wrong_with(said)  # whose owner may believe what is said from here on
         else:
             ours = self.introduction.cluster_id
             if said.cluster_id not in (hello.ANY_CLUSTER, ours):
@@ -373,6 +374,11 @@ class ZeroMQMailbox(Sockets):
         """Return what a client's key allows; of one that is gone, as little as any."""
         caller = self._client_door.callers.get(self._client_door.tags.get(client, b""))
         return "read" if caller is None else caller.role
+
+    def key(self, client: bytes) -> str:
+        """Return the public key that a client has proven; "" where no keys are needed, or it is gone."""
+        caller = self._client_door.callers.get(self._client_door.tags.get(client, b""))
+        return "" if caller is None else caller.key
 
     def try_send_client(self, client: bytes, frame: bytes) -> bool | None:
         """Answer a client, never blocking; False if its queue is full now, None if it can never have it."""

@@ -97,12 +97,19 @@ def open_thread(endpoints: Endpoints, keys: Folder | None = None) -> ClientThrea
         plain[node_id], _, named = endpoint.partition("#")
         folder = folder or named
     found = ClientFolder.load(folder) if folder else None
-    own, cluster_id = (found.keys, bytes.fromhex(found.cluster_id)) if found is not None else (None, b"")
-    return ClientThread(plain, lambda: zeromq_channel(own, cluster_id), folder=folder)
+    if found is None:
+        return ClientThread(plain, lambda: zeromq_channel(None))
+    own = found.keys if found.keys.members else None  # a cluster that was founded without keys, on the loopback
+    cluster_id = bytes.fromhex(found.cluster_id)
+    return ClientThread(plain, lambda: zeromq_channel(own, cluster_id, keyless=own is None), folder=folder)
 
 
-def zeromq_channel(keys: Keys | None, cluster_id: bytes = b"") -> Channel:
-    """Make a channel over ZeroMQ: the one place in the caller's process that names a transport."""
+def zeromq_channel(keys: Keys | None, cluster_id: bytes = b"", *, keyless: bool = False) -> Channel:
+    """Make a channel over ZeroMQ: the one place in the caller's process that names a transport.
+
+    Args:
+        keyless: the cluster says that it does without keys; then it is reached on the loopback only.
+    """
     from transports.zeromq import ZeroMQClientChannel
 
-    return ZeroMQClientChannel(keys=keys, cluster_id=cluster_id)
+    return ZeroMQClientChannel(keys=keys, cluster_id=cluster_id, plaintext_on_loopback=keyless)

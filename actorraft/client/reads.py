@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from actorraft import codec
 from actorraft.client.failures import Failure
 from actorraft.client.leader import HELLO_S, Leadership
-from actorraft.errors import Unavailable
+from actorraft.errors import Unavailable, UsageError
 
 REMIND_S = 1.0  # an answer that is later than this may be lost; the next time it is asked for after twice as long
 
@@ -119,6 +119,11 @@ class Reads:
         """A node does not serve these now."""
         self._ask_again(request_id)
         self._retry_s = retry_s
+
+    def forbidden(self, request_id: int, error: UsageError) -> list[Failure]:
+        """This client may not ask for these: they end."""
+        frame = self._frames.pop(request_id, None)
+        return [] if frame is None else [Failure(call.future, error) for call in frame.calls if call is not None]
 
     def disconnected(self, node_id: int) -> None:
         """A node is gone, and no answer will come from it."""

@@ -192,6 +192,8 @@ class ClientSession:
                     self._follow(now_s)
             case codec.Refused():
                 self._on_refused(node_id, reply, now_s)
+            case codec.QueryRefused() if reply.forbidden:
+                self.failures.extend(self._reads.forbidden(reply.request_id, UsageError(reply.reason)))
             case codec.QueryRefused():
                 if reply.reason == NOT_LEADER:
                     self._denied(node_id, reply.leader_id, now_s)
@@ -259,6 +261,8 @@ class ClientSession:
         if reply.first_sequence < 0:  # the registration
             if reply.client_id == self._nonce:
                 self._registering_s, self._last_refusal = None, reply.reason
+                if reply.forbidden:
+                    self._fail_queue(UsageError(reply.reason))
         elif reply.client_id == self.client_id:
             frame = self._frames.get(reply.first_sequence)
             if frame is None:
@@ -267,7 +271,9 @@ class ClientSession:
             frame.reason = self._last_refusal = reply.reason
             if frame.sent_to == node_id:
                 frame.in_flight = False
-            if reply.reason == "too large":
+            if reply.forbidden:
+                self._fail_frame(frame, UsageError(f"{reply.reason}; none of what was sent with it is applied"))
+            elif reply.reason == "too large":
                 self._fail_frame(
                     frame, UsageError("the cluster refuses a frame of this size; see RaftConfig.frame_bytes_max")
                 )
@@ -276,6 +282,12 @@ class ClientSession:
         else:
             self.leadership.refusals += 1
         self._retry_s = min(self._retry_s, now_s + self.leadership.backoff_s())
+
+    def _fail_queue(self, error: ActorRaftError) -> None:
+        """End what is in no frame yet."""
+        self.failures.extend(Failure(future, error) for _, future, _ in self._queue if future is not None)
+        self._queue.clear()
+        self._queue_deadline_s = math.inf
 
     def _fail_frame(self, frame: Frame, error: ActorRaftError) -> None:
         """End a frame's commands for a reason of their own; no-ops keep their sequences."""

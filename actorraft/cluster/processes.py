@@ -31,6 +31,7 @@ from actorraft.cluster.place import Place
 from actorraft.errors import StartError, UsageError
 from actorraft.node.process import NodeSpec, run_node
 from actorraft.raft.config import RaftConfig
+from actorraft.raft.messages import Configuration
 
 CUT_S: Final = 2.0  # how long `cut` waits for a node that does not obey
 CLOSE_S: Final = 2.0  # what a node gets to leave by itself before SIGKILL
@@ -243,9 +244,12 @@ class NodeProcesses:
             durability=self._durability,
             keeps_data=self.place.keeps_data,
             from_snapshot=self._from_snapshot if founders else None,
-            voters=frozenset(founders),
+            configuration=Configuration(
+                voters=frozenset(founders),
+                next_node_id=max(founders, default=-1) + 1,
+                storage_ids=tuple((one, storage_id) for one, storage_id in known.items() if one in founders),
+            ),
             storage_id=known[node_id],
-            storage_ids=tuple((one, storage_id) for one, storage_id in known.items() if one in founders),
             peer_endpoint=peer_endpoint,
             client_endpoint=client_endpoint,
             keys=self.keys.of_node(node_id) if self.keys is not None else None,

@@ -46,6 +46,7 @@ from actorraft.raft.messages import (
     MayTry,
     Message,
 )
+from actorraft.raft.probation import Probation
 from actorraft.raft.ready import NOT_URGENT, LeaderState, LostLog, Ready
 from actorraft.raft.server import RaftServer
 from actorraft.storage.marks import Marks
@@ -100,7 +101,8 @@ class Observer:
     def noticed(self, what: str, value: Any) -> None:
         """Something that an operator may want to know.
 
-        "snapshot" (its index), "difference" and "hold" (in words), "lost log" (whose, and in words).
+        "snapshot" (its index), "difference" and "hold" (in words), "lost log" (whose, and in words),
+        "begun" (probation is over: what this node votes and acknowledges counts).
         """
 
     def state_changed(self, server: RaftServer) -> None:
@@ -128,6 +130,7 @@ class Driver:
         executor: where committed entries go.
         clients: how clients are answered; None if there are none.
         configuration: the members of a new cluster.
+        probation: its disk was empty, or not long ago: it neither votes nor counts until that is over.
         rng: the source of election timeouts.
         noop: whether a new leader appends an empty entry (§8); off only for simulations of the paper's figures.
         commit_along: tell followers of a commit with the next append or a millisecond later, not at once.
@@ -154,6 +157,7 @@ class Driver:
         clock: Clock | None = None,
         config: RaftConfig,
         configuration: Configuration,
+        probation: Probation | None = None,
         rng: random.Random | None = None,
         noop: bool = True,
         commit_along: bool = False,
@@ -187,6 +191,7 @@ class Driver:
             snapshot_id=snapshot.snapshot_id if snapshot is not None else EntryId(-1, -1),
             noop=noop,
             commit_along=commit_along,
+            probation=probation,
         )
         self._log_time = LogTime(self.server, self.clock)
         self._checks = Schedule(0.0 if isinstance(executor, LogOnly) else config.digest_every_s)
@@ -293,6 +298,8 @@ class Driver:
         for read in ready.reads:
             self.observer.read_answered(read.token, read.index)
             self.requests.on_read_index(read.token, read.index)
+        if ready.begun:
+            self.observer.noticed("begun", None)
         if ready.state_changed:
             self.metrics.leader_is(self.server.leader_id, self.clock.monotonic())
             self.observer.state_changed(self.server)

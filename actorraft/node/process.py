@@ -10,20 +10,25 @@ Source:     architecture 5, 9 and 19.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
+import math
 import os
 import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import codec
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
+from actorraft.node.addresses import Announcement
 from actorraft.node.clock import SystemClock
 from actorraft.node.driver import (
     ClientEvent,
@@ -40,10 +45,15 @@ from actorraft.node.executor import Executor
 from actorraft.node.host import MachineHost
 from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
+from actorraft.node.members import Members
 from actorraft.ports import Kinds
 from actorraft.raft.config import RaftConfig
+from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import Configuration, Message
+from actorraft.raft.probation import Probation
+from actorraft.raft.ready import LeaderState
 from actorraft.storage.disk import DiskStorage
+from actorraft.storage.files import Files
 from actorraft.storage.portable import seed
 
 if TYPE_CHECKING:
@@ -53,6 +63,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("actorraft")
 
+HAND_OVER_S: Final = 2.0  # how long a node that is asked to leave waits for another to lead
+ON_PROBATION: Final = "on-probation"  # a file in the data directory, while it is so
 EXIT_DISK: Final = 74  # EX_IOERR: the disk refused
 
 
@@ -62,13 +74,16 @@ class NodeSpec:
 
     Attributes:
         factory: the machine's class and arguments, as pickling.encode_factory makes them.
-        voters: the voters that the cluster began with; none at a node that joined later. The log overrides them.
         from_snapshot: a portable snapshot that a new cluster begins with.
         storage_id: which folder this node had from the first; with another one it is somebody else.
-        storage_ids: (node id, storage id) of the founders; none at a node that joined later.
+        configuration: what the cluster began with; nobody at a node that joined later. The log overrides it.
         keeps_data: False if the directory is removed with the cluster.
         peer_endpoint, client_endpoint: where to bind; a tcp port of 0 lets the system choose.
         keys: this node's own, its peers' and its clients'; needed on tcp.
+        advertise: where peers and clients reach it, as host:port; None: a parent says where everybody is.
+        seeds: where the others were last, without a parent.
+        probation: the disk was empty under an id that may have begun (raft/probation.py).
+        hands_over: hand leadership over before leaving.
     """
 
     node_id: int
@@ -79,13 +94,16 @@ class NodeSpec:
     durability: str
     keeps_data: bool
     from_snapshot: Path | None
-    voters: frozenset[int]
+    configuration: Configuration
     storage_id: str
-    storage_ids: tuple[tuple[int, str], ...]
     peer_endpoint: str
     client_endpoint: str
     keys: Keys | None
     config: RaftConfig
+    advertise: tuple[str, str] | None = None
+    seeds: dict[int, Announcement] = field(default_factory=dict)
+    probation: Probation | None = None
+    hands_over: bool = False
 
 
 def open_storage(spec: NodeSpec) -> DiskStorage:
@@ -109,6 +127,12 @@ def open_storage(spec: NodeSpec) -> DiskStorage:
     return store
 
 
+def has_begun(directory: Path) -> None:
+    """Note, for good, that probation is over."""
+    (directory / ON_PROBATION).unlink(missing_ok=True)
+    Files().sync_directory(directory)
+
+
 class _Net:
     """Raft messages over the mailbox."""
 
@@ -124,10 +148,13 @@ class _Net:
 class _Reports(Observer):
     """Tells the parent what its user may want to know."""
 
-    def __init__(self, context: ChildContext) -> None:
+    def __init__(self, context: ChildContext, begun: Callable[[], None]) -> None:
         self._context = context
+        self._begun = begun
 
     def noticed(self, what: str, value: Any) -> None:
+        if what == "begun":
+            self._begun()
         self._context.report((what, value))
 
 
@@ -151,12 +178,9 @@ class RaftNode:
         self._orders: deque[tuple[str, Any]] = deque()  # what the parent says
         self._campaign = False
         self._cut: frozenset[int] = frozenset()  # peers that a test has cut off
-        configuration = Configuration(
-            voters=spec.voters, next_node_id=max(spec.voters, default=-1) + 1, storage_ids=spec.storage_ids
-        )
         if spec.from_snapshot is not None:
             storage = open_storage(spec)
-            seed(storage, spec.from_snapshot, configuration)
+            seed(storage, spec.from_snapshot, spec.configuration)
             storage.close()
         storage = open_storage(spec)
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
@@ -175,16 +199,20 @@ class RaftNode:
             clients=mailbox,
             clock=self._clock,
             config=spec.config,
-            configuration=configuration,
+            configuration=spec.configuration,
+            probation=spec.probation,
             commit_along=True,
             marks=storage.marks,
             counts=mailbox.counts,  # one list of what was dropped, for the status
-            observer=_Reports(context),
+            observer=_Reports(context, partial(has_begun, spec.directory)),
         )
         host.on_fault = functools.partial(setattr, self.driver, "fault")
         self.driver.fault = host.fault
         self._ticks = Ticks(self._clock, spec.config.tick_s)
-        self._set_peers(peers)
+        self._leaving_until_s = math.inf  # it hands over, and is patient until then
+        self._members = Members(self.driver, mailbox, spec, self._set_peers) if spec.advertise is not None else None
+        if self._members is None:
+            self._set_peers(peers)
 
     def run(self) -> None:
         """Serve until the parent asks to stop."""
@@ -223,7 +251,28 @@ class RaftNode:
         driver.process_events(events)
         if self._campaign:
             self._campaign_when_connected()
-        return None if self._context.stop_requested else bool(envelopes)
+        if self._members is not None and self._members.follow():
+            driver.process_events(())
+        if self._members is not None and self._members.removed:
+            logger.warning("node %d is no member any more, and leaves; its directory may go", self._spec.node_id)
+            return None
+        if self._context.stop_requested and self._may_leave():
+            return None
+        return bool(envelopes)
+
+    def _may_leave(self) -> bool:
+        """Hand leadership over first, so that nobody has to find out; and let those hear who wait for an answer."""
+        server, now_s = self.driver.server, self._clock.monotonic()
+        if not self._spec.hands_over:
+            return True
+        if self._leaving_until_s == math.inf:
+            self._leaving_until_s = now_s + HAND_OVER_S
+            if server.state is LeaderState and len(server.voters) > 1:
+                with contextlib.suppress(RaftError):  # it is under way, or nobody is there to take over
+                    server.transfer_leadership()
+                self.driver.process_events(())
+        stays = (server.state is LeaderState and len(server.voters) > 1) or self.driver.requests.waiting
+        return not stays or now_s >= self._leaving_until_s
 
     def _on_peer(self, sender: int, frame: bytes, events: list[Event]) -> None:
         if sender in self._cut:
@@ -283,6 +332,18 @@ class RaftNode:
             self.driver.process_events(())
 
 
+def _introduced(context: ChildContext, mailbox: Mailbox) -> dict[int, str] | None:
+    """Wait for the parent to say where the others are."""
+    order: tuple[str, Any] | None
+    while (order := context.receive(None)) is not None:
+        verb, value = order
+        if verb == "peers":
+            return dict(value)
+        if verb == "keys":
+            mailbox.set_keys(value)
+    return None
+
+
 def run_node(context: ChildContext, spec: NodeSpec) -> None:
     """The whole life of a node's process, from binding its sockets to the end."""
     from transports.sockets import LinkTimes
@@ -304,15 +365,15 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
             timeout_ms=spec.config.link_timeout_ms,
             reconnect_max_ms=spec.config.reconnect_max_ms,
         ),
+        plaintext_on_loopback=spec.advertise is not None and spec.keys is None,
     )
     context.report(("bound", mailbox.endpoints))
-    order: tuple[str, Any] | None = context.receive(None)
-    while order is not None and order[0] == "keys":
-        mailbox.set_keys(order[1])
-        order = context.receive(None)
-    if order is None:
-        return  # the parent is gone
-    _, peers = order
+    peers: dict[int, str] = {}
+    if spec.advertise is None:
+        told = _introduced(context, mailbox)
+        if told is None:
+            return  # the parent is gone
+        peers = told
     try:
         node = RaftNode(context, spec, mailbox, peers)
         context.loaded()

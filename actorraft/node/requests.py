@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actorraft import codec
-from actorraft.node import work
+from actorraft.node import admission, roles, work
 from actorraft.node.logtime import LogTime
 from actorraft.node.snapshotting import Snapshotting
 from actorraft.node.work import ExecutorPort
@@ -88,6 +88,11 @@ class Requests:
             if self._counts["malformed client frames"] == 1:
                 logger.warning("dropped a frame from a client (further ones are only counted): %s", error)
             return
+        role = self._clients.role(client) if self._clients is not None else roles.ADMIN
+        if role != roles.ADMIN and (why := roles.why_not(role, request)):
+            self._counts["requests that a client's role does not allow"] += 1
+            self._forbid(client, request, why)
+            return
         match request:
             case codec.Commands():
                 self._on_commands(client, request, frame)
@@ -110,6 +115,18 @@ class Requests:
                 self._executor.submit(work.Watch(client, request))
             case codec.Unwatch():
                 self._watches.pop((client, request.watch_id), None)
+
+    def _forbid(self, client: Any, request: codec.Request, why: str) -> None:
+        """Say that this will never be done for this client."""
+        match request:
+            case codec.Commands():
+                self.reply(client, codec.Refused(request.client_id, request.first_sequence, why, None, True))
+            case codec.Register():
+                self.reply(client, codec.Refused(request.nonce, -1, why, None, True))
+            case codec.Query():
+                self.reply(client, codec.QueryRefused(request.request_id, why, None, True))
+            case codec.Admin():
+                self.reply(client, codec.AdminReply(request.request_id, why, None))
 
     def reply(self, client: Any, reply: codec.Reply) -> bool:
         """Answer a client; False if it is certainly gone."""
@@ -263,6 +280,11 @@ class Requests:
                     return
                 case "change_membership":
                     value = self._server.change_membership(codec.decode_changes(request.arguments["changes"]))
+                case verb if verb in admission.VERBS:
+                    asked = dict(request.arguments)
+                    if verb == "join" and self._clients is not None:
+                        asked["token"] = self._clients.key(client)  # proven, whatever it says
+                    value = admission.VERBS[verb](self._server, self._log_time.now_s(), asked)
                 case _:
                     error = f"unknown request {request.verb!r}"
         except NotLeader:

@@ -83,6 +83,11 @@ def handle_standing(self: RaftServer, message: Standing) -> None:
         self.send_after_persist(_standing(self, source))
     if known is not None and _is_first_start(self, known):
         self.end_probation()
+        if message.begun:
+            self.campaign()  # the other goes on already, and can vote: nobody need wait for a timeout
+        else:
+            for peer_id in sorted(known.mutual):
+                self.send_after_persist(_standing(self, peer_id))
 
 
 def _standing(self: RaftServer, dest: int, *, asks: bool = False) -> Standing:

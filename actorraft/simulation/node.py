@@ -254,6 +254,14 @@ class SimNode:
         arriving = (start, MessageEvent(message))
         self.network.carry(self.node_id, message.dest, dest.deliver, arriving, later_us=self.spent_us)
 
+    def role(self, client: Any) -> str:
+        """Whoever is simulated may do all."""
+        return "admin"
+
+    def key(self, client: Any) -> str:
+        """Nobody needs one."""
+        return ""
+
     def send_client(self, client: Any, frame: bytes, /) -> None:
         """Hand an answer to the network."""
         if self.fuse:

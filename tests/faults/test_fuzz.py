@@ -151,6 +151,12 @@ class Nobody:
     def __init__(self) -> None:
         self.answers: list[Any] = []
 
+    def role(self, client: Any) -> str:
+        return "admin"
+
+    def key(self, client: Any) -> str:
+        return ""
+
     def send_client(self, client: Any, frame: bytes) -> bool:
         """Take it."""
         self.answers.append(codec.decode_reply(frame))

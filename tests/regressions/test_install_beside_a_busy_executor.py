@@ -58,6 +58,12 @@ class Clients:
     def __init__(self) -> None:
         self.replies: list[tuple[Any, codec.Reply]] = []
 
+    def role(self, client: Any) -> str:
+        return "admin"
+
+    def key(self, client: Any) -> str:
+        return ""
+
     def send_client(self, client: Any, frame: bytes, /) -> None:
         self.replies.append((client, codec.decode_reply(frame)))
 

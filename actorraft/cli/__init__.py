@@ -1,0 +1,1 @@
+"""The command line, `actorraft`: founding, serving, watching and mending clusters without writing Python."""

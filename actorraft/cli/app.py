@@ -1,0 +1,33 @@
+"""The table of contents of the command line: which subcommand is defined where."""
+
+from __future__ import annotations
+
+import typer
+
+import actorraft
+from actorraft.cli import clients, founding, members, serving
+
+app = typer.Typer(
+    name="actorraft",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Replicated actors over Raft: found a cluster, serve its nodes, watch it, mend it.",
+    epilog="Commands that ask a cluster find it by --client FOLDER or ACTORRAFT_CLIENT.",
+)
+founding.register(app)
+serving.register(app)
+members.register(app)
+clients.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def options(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    """Replicated actors over Raft: found a cluster, serve its nodes, watch it, mend it."""
+    if version:
+        print(f"actorraft {actorraft.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; ends the process."""
+    app()

@@ -1,0 +1,74 @@
+"""`clients` and `keys`: who may speak to the cluster, and by which key each is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from actorraft.cli.output import Format, Output, errors, print_json, print_rows, say
+from actorraft.cli.reaching import ClientFolder, Timeout, ask
+
+clients = typer.Typer(no_args_is_help=True, help="List, admit and revoke clients.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommands."""
+    app.add_typer(clients, name="clients")
+
+
+@clients.command(name="list")
+def list_clients(client: ClientFolder = None, timeout: Timeout = 5.0, output: Output = Format.table) -> None:
+    """Show who may speak to the cluster."""
+    rows = ask(client, "clients", {}, timeout)
+    print_rows(
+        [{"name": name, "role": role, "public_key": key} for name, key, role in rows],
+        ("name", "role", "public_key"),
+        output,
+    )
+
+
+@clients.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What the client is called.")],
+    role: Annotated[str, typer.Option(help="read, write (both send plain data only) or admin.")] = "write",
+    folder: Annotated[Path | None, typer.Option(help="Where its folder is written; by default ./NAME.")] = None,
+    client: ClientFolder = None,
+    timeout: Timeout = 5.0,
+    output: Output = Format.table,
+) -> None:
+    """Admit a client: write a folder with a key of its own, and tell the cluster its public half."""
+    from transports.keys import ClientFolder as Folder
+    from transports.keys import KeyPair, Keys
+
+    with errors():
+        pair = KeyPair.generate()
+        ask(client, "admit_client", {"name": name, "public_key": pair.public, "role": role}, timeout)
+        known = ask(client, "roster", {}, timeout)["members"]
+        assert client is not None
+        own = Folder.load(client)
+        path = folder or Path(name)
+        Folder(
+            cluster_id=own.cluster_id,
+            cluster_name=own.cluster_name,
+            endpoints={node_id: f"tcp://{at}" for node_id, _, at, _, _ in known if at},
+            keys=Keys(pair, {node_id: (key,) for node_id, _, _, key, _ in known if key}),
+            name=name,
+            role=role,
+        ).save(path)
+    if output is Format.json:
+        print_json({"name": name, "role": role, "folder": str(path), "public_key": pair.public})
+    else:
+        say(f"{name} may {role}; its folder is {path}: hand it over, it holds a secret")
+
+
+@clients.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="The client that may speak no more.")],
+    client: ClientFolder = None,
+    timeout: Timeout = 5.0,
+) -> None:
+    """Let a client in no more; what it has open is closed."""
+    ask(client, "revoke_client", {"name": name}, timeout)
+    say(f"{name} may speak no more")

@@ -1,0 +1,69 @@
+"""`init`: the folders of a new cluster, before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from actorraft.cli.output import USED_WRONGLY, Format, Output, errors, fail, print_json, say
+from actorraft.cluster.founding import found
+from actorraft.node.folder import Durability, Profile
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommand."""
+    app.command()(init)
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(help="A new directory, for a folder a node and one for clients.")],
+    machine: Annotated[str, typer.Option(help="The machine, as module:Class; importable wherever nodes run.")],
+    nodes: Annotated[str, typer.Option(help="One HOST:PORT a node, with commas between; clients dial the next port.")],
+    args: Annotated[str, typer.Option(help="Arguments of the machine's constructor, as a JSON list.")] = "[]",
+    kwargs: Annotated[str, typer.Option(help="Keyword arguments of it, as a JSON object.")] = "{}",
+    name: Annotated[str, typer.Option(help="The cluster's name; by default the class's.")] = "",
+    durability: Annotated[
+        Durability, typer.Option(help="fsync survives loss of power; os the death of processes.")
+    ] = "fsync",
+    profile: Annotated[Profile, typer.Option(help="How far apart the machines are.")] = "lan",
+    no_keys: Annotated[bool, typer.Option("--no-keys", help="Without encryption; on the loopback only.")] = False,
+    output: Output = Format.table,
+) -> None:
+    """Found a cluster: write DIRECTORY/node-0, node-1, … and DIRECTORY/client.
+
+    Copy each node's folder to its machine, and start it there with `actorraft serve`; keep the client's folder for
+    whoever uses the cluster. Each folder holds one secret key and no other's.
+    """
+    with errors():
+        cluster_id = found(
+            directory,
+            machine,
+            [address.strip() for address in nodes.split(",") if address.strip()],
+            args=_json(args, list, "--args", "a list"),
+            kwargs=_json(kwargs, dict, "--kwargs", "an object"),
+            name=name,
+            durability=durability,
+            profile=profile,
+            keys=not no_keys,
+        )
+    folders = sorted(str(folder) for folder in directory.iterdir())
+    if output is Format.json:
+        print_json({"cluster_id": cluster_id, "folders": folders})
+        return
+    say(f"founded cluster {cluster_id} in {directory}")
+    for folder in folders:
+        to_do = "for clients: connect(…), ACTORRAFT_CLIENT" if folder.endswith("client") else "actorraft serve"
+        say(f"  {folder}  {to_do}")
+
+
+def _json(text: str, kind: type, option: str, wanted: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise fail(f"{option} is not JSON: {error}", USED_WRONGLY) from None
+    if not isinstance(value, kind):
+        raise fail(f"{option} is {wanted} in JSON, not {text}", USED_WRONGLY)
+    return value

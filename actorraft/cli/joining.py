@@ -1,0 +1,139 @@
+"""`serve --join TOKEN`: a new machine becomes a member, with a key of its own that never travels.
+
+A token holds a one-time client key and where the cluster is. Shown to the leader, it binds this machine's public key
+and storage id to the next node id, in the log; the same machine may ask again after a crash, another may not.
+
+Shape:      a token is base64url of JSON: `k` secret key, `c` cluster id, `m` [[endpoint, public key], …].
+Source:     rules.md R7.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from actorraft.client.administration import ask_leader
+from actorraft.client.connect import zeromq_channel
+from actorraft.client.thread import ClientThread
+from actorraft.errors import UsageError
+from actorraft.node.folder import (
+    NODE_FILE,
+    SECRET_FILE,
+    ClusterPart,
+    MemberPart,
+    NodeFolder,
+    NodePart,
+    write_folder,
+)
+from actorraft.node.standalone import next_port
+from actorraft.storage.directory import draw_storage_id
+
+JOIN_S: Final = 60.0
+
+
+def make_token(secret: str, cluster_id: str, members: list[tuple[str, str]]) -> str:
+    """Return the text of a token."""
+    said = json.dumps({"k": secret, "c": cluster_id, "m": members}, separators=(",", ":"))
+    return base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
+
+
+def read_token(word: str) -> dict[str, Any]:
+    """Read a token: the text itself, - for standard input, or @FILE.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if word == "-":
+        text = sys.stdin.readline()
+    elif word.startswith("@"):
+        try:
+            text = Path(word[1:]).read_text()
+        except OSError as error:
+            raise UsageError(f"the token's file {word[1:]} cannot be read: {error.strerror}") from error
+    else:
+        text = word
+    text = text.strip()
+    try:
+        said = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return {"k": str(said["k"]), "c": str(said["c"]), "m": [(str(at), str(key)) for at, key in said["m"]]}
+    except (ValueError, KeyError, TypeError):
+        raise UsageError("this is no token: actorraft token create prints one") from None
+
+
+def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: str, learner: bool) -> Path:
+    """Become a member, and write this node's folder; one that is a member already just goes on.
+
+    Args:
+        directory: where the folder, with the data in it, is to be.
+
+    Returns:
+        The folder, for every later start.
+    """
+    from transports.keys import KeyPair, Keys
+
+    if directory is None:
+        raise UsageError("--join needs --data-dir: where this node's folder is to be")
+    if (directory / NODE_FILE).exists():
+        return directory
+    if not listen:
+        raise UsageError("--join needs --listen HOST:PORT, and --advertise HOST:PORT where others dial something else")
+    token = read_token(word)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secret, identity = directory / SECRET_FILE, directory / "storage-id"
+    if not secret.exists():
+        KeyPair.generate().save(secret)
+    if not identity.exists():
+        identity.write_text(draw_storage_id())
+    own, storage_id = KeyPair.load(secret), identity.read_text().strip()
+    shown = KeyPair.of_secret(token["k"])
+    seeds = dict(enumerate(at for at, _ in token["m"]))
+    keys = Keys(shown, {number: (key,) for number, (_, key) in enumerate(token["m"])})
+    peer = advertise or listen
+    thread = ClientThread(seeds, lambda: zeromq_channel(keys, bytes.fromhex(token["c"])))
+    try:
+        asked = {
+            "public_key": own.public,
+            "storage_id": storage_id,
+            "peer": peer,
+            "client": next_port(peer),
+            "learner": learner,
+        }
+        told = ask_leader(thread, "join", asked, JOIN_S)
+    finally:
+        thread.close()
+    _write(directory, told, token["c"], storage_id, listen=listen, peer=peer)
+    identity.unlink()
+    return directory
+
+
+def _write(directory: Path, told: dict[str, Any], cluster_id: str, storage_id: str, *, listen: str, peer: str) -> None:
+    settings = {name: json.loads(value) for name, value in told["settings"].items() if name not in ("args", "kwargs")}
+    numbers = {name: settings[name] for name in ("session_expiry_s", "frame_bytes_max") if name in settings}
+    folder = NodeFolder(
+        cluster=ClusterPart(
+            name=settings["name"],
+            id=cluster_id,
+            machine=settings["machine"],
+            args=told["settings"]["args"],
+            kwargs=told["settings"]["kwargs"],
+            durability=settings["durability"],
+            profile=settings["profile"],
+        ),
+        node=NodePart(
+            id=told["node_id"],
+            storage_id=storage_id,
+            listen=listen,
+            advertise=peer,
+            client_advertise=next_port(peer),
+        ),
+        raft=numbers,
+        members={
+            node_id: MemberPart(peer=at, client=client, public_key=key, storage_id=known)
+            for node_id, at, client, key, known in told["members"]
+            if node_id != told["node_id"]
+        },
+    )
+    write_folder(directory, folder, first_start=True)

@@ -1,0 +1,162 @@
+"""`status`, `members`, `token` and `transfer`: who takes part, how they are, and who leads."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from actorraft.cli.joining import make_token
+from actorraft.cli.output import Format, Output, fail, print_json, print_rows, say
+from actorraft.cli.reaching import ClientFolder, Timeout, ask, cluster
+from actorraft.client import administration
+from actorraft.client.thread import ClientThread
+from actorraft.errors import ActorRaftError, Unavailable
+
+STATUS = ("id", "state", "term", "commit_index", "last_applied", "lag_entries", "alive", "error", "endpoint")
+
+members = typer.Typer(no_args_is_help=True, help="List, add, remove and promote members.")
+token = typer.Typer(no_args_is_help=True, help="Tokens with which new machines join.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommands."""
+    app.command()(status)
+    app.command()(transfer)
+    app.add_typer(members, name="members")
+    app.add_typer(token, name="token")
+
+
+def status(client: ClientFolder = None, timeout: Timeout = 1.0, output: Output = Format.table) -> None:
+    """Show how each member is; a dead one is a row, too. Exits with 1 if nobody answers."""
+    with cluster(client) as thread:
+        _find(thread, timeout)
+        rows = administration.status(
+            thread, timeout, lambda *said: administration.member_status(thread.endpoints, *said)
+        )
+    print_rows([{**asdict(row), "endpoint": row.endpoint.partition("#")[0]} for row in rows], STATUS, output)
+    if not any(row.alive for row in rows):
+        raise fail("no member answers; are the addresses in the client's folder right?")
+
+
+def _find(thread: ClientThread, timeout: float) -> None:
+    """Learn of all members from any one; without a leader those of the folder will do."""
+    try:
+        administration.wait_for_leader(thread, timeout)
+    except Unavailable:
+        return
+
+
+def transfer(
+    to: Annotated[int | None, typer.Argument(help="The node that is to lead; by default the most up to date.")] = None,
+    client: ClientFolder = None,
+    timeout: Timeout = 10.0,
+    output: Output = Format.table,
+) -> None:
+    """Hand leadership over."""
+    with cluster(client) as thread:
+        leader = administration.transfer_leadership(thread, to, timeout)
+    print_json({"leader": leader}) if output is Format.json else say(f"node {leader} leads")
+
+
+@members.command(name="list")
+def list_members(client: ClientFolder = None, timeout: Timeout = 5.0, output: Output = Format.table) -> None:
+    """Show who the members are, by the leader's word."""
+    with cluster(client) as thread:
+        rows = _members(thread, timeout)
+    print_rows(rows, ("id", "role", "peer", "client", "storage_id"), output)
+
+
+def _members(thread: ClientThread, timeout: float) -> list[dict[str, Any]]:
+    said = administration.ask_leader(thread, "status", {}, timeout)
+    known = administration.ask_leader(thread, "roster", {}, timeout)
+    rows = {row[0]: row for row in known["members"]}
+    found = []
+    for node_id in sorted({*said["voters"], *said["learners"]}):
+        _, peer, at, _, storage_id = rows.get(node_id, (node_id, "", "", "", ""))
+        role = "voter" if node_id in said["voters"] else "learner"
+        found.append({"id": node_id, "role": role, "peer": peer, "client": at, "storage_id": storage_id})
+    return found
+
+
+@members.command()
+def add(
+    client: ClientFolder = None,
+    learner: Annotated[bool, typer.Option("--learner", help="It stays a learner, which does not vote.")] = False,
+    ttl: Annotated[float, typer.Option(help="Seconds for which the token is good.")] = 3600.0,
+    timeout: Timeout = 5.0,
+) -> None:
+    """Print what to run on a new machine, so that it becomes a member."""
+    text = _create(client, ttl, learner, timeout)
+    say("run on the new machine, with the machine's package installed:")
+    say(f"  actorraft serve --join {text} --data-dir DIRECTORY --listen HOST:PORT")
+
+
+@members.command()
+def remove(
+    node_id: Annotated[int, typer.Argument(help="The member to remove.")],
+    client: ClientFolder = None,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Remove a member, alive or not. Its process leaves; its directory stays where it is."""
+    _change(client, ["remove", node_id], timeout, lambda said: node_id not in {*said["voters"], *said["learners"]})
+    say(f"node {node_id} is no member any more; its data directory may be removed")
+
+
+@members.command()
+def promote(
+    node_id: Annotated[int, typer.Argument(help="The learner that is to vote.")],
+    client: ClientFolder = None,
+    timeout: Timeout = 60.0,
+) -> None:
+    """Let a learner vote, once it has caught up."""
+    _change(client, ["add_voter", node_id], timeout, lambda said: node_id in said["voters"])
+    say(f"node {node_id} is a voter")
+
+
+def _change(client: Path | None, change: list[Any], timeout: float, done: Any) -> None:
+    """Ask for a change of membership until it is committed."""
+    deadline_s, refusal = time.monotonic() + timeout, ""
+    node_id = change[1]
+    with cluster(client) as thread:
+        while time.monotonic() < deadline_s:
+            said = administration.ask_leader(thread, "status", {}, timeout)
+            if done(said) and not said["joint"] and said["configuration_index"] <= said["commit_index"]:
+                return
+            if not done(said) and change[0] != "remove" and node_id not in said["learners"]:
+                raise fail(f"there is no learner {node_id}; the learners are {said['learners']}")
+            try:
+                administration.ask_leader(thread, "change_membership", {"changes": [change]}, timeout)
+            except ActorRaftError as error:  # another change is under way, or it cannot be
+                refusal = str(error)
+            time.sleep(0.05)
+    raise fail(f"the membership did not change within {timeout:g} s: {refusal or 'it is not committed yet'}")
+
+
+@token.command()
+def create(
+    client: ClientFolder = None,
+    ttl: Annotated[float, typer.Option(help="Seconds for which it is good.")] = 3600.0,
+    learner: Annotated[bool, typer.Option("--learner", help="What joins with it stays a learner.")] = False,
+    timeout: Timeout = 5.0,
+    output: Output = Format.table,
+) -> None:
+    """Print a token: it lets one machine join, once."""
+    text = _create(client, ttl, learner, timeout)
+    print_json({"token": text, "ttl_s": ttl, "learner": learner}) if output is Format.json else print(text)
+
+
+def _create(folder: Path | None, ttl: float, learner: bool, timeout: float) -> str:
+    from transports.keys import ClientFolder as Folder
+    from transports.keys import KeyPair
+
+    pair = KeyPair.generate()
+    asked = {"public_key": pair.public, "ttl_s": ttl, "learner": learner}
+    ask(folder, "create_token", asked, timeout)
+    known = ask(folder, "roster", {}, timeout)
+    assert folder is not None
+    members = [(f"tcp://{at}", key) for _, _, at, key, _ in known["members"] if at and key]
+    return make_token(pair.secret, Folder.load(folder).cluster_id, members)

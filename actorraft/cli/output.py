@@ -1,0 +1,90 @@
+"""What every subcommand prints, and how it ends: a table for people, JSON for programs, the reason on standard error.
+
+Exit codes: 0 done; 1 refused, or not found out; 2 used wrongly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actorraft.errors import ActorRaftError, UsageError
+
+REFUSED: Final = 1
+USED_WRONGLY: Final = 2
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    table = "table"
+    json = "json"
+
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="A table for people, or JSON for programs.")]
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output: Format, *, empty: str = "none"
+) -> None:
+    """Print rows: their `columns` as a table, or all that they hold as JSON."""
+    if output is Format.json:
+        print_json(list(rows))
+        return
+    if not rows:
+        Console().print(empty, highlight=False)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    Console().print(table, highlight=False, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; what JSON has no type for as its repr."""
+    print(json.dumps(value, default=repr, ensure_ascii=False, indent=None if not isinstance(value, list) else 2))
+
+
+def say(text: str) -> None:
+    """Print a line for people."""
+    Console(soft_wrap=True).print(text, highlight=False, markup=False)
+
+
+def fail(reason: str, code: int = REFUSED) -> typer.Exit:
+    """Say on standard error why it did not work; `raise` what this returns."""
+    Console(stderr=True, soft_wrap=True).print(f"actorraft: {reason}", style="red", highlight=False, markup=False)
+    return typer.Exit(code)
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """End a subcommand by its exit code when the library refuses."""
+    try:
+        yield
+    except UsageError as error:
+        raise fail(str(error), USED_WRONGLY) from None
+    except ActorRaftError as error:
+        raise fail(str(error)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)

@@ -1,0 +1,73 @@
+"""`serve`: one node of a cluster in the foreground, for a machine's service manager."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from actorraft.cli.output import USED_WRONGLY, errors, fail, say
+from actorraft.node.folder import NodeFolder, read_folder
+from actorraft.node.process import run_node
+from actorraft.node.standalone import Foreground, next_port, plan
+
+HASH_SEED: Final = "PYTHONHASHSEED"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommand."""
+    app.command()(serve)
+
+
+def serve(
+    folder: Annotated[Path | None, typer.Argument(help="The node's folder, as `actorraft init` wrote it.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where its data is; by default in the folder.")] = None,
+    listen: Annotated[str, typer.Option(help="HOST:PORT to bind for other nodes; clients get the next port.")] = "",
+    advertise: Annotated[str, typer.Option(help="HOST:PORT that other nodes dial; by default what is bound.")] = "",
+    http: Annotated[str, typer.Option(help="HOST:PORT for health and metrics.")] = "",
+    join: Annotated[str, typer.Option(help="A token, - (standard input) or @FILE: become a new member.")] = "",
+    learner: Annotated[bool, typer.Option("--learner", help="Stay a learner, which does not vote.")] = False,
+) -> None:
+    """Serve one node until SIGTERM or SIGINT: then it hands leadership over, closes and exits with 0.
+
+    The same line serves the first start and every later one.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with errors():
+        if join:
+            from actorraft.cli.joining import join_cluster
+
+            folder = join_cluster(join, folder or data_dir, listen=listen, advertise=advertise, learner=learner)
+            data_dir = None
+        if folder is None:
+            raise fail("name the node's folder, or --join TOKEN with --data-dir", USED_WRONGLY)
+        overrides = {"node.data_dir": str(data_dir) if data_dir is not None else "", "http.listen": http}
+        overrides |= _addresses(listen, advertise)
+        read = read_folder(folder, overrides={name: value for name, value in overrides.items() if value})
+        _with_hash_seed(read)
+        spec = plan(folder, read)
+    context = Foreground(read, say)
+    run_node(context, spec)  # type: ignore[arg-type]
+
+
+def _addresses(listen: str, advertise: str) -> dict[str, str]:
+    named = {"node.listen": listen, "node.advertise": advertise}
+    more = {
+        "node.client_listen": listen and next_port(listen),
+        "node.client_advertise": advertise and next_port(advertise),
+    }
+    if listen and not advertise:
+        more |= {"node.advertise": listen, "node.client_advertise": next_port(listen)}
+    return named | more
+
+
+def _with_hash_seed(folder: NodeFolder) -> None:
+    """Run under the hash seed of the cluster, so that sets iterate alike: an interpreter takes it as it starts."""
+    seed = str(int(folder.cluster.id, 16) % (1 << 32))
+    if os.environ.get(HASH_SEED) != seed:
+        os.environ[HASH_SEED] = seed
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -1,0 +1,115 @@
+"""Where the members are, as far as this node knows: hints, which whoever comes back elsewhere replaces by itself.
+
+A node says its addresses with a number that grows with each of its starts, in the introduction of every link it
+dials, and passes on what it has heard of the others. The highest number wins, so an old announcement that is repeated
+changes nothing. The log has them too, once there is a leader; but if a quorum came back elsewhere nothing could be
+committed to say so, and therefore the book is kept beside the log, and dialled from at once.
+
+Source:     rules.md R5.
+Invariant:  for each member the announcement with the highest number that was ever heard here; of nobody else.
+Not here:   whether a speaker is who it says (its key, in the transport).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from actorraft.errors import StorageFailed
+from actorraft.raft.messages import Configuration
+from actorraft.storage.files import Files
+
+BOOK_FILE: Final = "addresses.json"
+
+
+class Announcement(NamedTuple):
+    """Where a member is since its start `number`: what other nodes dial, and what clients dial."""
+
+    number: int
+    peer: str
+    client: str
+
+
+class AddressBook:
+    """The announcements of all members.
+
+    Args:
+        node_id: whose book it is.
+        seeds: where to look first; number 0, so that anything a member says itself goes before.
+        directory: where the book is kept; None: nowhere.
+    """
+
+    def __init__(
+        self, node_id: int, seeds: Mapping[int, Announcement], directory: Path | None = None, files: Files | None = None
+    ) -> None:
+        self.node_id = node_id
+        self._file = directory / BOOK_FILE if directory is not None else None
+        self._files = files or Files()
+        self._known = dict(seeds)
+        for member_id, announcement in self._load().items():
+            self._take(member_id, announcement)
+
+    def start(self, peer: str, client: str) -> Announcement:
+        """Note where this node is in this run, under a number that it has never used; durable on return.
+
+        Raises:
+            StorageFailed: the disk refused.
+        """
+        before = self._known.get(self.node_id)
+        own = self._known[self.node_id] = Announcement(before.number + 1 if before is not None else 1, peer, client)
+        self._store()
+        return own
+
+    def hear(self, told: Mapping[int, Announcement], members: frozenset[int]) -> bool:
+        """Take in what another member said of itself and others; return whether any of it is news."""
+        news = [
+            member_id
+            for member_id, announcement in told.items()
+            if member_id in members and member_id != self.node_id and self._take(member_id, announcement)
+        ]
+        if news:
+            self._store()
+        return bool(news)
+
+    def follow(self, configuration: Configuration) -> bool:
+        """Take in what the log says; forget who is no member. Returns whether anything changed."""
+        told = {row.node_id: Announcement(row.number, row.peer, row.client) for row in configuration.roster if row.peer}
+        gone = self._known.keys() - configuration.members - {self.node_id}
+        for member_id in gone:
+            del self._known[member_id]
+        return self.hear(told, configuration.members) or bool(gone)
+
+    def __getitem__(self, member_id: int) -> Announcement:
+        return self._known[member_id]
+
+    @property
+    def known(self) -> dict[int, Announcement]:
+        """All that is known, this node's own included."""
+        return dict(self._known)
+
+    def _take(self, member_id: int, announcement: Announcement) -> bool:
+        before = self._known.get(member_id)
+        if before is not None and announcement.number <= before.number:
+            return False
+        self._known[member_id] = announcement
+        return True
+
+    def _load(self) -> dict[int, Announcement]:
+        if self._file is None:
+            return {}
+        try:
+            kept = json.loads(self._file.read_bytes())
+            return {int(member_id): Announcement(*row) for member_id, row in kept.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError) as error:
+            raise StorageFailed(f"{self._file} cannot be read ({error}); remove it, and it is learned anew") from error
+
+    def _store(self) -> None:
+        if self._file is not None:
+            try:
+                self._files.replace(self._file, json.dumps(self._known).encode())
+            except OSError as error:
+                raise StorageFailed(f"{self._file} cannot be written: {error}") from error

@@ -1,0 +1,167 @@
+"""A node that has no parent to tell it who the others are: it follows the log, and what the others say of themselves.
+
+The configuration in the log says who the members and clients are and by which key each is known. Where members are,
+whoever has moved says first, in the introduction of the links that it dials; the leader puts that into the log.
+
+Source:     rules.md R4 (who speaks), R5 (addresses), R7 (tokens).
+Threads:    the node's loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from actorraft import codec
+from actorraft.node.addresses import AddressBook, Announcement
+from actorraft.node.driver import Driver
+from actorraft.ports import Mailbox
+from actorraft.raft import roster
+from actorraft.raft.errors import RaftError
+from actorraft.raft.membership import AddVoter
+from actorraft.raft.messages import Configuration
+from actorraft.raft.ready import LeaderState
+
+if TYPE_CHECKING:
+    from actorraft.node.process import NodeSpec
+
+logger = logging.getLogger("actorraft")
+
+PROMOTE_S: Final = 0.2  # how often the leader looks for machines that have joined and do not vote yet
+JOIN_ROLE: Final = "join"  # of a token's key: it may ask to join, and nothing else
+
+
+class Said(Protocol):
+    """What the other end of a link has said of itself, its key proven."""
+
+    @property
+    def node_id(self) -> int: ...
+
+    @property
+    def storage_id(self) -> str: ...
+
+    @property
+    def payload(self) -> bytes: ...
+
+
+class Members:
+    """Who the others are.
+
+    Args:
+        set_peers: says whom to dial: node id -> endpoint.
+    """
+
+    def __init__(
+        self, driver: Driver, mailbox: Mailbox, spec: NodeSpec, set_peers: Callable[[dict[int, str]], None]
+    ) -> None:
+        assert spec.advertise is not None, "a node without a parent says where it is"
+        self._driver = driver
+        self._mailbox = mailbox
+        self._set_peers = set_peers
+        self._node_id = spec.node_id
+        self._has_keys = spec.keys is not None
+        self._seen: Configuration | None = None
+        self._news = False  # something is in the book that the log does not have, as far as is known
+        self._looked_s = 0.0
+        self.removed = False  # the log says, for good, that this node is no member any more
+        self._book = AddressBook(spec.node_id, spec.seeds, spec.directory)
+        self._book.start(*spec.advertise)
+        mailbox.judge = self._judge
+        self.follow()
+
+    # --- The others ---
+
+    def _judge(self, said: Any) -> str:
+        """Hear what a peer says of itself as a link begins; return why it is not to be heard at all."""
+        configuration = self._driver.server.configuration
+        known = dict(configuration.storage_ids).get(said.node_id, "")
+        if known and said.storage_id != known:
+            return (
+                f"node {said.node_id} comes with another data directory than it had (storage id {said.storage_id}, "
+                f"was {known}): what it acknowledged is gone. actorraft members remove {said.node_id}, and join anew"
+            )
+        greeting = codec.decode_greeting(said.payload)
+        told = {node_id: Announcement(number, peer, client) for node_id, number, peer, client in greeting.addresses}
+        if self._book.hear(told, configuration.members):
+            self._use_book()
+        return ""
+
+    def follow(self) -> bool:
+        """Follow the log: called after each batch. Returns whether it has given the core something to do."""
+        configuration = self._driver.server.configuration
+        if configuration is not self._seen:
+            self._seen = configuration
+            if configuration.members:  # else it has just joined, and the seeds are all it knows
+                self._book.follow(configuration)
+            if self._has_keys and configuration.roster:
+                self._mailbox.set_keys(proofs(configuration), guests(configuration))
+            self._use_book()
+        server = self._driver.server
+        if self._node_id not in configuration.members and server.configurations[-1][0] <= server.commit_index:
+            self.removed = server.commit_index >= 0 and bool(configuration.members)
+        if self._driver.server.state is not LeaderState:
+            self._news = True  # whoever leads next looks what it has to tell
+            return False
+        return self._tell_log(configuration) or self._promote(configuration)
+
+    def _use_book(self) -> None:
+        known = self._book.known
+        self._news = True
+        self._set_peers({node_id: f"tcp://{at.peer}" for node_id, at in known.items() if at.peer})
+        keys = proofs(self._driver.server.configuration)
+        self._driver.requests.endpoints = [
+            (node_id, f"tcp://{at.client}", *keys.get(node_id, ())) for node_id, at in known.items() if at.client
+        ]
+        rows = [(node_id, *at) for node_id, at in known.items()]
+        self._mailbox.introduce(codec.encode(codec.Greeting(rows)))
+
+    # --- As leader ---
+
+    def _tell_log(self, configuration: Configuration) -> bool:
+        """Put into the log where members are."""
+        if not self._news:
+            return False
+        self._news = False
+        changed = configuration
+        for node_id, at in self._book.known.items():
+            changed = roster.announce(changed, node_id, at.number, at.peer, at.client)
+        if changed is configuration:
+            return False
+        self._driver.server.annotate(changed)
+        return True
+
+    def _promote(self, configuration: Configuration) -> bool:
+        """Let who joined to vote do so; what was begun by a leader before this one is not forgotten."""
+        now_s = self._driver.clock.monotonic()
+        if now_s < self._looked_s + PROMOTE_S:
+            return False
+        self._looked_s = now_s
+        waiting = [
+            token.node_id
+            for token in configuration.tokens
+            if token.node_id in configuration.learners and not token.learner
+        ]
+        if not waiting:
+            return False
+        with contextlib.suppress(RaftError):  # another change is under way: later, then
+            self._driver.server.change_membership([AddVoter(waiting[0])])
+        return True
+
+
+def proofs(configuration: Configuration) -> dict[int, tuple[str, ...]]:
+    """Return node id -> the public keys that prove it, the preferred one first."""
+    return {
+        member.node_id: tuple(key for key in (member.public_key, member.old_key) if key)
+        for member in configuration.roster
+        if member.public_key
+    }
+
+
+def guests(configuration: Configuration) -> dict[str, Any]:
+    """Return public key -> who that is, of clients and of whoever comes with a token."""
+    from transports.keys import Guest
+
+    clients = {client.public_key: Guest(client.name, client.role) for client in configuration.clients}
+    return clients | {token.public_key: Guest("a token", JOIN_ROLE) for token in configuration.tokens}

@@ -1,0 +1,62 @@
+"""What a client may ask for, by the role of its key.
+
+"admin" may do all. "write" and "read" send plain data only: no pickle, no callable, no definition of a class, since
+each of these is a program that would run in every node. "join" is a token's: it may ask to join, and nothing else.
+
+Source:     security.md (a pickle is a program); contract section 8.
+Not here:   which role a key has (the configuration in the log says it), and the proof of the key (the transport).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from actorraft import codec
+
+ADMIN: Final = "admin"
+JOIN: Final = "join"
+_READS: Final = (codec.Hello, codec.Query, codec.Watch, codec.Unwatch)
+_WRITES: Final = (*_READS, codec.Register, codec.Commands, codec.CloseSession)
+_JOINS: Final = frozenset({"join", "endpoints"})
+_ASKS: Final = frozenset({"status", "endpoints", "quorum"})
+
+
+def why_not(role: str, request: codec.Request) -> str:
+    """Return why a client of this role may not ask for this; "" if it may."""
+    if role == ADMIN:
+        return ""
+    if isinstance(request, codec.Admin):
+        allowed = _JOINS if role == JOIN else _ASKS
+        return "" if request.verb in allowed else f"a key of the role {role} may not ask for {request.verb}"
+    if not isinstance(request, {"read": _READS, "write": _WRITES, JOIN: (codec.Hello,)}.get(role, ())):
+        return f"a key of the role {role} may not send {type(request).__name__.lower()}"
+    if isinstance(request, codec.Commands | codec.Query) and not _is_plain(request.body):
+        return (
+            f"a key of the role {role} sends plain data only (numbers, text, bytes, lists and dicts of these): "
+            "objects, callables and keyword arguments are pickles, which are programs"
+        )
+    return ""
+
+
+def _is_plain(body: bytes) -> bool:
+    """Whether a body holds calls by name alone; a command that was given up (None) is no call, and harmless."""
+    try:
+        calls = codec.decode_body(body)
+    except codec.MalformedFrame:
+        return True  # of no use to anybody, and answered as such where it is looked at
+    return all(call is None or (type(call) is list and not _holds_ext(call)) for call in calls)
+
+
+def _holds_ext(value: Any) -> bool:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if type(one) is msgspec.msgpack.Ext:
+            return True
+        if type(one) is list:
+            waiting.extend(one)
+        elif type(one) is dict:
+            waiting.extend((*one.keys(), *one.values()))
+    return False

@@ -1,0 +1,241 @@
+"""A node that is started by itself on its machine: from its folder to what its process is told.
+
+The same steps serve the first start and every later one: read the folder, look at the data directory, decide whether
+what is there may vote (rules.md R3), and run the node as any other.
+
+Invariant:  a node whose disk was empty is on probation until the core says that it has begun; a mark in the data
+            directory says so across crashes. The folder's own mark is gone, for good, before the first vote.
+Source:     contract section 8; rules.md R3 and R8.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from actorraft.errors import UsageError
+from actorraft.node.addresses import Announcement
+from actorraft.node.folder import FIRST_START, SECRET_FILE, NodeFolder, take_first_start
+from actorraft.node.process import ON_PROBATION, NodeSpec
+from actorraft.pickling.encoder import encode_factory
+from actorraft.raft import roster
+from actorraft.raft.config import RaftConfig
+from actorraft.raft.messages import ClientKey, Configuration, Member
+from actorraft.raft.probation import Probation
+from actorraft.storage.directory import NODE_FILE as DATA_FILE
+from actorraft.storage.directory import NodeDirectory, NodeInfo, prepare_directory
+from actorraft.storage.files import Files
+
+if TYPE_CHECKING:
+    from transports.keys import Keys
+
+logger = logging.getLogger("actorraft")
+
+# What decides replicated state, and is therefore the cluster's (rules.md R8).
+DECIDING: Final = ("machine", "args", "kwargs", "session_expiry_s", "frame_bytes_max")
+
+
+def load_machine(name: str) -> Callable[..., Any]:
+    """Import the machine that is named as module:Class.
+
+    Raises:
+        UsageError: it cannot be imported here.
+    """
+    module_name, _, qualname = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"the machine {name} cannot be imported here: {error}. Install its package, or start in its directory"
+        ) from error
+    if not callable(found):
+        raise UsageError(f"the machine {name} is no class")
+    return found  # type: ignore[no-any-return]
+
+
+def settings_of(folder: NodeFolder, config: RaftConfig) -> dict[str, str]:
+    """Return what the cluster keeps as its own, as JSON by name."""
+    part = folder.cluster
+    named = {name: getattr(part, name) for name in ("name", "machine", "durability", "profile")}
+    numbers = {name: getattr(config, name) for name in DECIDING if hasattr(config, name)}
+    return {name: json.dumps(value) for name, value in {**named, **numbers}.items()} | {
+        "args": part.args,
+        "kwargs": part.kwargs,
+    }
+
+
+def first_configuration(folder: NodeFolder, config: RaftConfig) -> Configuration:
+    """Return what the cluster begins with; nobody at a node that joined later, to which `members` are only seeds."""
+    if folder.node.id not in folder.members:
+        return Configuration()
+    members = folder.members
+    return roster.settle(
+        Configuration(
+            voters=frozenset(members),
+            next_node_id=max(members) + 1,
+            storage_ids=tuple(sorted((node_id, each.storage_id) for node_id, each in members.items())),
+            roster=tuple(
+                Member(node_id, each.public_key, each.peer, each.client) for node_id, each in sorted(members.items())
+            ),
+            clients=tuple(ClientKey(name, each.public_key, each.role) for name, each in sorted(folder.clients.items())),
+        ),
+        settings_of(folder, config),
+    )
+
+
+def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = None) -> NodeSpec:
+    """Look at a node's folder and data, and say what its process is to do.
+
+    Args:
+        machine: the class; None: the one that the folder names.
+
+    Raises:
+        UsageError: it cannot be served, and why.
+    """
+    config = folder.config()
+    node, cluster = folder.node, folder.cluster
+    listen, client_listen = node.listen, node.client_listen or next_port(node.listen)
+    keys = _keys(path, folder)
+    data_dir = Path(node.data_dir or path / "data").absolute()
+    probation = prepare_data(path, data_dir, folder)
+    members = folder.members.items()
+    return NodeSpec(
+        node_id=node.id,
+        cluster_id=bytes.fromhex(cluster.id),
+        factory=encode_factory(machine or load_machine(cluster.machine), *_arguments(folder)),
+        machine_seed=int(cluster.id, 16),
+        directory=data_dir,
+        durability=cluster.durability,
+        keeps_data=True,
+        from_snapshot=None,
+        configuration=first_configuration(folder, config),
+        storage_id=node.storage_id,
+        peer_endpoint=f"tcp://{listen}",
+        client_endpoint=f"tcp://{client_listen}",
+        keys=keys,
+        config=config,
+        advertise=(node.advertise or listen, node.client_advertise or client_listen),
+        seeds={node_id: Announcement(0, each.peer, each.client) for node_id, each in members},
+        probation=probation,
+        hands_over=True,
+    )
+
+
+def prepare_data(path: Path, data_dir: Path, folder: NodeFolder) -> Probation | None:
+    """Make the data directory at the first start; return whether what is there may vote (None: it may).
+
+    Raises:
+        UsageError: there is no data, and this id was begun before.
+    """
+    directory = prepare_directory(data_dir)
+    mark = directory / ON_PROBATION
+    if (directory / DATA_FILE).exists():
+        return Probation(marked=mark.read_text() == "first start") if mark.exists() else None
+    node = folder.node
+    if not (path / FIRST_START).exists():
+        raise UsageError(
+            f"{directory} is empty, and node {node.id} has begun before: what it had acknowledged is gone, so it must "
+            f"not come back under its old id. Put the data back; or replace the member: actorraft members remove "
+            f"{node.id}, actorraft token create, and here actorraft serve --join TOKEN --data-dir NEW_DIRECTORY"
+        )
+    files = Files()
+    marked = os.access(path, os.W_OK)
+    files.replace(mark, b"first start" if marked else b"unknown")
+    store = NodeDirectory(directory, node_id=node.id, cluster_id=folder.cluster.id)
+    store.store(NodeInfo(storage_id=node.storage_id, node_id=node.id, cluster_id=folder.cluster.id))
+    store.close()
+    if marked and not take_first_start(path):
+        files.replace(mark, b"unknown")
+        marked = False
+    return Probation(marked=marked)
+
+
+def _arguments(folder: NodeFolder) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        args, kwargs = json.loads(folder.cluster.args), json.loads(folder.cluster.kwargs)
+    except ValueError as error:
+        raise UsageError(f"[cluster] args and kwargs are JSON: {error}") from None
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise UsageError("[cluster] args is a list and kwargs an object, in JSON")
+    return tuple(args), kwargs
+
+
+def _keys(path: Path, folder: NodeFolder) -> Keys | None:
+    from transports.endpoints import host_and_port, is_loopback
+    from transports.keys import Guest, KeyPair, Keys
+
+    secret = path / SECRET_FILE
+    if secret.exists():
+        members = {node_id: (each.public_key,) for node_id, each in folder.members.items() if each.public_key}
+        clients = {each.public_key: Guest(name, each.role) for name, each in folder.clients.items()}
+        return Keys(KeyPair.load(secret), members, clients)
+    if not is_loopback(host_and_port(folder.node.listen)[0]):
+        raise UsageError(f"{secret} is missing, and {folder.node.listen} is not on the loopback: put the key back")
+    return None
+
+
+def next_port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + 1 if port != '0' else 0}"
+
+
+class Foreground:
+    """What a node in the foreground has instead of a parent: signals, and a line on its output when it serves.
+
+    The first SIGTERM or SIGINT asks it to leave; a second one ends it at once.
+    """
+
+    def __init__(self, folder: NodeFolder, say: Callable[[str], None]) -> None:
+        self.stop_requested = False
+        self._folder = folder
+        self._say = say
+        self._bound: tuple[str, str] = ("", "")
+        self._on_stop: list[Callable[[], Any]] = []
+        self._orders: queue.SimpleQueue[None] = queue.SimpleQueue()  # nobody gives any
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask_to_stop)
+
+    def report(self, value: Any) -> None:
+        """Hear what the node has to say."""
+        verb, said = value
+        if verb == "bound":
+            self._bound = said
+        elif verb == "ready":
+            peer, client = self._bound
+            node, cluster = self._folder.node, self._folder.cluster
+            self._say(f'node {node.id} of "{cluster.name}" serves at {client}, to other nodes at {peer}')
+
+    def receive(self, timeout_s: float | None) -> Any:
+        """Wait for an order that never comes."""
+        try:
+            return self._orders.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def loaded(self) -> None:
+        """There is nobody to whom anything must be flushed."""
+
+    def on_stop(self, callback: Callable[[], Any]) -> None:
+        """Have `callback` called when this process is asked to leave."""
+        self._on_stop.append(callback)
+        if self.stop_requested:
+            callback()
+
+    def _ask_to_stop(self, number: int, _: object) -> None:
+        if self.stop_requested:
+            os._exit(128 + number)
+        self.stop_requested = True
+        for callback in self._on_stop:
+            callback()

@@ -1,0 +1,150 @@
+"""`actorraft init`: what it writes, and what it refuses; and the folder that `serve` reads."""
+
+from __future__ import annotations
+
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from actorraft.cli.app import app
+from actorraft.errors import UsageError
+from actorraft.node.folder import FIRST_START, read_folder, take_first_start
+from actorraft.node.standalone import first_configuration, settings_of
+
+NODES = "127.0.0.1:7100,[::1]:7200,host2:7300"
+
+
+def init(tmp_path: Path, *more: str, nodes: str = NODES) -> Any:
+    words = ["init", str(tmp_path / "bank"), "--machine", "bank:Bank", "--nodes", nodes, *more]
+    return CliRunner().invoke(app, words)
+
+
+def test_each_node_has_a_folder_of_its_own_and_no_other_s_secret(tmp_path: Path) -> None:
+    assert init(tmp_path, "--kwargs", '{"currency": "USD", "none": null}').exit_code == 0
+    folders = sorted((tmp_path / "bank").iterdir())
+    assert [folder.name for folder in folders] == ["client", "node-0", "node-1", "node-2"]
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
+    secrets = [(folder / "secret.key").read_text() for folder in folders]
+    assert len(set(secrets)) == 4
+    assert {stat.S_IMODE((folder / "secret.key").stat().st_mode) for folder in folders} == {0o600}
+    for folder, secret in zip(folders, secrets, strict=True):
+        for file in folder.iterdir():
+            assert file.name == "secret.key" or not any(each.strip() in file.read_text() for each in secrets)
+        assert (folder / FIRST_START).exists() == folder.name.startswith("node")
+        assert secret
+
+
+def test_ids_keys_and_addresses_agree_in_all_folders(tmp_path: Path) -> None:
+    init(tmp_path)
+    said = [tomllib.loads((tmp_path / "bank" / f"node-{n}" / "node.toml").read_text()) for n in range(3)]
+    assert said[0]["members"] == said[1]["members"] == said[2]["members"]
+    assert said[0]["cluster"] == said[1]["cluster"] == said[2]["cluster"]
+    assert [one["node"]["storage_id"] for one in said] == [said[0]["members"][str(n)]["storage_id"] for n in range(3)]
+    assert said[1]["members"]["1"]["peer"] == "[::1]:7200"
+    assert said[1]["members"]["1"]["client"] == "[::1]:7201"
+    assert [one["node"]["listen"] for one in said] == ["127.0.0.1:7100", "[::1]:7200", "0.0.0.0:7300"]
+
+
+def test_all_nodes_begin_with_the_same_configuration(tmp_path: Path) -> None:
+    init(tmp_path, "--args", "[1]")
+    read = [read_folder(tmp_path / "bank" / f"node-{n}", environment={}) for n in range(3)]
+    configurations = {first_configuration(one, one.config()) for one in read}
+    assert len(configurations) == 1
+    (configuration,) = configurations
+    assert configuration.voters == {0, 1, 2}
+    assert [client.role for client in configuration.clients] == ["admin"]
+    assert dict(configuration.settings)["args"] == "[1]"
+    assert settings_of(read[0], read[0].config())["machine"] == '"bank:Bank"'
+
+
+@pytest.mark.parametrize(
+    ("more", "nodes", "why"),
+    [
+        ((), "127.0.0.1", "looks like"),
+        ((), "127.0.0.1:99999", "looks like"),
+        ((), "127.0.0.1:65535", "the port after"),
+        ((), "a:7100,a:7101", "used twice"),
+        ((), "a:7100,a:7100", "used twice"),
+        ((), "", "at least one node"),
+        (("--no-keys",), "10.0.0.1:7100", "not on the loopback"),
+        (("--args", "{}"), NODES, "--args is a list"),
+        (("--kwargs", "{x"), NODES, "not JSON"),
+        (("--machine", "bank"), NODES, "module:Class"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_leaves_nothing(
+    more: tuple[str, ...], nodes: str, why: str, tmp_path: Path
+) -> None:
+    done = init(tmp_path, *more, nodes=nodes)
+    assert done.exit_code == 2
+    assert why in done.output
+    assert not (tmp_path / "bank").exists()
+
+
+def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "bank").mkdir()
+    (tmp_path / "bank" / "mine").touch()
+    assert init(tmp_path).exit_code == 2
+    assert [one.name for one in (tmp_path / "bank").iterdir()] == ["mine"]
+
+
+# -- reading
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        ("[node]", "[nodes]", "did you mean 'node'"),
+        ("listen = ", "lisen = ", "did you mean 'listen'"),
+        ("durability = ", "durabilty = ", "did you mean 'durability'"),
+        ('durability = "fsync"', 'durability = "sometimes"', "Invalid enum value 'sometimes'"),
+        ("[raft]", "[raft]\nelection_timeout = 3", "did you mean 'election_timeout_ticks'"),
+        ("public_key = ", "publickey = ", "did you mean 'public_key'"),
+        ("[cluster]", "[cluster", "cannot be read"),
+    ],
+)
+def test_a_slip_of_the_pen_is_named_with_the_nearest_that_is_right(
+    before: str, after: str, why: str, tmp_path: Path
+) -> None:
+    init(tmp_path)
+    file = tmp_path / "bank" / "node-0" / "node.toml"
+    file.write_text(file.read_text().replace(before, after, 1))
+    with pytest.raises(UsageError, match=why):
+        read_folder(file.parent, environment={})
+
+
+def test_the_environment_goes_before_the_file_and_the_command_line_before_both(tmp_path: Path) -> None:
+    init(tmp_path)
+    folder = tmp_path / "bank" / "node-0"
+    environment = {"ACTORRAFT_NODE__LISTEN": "127.0.0.1:1", "ACTORRAFT_RAFT__TICK_S": "0.02", "ACTORRAFT_CLIENT": "x"}
+    read = read_folder(folder, environment=environment)
+    assert read.node.listen == "127.0.0.1:1"
+    assert read.config().tick_s == 0.02
+    assert read_folder(folder, environment=environment, overrides={"node.listen": "127.0.0.1:2"}).node.listen.endswith(
+        "2"
+    )
+
+
+@pytest.mark.parametrize("variable", ["ACTORRAFT_NODE__LISTN", "ACTORRAFT_NOD__LISTEN"])
+def test_a_variable_that_nobody_would_read_is_refused(variable: str, tmp_path: Path) -> None:
+    init(tmp_path)
+    with pytest.raises(UsageError, match="did you mean"):
+        read_folder(tmp_path / "bank" / "node-0", environment={variable: "x"})
+
+
+def test_numbers_that_cannot_be_are_refused_by_name(tmp_path: Path) -> None:
+    init(tmp_path)
+    read = read_folder(tmp_path / "bank" / "node-0", environment={"ACTORRAFT_RAFT__TICK_S": "-1"})
+    with pytest.raises(UsageError, match=r"\[raft\].*tick_s must be positive"):
+        read.config()
+
+
+def test_the_mark_of_the_first_start_is_taken_once(tmp_path: Path) -> None:
+    init(tmp_path)
+    folder = tmp_path / "bank" / "node-0"
+    assert take_first_start(folder)
+    assert not take_first_start(folder)

@@ -1,0 +1,59 @@
+"""The book of addresses: the highest number wins, whoever says it, and it outlives the process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actorraft.errors import StorageFailed
+from actorraft.node.addresses import BOOK_FILE, AddressBook, Announcement
+from actorraft.raft.messages import Configuration, Member
+
+ALL = frozenset({0, 1, 2})
+
+
+def at(number: int, host: str) -> Announcement:
+    return Announcement(number, f"{host}:1", f"{host}:2")
+
+
+def test_a_seed_gives_way_to_what_a_member_says_itself() -> None:
+    book = AddressBook(0, {1: at(0, "file")})
+    assert book.hear({1: at(1, "new")}, ALL)
+    assert book[1].peer == "new:1"
+
+
+@pytest.mark.parametrize("number", [0, 3, 4])
+def test_an_old_announcement_that_is_repeated_changes_nothing(number: int) -> None:
+    book = AddressBook(0, {1: at(4, "now")})
+    assert not book.hear({1: at(number, "then")}, ALL)
+    assert book[1].peer == "now:1"
+
+
+def test_nobody_says_where_this_node_is_and_strangers_are_not_noted() -> None:
+    book = AddressBook(0, {})
+    book.start("here:1", "here:2")
+    assert not book.hear({0: at(99, "there"), 7: at(1, "stranger")}, ALL)
+    assert book.known == {0: at(1, "here")}
+
+
+def test_numbers_grow_with_each_start_and_what_was_heard_is_kept(tmp_path: Path) -> None:
+    book = AddressBook(0, {1: at(0, "file")}, tmp_path)
+    assert book.start("a:1", "a:2").number == 1
+    book.hear({1: at(5, "moved")}, ALL)
+    again = AddressBook(0, {1: at(0, "file")}, tmp_path)
+    assert again.start("b:1", "b:2") == at(2, "b")
+    assert again[1] == at(5, "moved")
+
+
+def test_the_log_is_heard_like_anybody_and_members_that_left_are_forgotten() -> None:
+    book = AddressBook(0, {1: at(5, "newer"), 2: at(1, "b")})
+    roster = (Member(1, "key", "older:1", "older:2", 4), Member(3, "key", "c:1", "c:2", 1))
+    assert book.follow(Configuration(voters=frozenset({0, 1, 3}), roster=roster))
+    assert book.known == {1: at(5, "newer"), 3: at(1, "c")}
+
+
+def test_a_damaged_book_is_named(tmp_path: Path) -> None:
+    (tmp_path / BOOK_FILE).write_text("{nonsense")
+    with pytest.raises(StorageFailed, match=r"addresses\.json cannot be read"):
+        AddressBook(0, {}, tmp_path)

@@ -352,11 +352,15 @@ class CommandContext:
         events: what was published so far: (index, topic, event as encoded by `encode`).
     """
 
-    __slots__ = ("_random", "_random_serial", "encode", "events", "index", "position", "seed", "serial", "term", "time")
+    __slots__ = (
+        *("_random", "_random_serial", "client_id", "encode", "events", "index", "position", "seed", "serial"),
+        *("term", "time"),
+    )
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self.index = self.position = self.serial = self.term = -1
+        self.client_id = -1  # the session that sent the entry; for the library's use
         self.time = 0.0
         self.events: list[tuple[int, str, Any]] = []
         self.encode: Callable[[Any], Any] = _as_it_is

@@ -334,7 +334,8 @@ class Executor:
             return None
         if log_time_s > self.log_time_s:
             self.log_time_s = log_time_s
-        self.sessions.expire(self.log_time_s)
+        for client_id in self.sessions.expire(self.log_time_s):
+            self.host.end_session(client_id)
         if type(request) is codec.Commands:
             return self._apply_commands(index, term, request)
         if type(request) is codec.Register:
@@ -342,6 +343,7 @@ class Executor:
             return codec.Registered(request.nonce, index)
         if type(request) is codec.CloseSession:
             self.sessions.close(request.client_id)
+            self.host.end_session(request.client_id)
         if type(request) is codec.Clock:
             self._apply_clock(index, term)
         if type(request) is codec.Check:
@@ -404,6 +406,7 @@ class Executor:
             return [codec.MALFORMED] * frame.count
         context = self._context
         context.begin_entry(index, term, self.log_time_s)
+        context.client_id = frame.client_id
         context.position, context.serial = 0, self.serial
         # A machine that asked for its commands together has the context of the first of them.
         together = self.host.takes_many

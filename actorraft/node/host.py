@@ -40,7 +40,7 @@ from actorraft.machine import (
 from actorraft.node.guest import HookFailed, failed
 from actorraft.node.machine_state import MachineState, NotRestorable
 from actorraft.pickling import byvalue, exceptions, formats
-from actorraft.pickling.definitions import Definitions
+from actorraft.pickling.definitions import ANYBODY, Definitions
 from actorraft.pickling.formats import (
     CALL,
     DEFINITION,
@@ -330,7 +330,8 @@ class MachineHost:
             method, args, kwargs = self._definitions.loads(command.data)
             return self._commands[method](*args, **kwargs)
         if command.code == DEFINITION:
-            self._definitions.define(command.data)
+            owner = ANYBODY if self._context is None else self._context.client_id
+            self._definitions.define(command.data, owner)
             return None
         raise UsageError(f"a command of kind {command.code}, which this version does not know")
 
@@ -343,6 +344,10 @@ class MachineHost:
             self._adopt(result.state)
             result = result.result
         return self.encode_value(result)
+
+    def end_session(self, client_id: int) -> None:
+        """Let go of the definitions that only this session held."""
+        self._definitions.end_session(client_id)
 
     def encode_value(self, value: Any) -> Any:
         """Encode a value for a frame: a scalar as it is, else a pickle; what cannot be pickled is lost, and says so."""

@@ -194,7 +194,7 @@ class MachineState:
             try:
                 gone = sorted(self._fresh_names - attribute_names(self._machine)) if way != "whole" else []
                 of_class = self._class.changed()
-                changed = self._definitions.dumps(of_class) if of_class else b""
+                changed = self._definitions.dumps(of_class, for_state=True) if of_class else b""
             except BaseException as error:
                 raise failed(self._machine, "__class__", error) from error
         head = _encode([self.version, way, chunked, self._definitions.state(), gone, changed])

@@ -16,6 +16,7 @@ Not here:   what a command is (executor.py, host.py).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from actorraft.codec import Commands
@@ -90,13 +91,20 @@ class Sessions:
         session.next_sequence = frame.first_sequence + frame.count
         session.results[frame.first_sequence] = results
 
-    def expire(self, log_time_s: float) -> None:
-        """Forget sessions that have been silent for `expiry_s` of log time: the same ones on every node."""
+    def expire(self, log_time_s: float) -> Sequence[int]:
+        """Forget sessions that have been silent for `expiry_s` of log time: the same ones on every node.
+
+        Returns:
+            Which these are.
+        """
+        expired: list[int] | tuple[()] = ()
         while self._sessions:
             client_id, session = next(iter(self._sessions.items()))
             if session.last_active_s + self.expiry_s >= log_time_s:
-                return
+                break
             del self._sessions[client_id]
+            expired = [*expired, client_id]
+        return expired
 
     def state(self) -> list[Any]:
         """Return the table as plain data, for a snapshot."""

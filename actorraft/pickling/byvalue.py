@@ -93,7 +93,8 @@ class CodePickler(pickle.Pickler):
             if is_importable(obj):
                 return NotImplemented
             return self.local(obj) if obj.__code__ is not _DISPATCH else _dispatch(obj)
-        self.instances.add(kind)
+        if "<locals>" not in kind.__qualname__:  # of such a class there may be a new one with every call
+            self.instances.add(kind)
         return NotImplemented
 
     def local(self, code: Any) -> Any:
@@ -331,6 +332,11 @@ def resolve(module: str, qualname: str, fingerprint: bytes) -> Any:
     if found is None:
         raise UnknownType(f"there is no {module}:{qualname} here")
     return found
+
+
+def revive(module: str, qualname: str, fingerprint: bytes, payloads: list[bytes]) -> Any:
+    """Return this process's own class or function for one in a state that nodes no longer keep."""
+    return resolve(module, qualname, fingerprint)
 
 
 # --- What pickle does not know or gets wrong --------------------------------------------------------------------------

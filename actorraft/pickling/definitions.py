@@ -4,9 +4,15 @@ A definition is a command: from its place in the log on, a plain name means what
 fingerprint) changes nothing, so a second client running the same script finds the same class objects; a changed one
 is a second version beside the first, and what was made of the first stays what it was.
 
-Source:     contract section 1, "code and data on the way".
-Invariant:  after the same entries the same definitions, whether they came from the log or from a snapshot.
-Shape:      a payload is msgpack: (major, minor, [Ref, ...], pickle). The version is looked at before the pickle is.
+A definition is kept as long as its name means it, or a client holds it (it sent it, has not said that it is gone there,
+and its session lives), or one that is kept rests on it. One that is no longer kept may still be the class of something
+in the state. It lives on as that does, is written beside it where the state is pickled, and is made again with it.
+
+Source:     contract section 1, "code and data on the way"; decision 25.
+Invariant:  after the same entries the same definitions are kept, whether they came from the log or from a snapshot.
+            What the garbage collector does decides about memory, never about what a name means.
+Shape:      a payload is msgpack: (major, minor, [Ref, ...], pickle, fingerprints that are gone at the sender). The
+            version is looked at before the pickle is.
 Threads:    one thread at a time.
 """
 
@@ -18,8 +24,9 @@ import io
 import pickle
 import sys
 import types
+import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
 import msgspec
@@ -32,21 +39,51 @@ from actorraft.pickling.formats import BY_VALUE, MOVED, check_python, mark_by_va
 from actorraft.pickling.names import Name, look_up
 
 _flat_decoder = msgspec.msgpack.Decoder(tuple[str, str, dict[str, Any]])
-_payload_decoder = msgspec.msgpack.Decoder(tuple[int, int, list[Ref], bytes])
+_encode = msgspec.msgpack.Encoder().encode
+
+ANYBODY = -1  # holds what came from a snapshot of 0.1.0, which did not say for whom
+
+
+class Payload(msgspec.Struct, array_like=True):
+    """A definition as it travels."""
+
+    major: int
+    minor: int
+    refs: list[Ref]
+    body: bytes
+    gone: list[bytes] = []
+
+
+class _Kept(NamedTuple):
+    """What a kept payload defines, and what it names of others; by fingerprint."""
+
+    defines: frozenset[bytes]
+    needs: frozenset[bytes]
+
+
+_payload_decoder = msgspec.msgpack.Decoder(Payload)
 
 
 class Definitions:
     """What the names that no node can import mean; and the pickles read and written in their light."""
 
     def __init__(self) -> None:
-        self._objects: dict[bytes, Any] = {}  # by fingerprint; every version there ever was
-        self._refs: dict[int, Ref] = {}  # by id of an object in _objects
+        self._objects: dict[bytes, Any] = {}  # by fingerprint: what is kept
+        self._loose: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()  # what lives all the same
+        self._loose_payloads: dict[
+            bytes, list[bytes]
+        ] = {}  # what that is made of, in order; of code in a command: none
+        self._refs: dict[int, Ref] = {}  # by id of an object in _objects or _loose
         self._current: dict[Name, Any] = {}  # what a plain name means now
         self._base: dict[Name, Any] = {}  # the same, before anything was defined in the log
-        self._payloads: dict[bytes, None] = {}  # from the log, in order
+        self._payloads: dict[bytes, _Kept] = {}  # from the log, in order: each after what it names
+        self._provided: set[bytes] = set()  # what they define
+        self._holders: dict[bytes, set[int]] = {}  # from the log: fingerprint -> sessions of those who hold it
         self._named: dict[Name, bytes] = {}  # from the log: name -> fingerprint
         self._failed: dict[Name, str] = {}  # from the log: names whose definition did not work
         self._building: dict[int, Any] = {}
+        self._named_by_body: set[bytes] | None = None  # while a definition is built
+        self._reviving: list[Any] = []
         self._instances: set[type] = set()
         self._plain: set[Any] = set()
         self._cached = self._make_finder()
@@ -54,49 +91,130 @@ class Definitions:
 
     # --- Defining ---
 
-    def define(self, payload: Any, *, base: bool = False) -> None:
-        """Take up a definition; `base` says that it is not from the log but this process's own.
+    def define(self, payload: Any, owner: int = ANYBODY, *, base: bool = False) -> None:
+        """Take up a definition, and let go of what is gone at its sender.
+
+        Args:
+            payload: as it came.
+            owner: the session of who sent it.
+            base: it is not from the log but this process's own; it is kept for ever.
 
         Raises:
             UsageError: it is of another Python version.
             Exception: whatever building the classes raised.
         """
         try:
-            major, minor, refs, body = _payload_decoder.decode(payload)
+            definition = _payload_decoder.decode(payload)
         except msgspec.DecodeError as error:
             raise UsageError(f"not a definition: {error}") from error
         try:
-            check_python(major, minor, "the definition of " + ", ".join(f"{m}:{q}" for m, q, _, _ in refs))
-            if any(ref.fingerprint not in self._objects for ref in refs):
-                self._build(refs, body)
+            self._define(definition, owner, base)
+        finally:
+            if definition.gone:
+                for fingerprint in definition.gone:
+                    self._holders.get(fingerprint, set()).discard(owner)
+                self._let_go()
+
+    def _define(self, definition: Payload, owner: int, base: bool) -> None:
+        refs = definition.refs
+        needs: frozenset[bytes] = frozenset()
+        new = any(ref.fingerprint not in self._provided for ref in refs)
+        try:
+            what = "the definition of " + ", ".join(f"{m}:{q}" for m, q, _, _ in refs)
+            check_python(definition.major, definition.minor, what)
+            if new or any(ref.fingerprint not in self._objects for ref in refs):
+                needs = self._build(refs, definition.body)
         except BaseException as error:
             self._failed.update({ref.name: exceptions.summary(error) for ref in refs})
             raise
+        superseded = False
         for ref in refs:
             self._failed.pop(ref.name, None)
+            if not base:
+                self._holders.setdefault(ref.fingerprint, set()).add(owner)
             if ref.plain:
+                superseded |= self._named.get(ref.name, ref.fingerprint) != ref.fingerprint
                 self._point(ref.name, ref.fingerprint)
                 if base:
                     self._base[ref.name] = self._objects[ref.fingerprint]
                 else:
                     self._named[ref.name] = ref.fingerprint
-        if not base:
-            self._payloads.setdefault(bytes(payload))
+        if new and not base:
+            data = _encode((definition.major, definition.minor, refs, definition.body))
+            self._payloads[data] = _Kept(frozenset(ref.fingerprint for ref in refs), needs)
+            self._provided.update(self._payloads[data].defines)
+        if superseded:
+            self._let_go()
 
-    def _build(self, refs: list[Ref], body: bytes) -> None:
-        """Build what is new in a definition; the unfinished is thrown away if anything goes wrong."""
-        before = set(self._objects)
+    def _build(self, refs: list[Ref], body: bytes) -> frozenset[bytes]:
+        """Build what is new in a definition; the unfinished is thrown away if anything goes wrong.
+
+        Returns:
+            The fingerprints of what it names of other definitions.
+        """
+        before, outer = set(self._objects), (self._building, self._named_by_body)
+        self._building, self._named_by_body = {}, set()
         try:
             self.loads(body)
+            needs = frozenset(self._named_by_body)
         except BaseException:
             for fingerprint in [each for each in self._objects if each not in before]:
                 self._refs.pop(id(self._objects.pop(fingerprint)), None)
             raise
         finally:
-            self._building.clear()
+            self._building, self._named_by_body = outer
         missing = [ref for ref in refs if ref.fingerprint not in self._objects]
         if missing:
             raise UsageError(f"a definition does not hold what it names: {missing[0].module}:{missing[0].qualname}")
+        return needs
+
+    # --- Letting go ---
+
+    def end_session(self, owner: int) -> None:
+        """Let go of what only this session held."""
+        held = [holders for holders in self._holders.values() if owner in holders]
+        for holders in held:
+            holders.discard(owner)
+        if held:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Stop keeping the definitions that nothing needs, as far as the log says."""
+        wanted = {fingerprint for fingerprint, holders in self._holders.items() if holders}
+        wanted.update(self._named.values())
+        kept: dict[bytes, _Kept] = {}
+        for payload, one in reversed(self._payloads.items()):
+            if not wanted.isdisjoint(one.defines):  # else a later one has all of it that is wanted
+                wanted = (wanted - one.defines) | one.needs
+                kept[payload] = one
+        if len(kept) == len(self._payloads):
+            return
+        before, self._payloads = self._payloads, dict(reversed(kept.items()))
+        self._provided = {fingerprint for one in kept.values() for fingerprint in one.defines}
+        for payload, one in before.items():
+            for fingerprint in () if payload in kept else one.defines - self._provided:
+                self._loosen(fingerprint, _rests_on(payload, before))
+        self._cached.cache_clear()
+
+    def _loosen(self, fingerprint: bytes, payloads: list[bytes]) -> None:
+        """Let a class or function live on only as long as the state holds something of it."""
+        self._holders.pop(fingerprint, None)
+        code = self._objects.get(fingerprint)
+        if code is None or any(code is each for each in self._base.values()):
+            return
+        del self._objects[fingerprint]
+        self._instances.discard(code)
+        self._loose_payloads[fingerprint] = payloads
+        self._live_loosely(fingerprint, code)
+
+    def _live_loosely(self, fingerprint: bytes, code: Any) -> None:
+        self._loose[fingerprint] = code
+        weakref.finalize(code, self._ended, fingerprint, id(code)).atexit = False
+
+    def _ended(self, fingerprint: bytes, key: int) -> None:
+        self._refs.pop(key, None)
+        if fingerprint not in self._loose:
+            self._loose_payloads.pop(fingerprint, None)
 
     def _point(self, name: Name, fingerprint: bytes) -> None:
         found = self._current[name] = self._objects[fingerprint]
@@ -112,17 +230,25 @@ class Definitions:
         ref = Ref(*ref)
         found = self._objects.get(ref.fingerprint)
         if found is None:
-            found = byvalue.local_code.get(ref.fingerprint)  # a simulation: the caller is in this very process
+            found = self._loose.get(ref.fingerprint)
+            if found is None:
+                found = byvalue.local_code.get(ref.fingerprint)  # a simulation: the caller is in this very process
             if found is not None:
-                self._objects[ref.fingerprint] = found
-                self._refs[id(found)] = ref
+                self._take_in(ref, found)
         return found
+
+    def _take_in(self, ref: Ref, code: Any) -> None:
+        """Remember what has this fingerprint: for good if it is being defined, loosely if it came with a command."""
+        self._refs[id(code)] = ref
+        if self._named_by_body is not None:
+            self._objects[ref.fingerprint] = code
+        elif self._loose.get(ref.fingerprint) is not code:
+            self._live_loosely(ref.fingerprint, code)
 
     def _began(self, ref: Ref | None, made: Any) -> Any:
         self._building[id(made)] = made
         if ref is not None:
-            self._objects[ref[2]] = made
-            self._refs[id(made)] = Ref(*ref)
+            self._take_in(Ref(*ref), made)
         return made
 
     def _begin_class(self, ref: Ref | None, *arguments: Any) -> Any:
@@ -145,7 +271,34 @@ class Definitions:
         if self._building.pop(id(function), None) is not None:
             cp._function_setstate(function, state)
 
+    def _revive(self, module: str, qualname: str, fingerprint: bytes, payloads: list[bytes]) -> Any:
+        """Return a class or function that is no longer kept and that something in a state is of."""
+        found = self._objects.get(fingerprint)
+        if found is None:
+            found = self._loose.get(fingerprint)
+        if found is None:
+            found = self._make_again(fingerprint, payloads)
+        return self._resolve(module, qualname, fingerprint) if found is None else found
+
+    def _make_again(self, fingerprint: bytes, payloads: list[bytes]) -> Any:
+        kept = dict(self._objects)
+        try:
+            for payload in payloads:
+                definition = _payload_decoder.decode(payload)
+                check_python(definition.major, definition.minor, "the state")
+                self._build(definition.refs, definition.body)
+            made = {each: code for each, code in self._objects.items() if each not in kept}
+        finally:
+            self._objects = kept
+        for each, code in made.items():
+            self._loose_payloads.setdefault(each, payloads)
+            self._live_loosely(each, code)
+        self._reviving.extend(made.values())  # they live until what is read now holds them
+        return made.get(fingerprint)
+
     def _resolve(self, module: str, qualname: str, fingerprint: bytes) -> Any:
+        if self._named_by_body is not None:
+            self._named_by_body.add(fingerprint)
         found = self._objects.get(fingerprint)
         if found is None:
             found = byvalue.local_code.get(fingerprint)
@@ -185,6 +338,7 @@ class Definitions:
             "finish_class": self._finish_class,
             "finish_function": self._finish_function,
             "resolve": self._resolve,
+            "revive": self._revive,
         }
 
         def find(module: str, qualname: str) -> Any:
@@ -213,6 +367,8 @@ class Definitions:
         finally:
             if self._building:
                 self._building.clear()
+            if self._reviving and self._named_by_body is None:
+                self._reviving.clear()
 
     def rebuild(self, data: Any) -> Any:
         """Make the object that an Encoder took apart into plain data, as its pickle would make it.
@@ -234,22 +390,25 @@ class Definitions:
 
     def load(self, file: Any) -> Any:
         """Read the next pickle of a file."""
-        return self._reader(file).load()
+        try:
+            return self._reader(file).load()
+        finally:
+            self._reviving.clear()
 
-    def dumps(self, value: Any) -> bytes:
-        """Pickle a result: plainly if that will do."""
+    def dumps(self, value: Any, *, for_state: bool = False) -> bytes:
+        """Pickle a result, or a small part of the state: plainly if that will do."""
         try:
             return pickle.dumps(value, byvalue.PROTOCOL)
         except Exception:
             buffer = io.BytesIO()
-            pickler = _Writer(buffer, self)
+            pickler = _Writer(buffer, self, for_state=for_state)
             pickler.dump(value)
             data = buffer.getvalue()
             return mark_by_value(data) if pickler.by_value else data
 
     def dump(self, value: Any, file: Any) -> None:
-        """Pickle a part of the state to a file."""
-        _Writer(file, self).dump(value)
+        """Pickle a part of the state to a file, with what it takes to read it anywhere."""
+        _Writer(file, self, for_state=True).dump(value)
 
     # --- State ---
 
@@ -257,7 +416,8 @@ class Definitions:
         """Return what a snapshot holds of this."""
         named = [[*name, fingerprint] for name, fingerprint in self._named.items()]
         failed = [[*name, why] for name, why in self._failed.items()]
-        return [list(self._payloads), named, failed]
+        holders = [[fingerprint, sorted(each)] for fingerprint, each in sorted(self._holders.items()) if each]
+        return [list(self._payloads), named, failed, holders]
 
     def restore(self, state: Iterable[Any]) -> None:
         """Become what `state` was taken from; what is known already by fingerprint stays the same object.
@@ -265,12 +425,21 @@ class Definitions:
         Raises:
             UsageError: it holds code of another Python version.
         """
-        payloads, named, failed = state
-        self._payloads.clear()
+        payloads, named, failed, *more = state
+        before = self._payloads
+        self._payloads, self._provided, self._holders = {}, set(), {}
+        for name, fingerprint in self._named.items():
+            if name not in self._base and fingerprint not in byvalue.local_code:
+                _uninstall(name, self._current.get(name))
         self._named.clear()
         self._current = dict(self._base)
         for payload in payloads:
             self.define(payload)
+        if more:
+            self._holders = {fingerprint: set(sessions) for fingerprint, sessions in more[0]}
+        for payload, one in before.items():
+            for fingerprint in one.defines - self._provided:
+                self._loosen(fingerprint, _rests_on(payload, before))
         for module, qualname, fingerprint in named:
             self._named[module, qualname] = fingerprint
             self._point((module, qualname), fingerprint)
@@ -281,9 +450,10 @@ class Definitions:
 class _Writer(CodePickler):
     """Pickles on a node: what clients defined goes by its exact version, code made here by value."""
 
-    def __init__(self, file: Any, definitions: Definitions) -> None:
+    def __init__(self, file: Any, definitions: Definitions, *, for_state: bool = False) -> None:
         super().__init__(file, definitions._instances, set())
         self._definitions = definitions
+        self._for_state = for_state
 
     def reducer_override(self, obj: Any) -> Any:
         found = super().reducer_override(obj)
@@ -295,7 +465,23 @@ class _Writer(CodePickler):
             return self.inline(code, None)
         if self._definitions._current.get(ref.name) is code and look_up(ref.name) is code:
             return NotImplemented
+        if self._for_state and ref.fingerprint not in self._definitions._objects:
+            payloads = self._definitions._loose_payloads.get(ref.fingerprint)
+            if payloads is None:
+                return self.inline(code, ref)
+            return byvalue.revive, (ref.module, ref.qualname, ref.fingerprint, payloads)
         return byvalue.resolve, (ref.module, ref.qualname, ref.fingerprint)
+
+
+def _rests_on(payload: bytes, payloads: dict[bytes, _Kept]) -> list[bytes]:
+    """Return a payload and those before it that it needs, in order."""
+    needs, found = set(payloads[payload].needs), [payload]
+    order = list(payloads)
+    for before in reversed(order[: order.index(payload)]):
+        if not needs.isdisjoint(payloads[before].defines):
+            needs = (needs - payloads[before].defines) | payloads[before].needs
+            found.append(before)
+    return found[::-1]
 
 
 def _install(name: Name, found: Any, ours: dict[int, Ref]) -> None:
@@ -312,3 +498,10 @@ def _install(name: Name, found: Any, ours: dict[int, Ref]) -> None:
     present = getattr(module, qualname, None)
     if present is None or id(present) in ours:
         setattr(module, qualname, found)
+
+
+def _uninstall(name: Name, code: Any) -> None:
+    """Take back what `_install` put there: a node that never had it must not find more than this one."""
+    module = vars(sys.modules.get(name[0], types))
+    if code is not None and module.get(name[1]) is code:
+        del module[name[1]]

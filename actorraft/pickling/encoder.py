@@ -19,7 +19,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import cloudpickle.cloudpickle as cloudpickle  # type: ignore[import-untyped]
 import msgspec
@@ -31,9 +31,12 @@ from actorraft.pickling.byvalue import HEAP_TYPE, CodePickler, Ref, fingerprint_
 from actorraft.pickling.canonical import SCALARS
 from actorraft.pickling.formats import CALL, DEFINITION, FLAT, OBJECT, mark_by_value
 from actorraft.pickling.names import Name, is_importable, look_up, name_of
+from actorraft.pickling.sent import Sent
 
 _encode = msgspec.msgpack.Encoder().encode
 _Ext = msgspec.msgpack.Ext
+
+VERSIONS_MAX: Final = 8  # classes that share a name, and are not what it means, that one client has the nodes keep
 
 
 class Encoder:
@@ -51,8 +54,9 @@ class Encoder:
         self._instances: set[type] = set()
         self._plain: set[Any] = set()
         self._flat: dict[type, bool] = {}  # whether the instances of a plain class are their __dict__ and nothing else
-        self._sent: dict[int, tuple[Any, Ref]] = {}  # by id; the object is kept, so that its id stays its own
-        self._current: dict[Name, bytes] = {}  # plain name -> fingerprint that the nodes have under it
+        self._sent = Sent()
+        self._inline = Sent()  # classes that go by value with each command, since too many are sent under their name
+        self._current: dict[Name, Ref] = {}  # plain name -> what the nodes have under it
         self._idle: list[_CommandPickler] = []  # picklers with their buffers, for reuse; append and pop are atomic
 
     def encode_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -87,6 +91,7 @@ class Encoder:
         """Send every definition again before its next use: a new session cannot rely on an old one's."""
         with self._lock:
             self._sent.clear()
+            self._inline.clear()
             self._current.clear()
             self._plain.clear()
             self._instances.clear()
@@ -144,15 +149,18 @@ class Encoder:
             plain = look_up(name) is code
             if not isinstance(code, type) and not plain:
                 return pickler.inline(code, None)  # a closure, a lambda, a local function
-            known = self._sent.get(id(code))
-            if known is None or (plain and self._current.get(name) != known[1].fingerprint):
+            ref = self._sent.ref(code) or self._inline.ref(code)
+            if ref is None or (plain and self._current.get(name) != ref) or _has_changed(code, ref):
                 self._define(_outermost(name) if plain else code)
-                if id(code) not in self._sent:
+                if self._sent.ref(code) is None and self._inline.ref(code) is None:
                     self._define(code)
-                known = self._sent[id(code)]
-            ref = known[1]
+                ref = self._sent.ref(code) or self._inline.ref(code)
+                assert ref is not None, f"{code} was neither defined nor refused"
+            by_value = self._inline.ref(code) is not None
         if not plain:
             byvalue.local_code[ref.fingerprint] = code  # of several equal ones, the last that was sent comes back
+            if by_value:
+                return pickler.inline(code, ref)
             return byvalue.resolve, (ref.module, ref.qualname, ref.fingerprint)
         if type(code) is type:
             self._plain.add(code)
@@ -169,18 +177,53 @@ class Encoder:
             if not self._explains:
                 raise
             _refuse(code, error)
-        refs = [ref for _, ref in pickler.inlined.values()]
-        payload = _encode((*sys.version_info[:2], refs, pickler.buffer.getvalue()))
-        for made, ref in pickler.inlined.values():
+        root = pickler.inlined[id(code)][1]
+        if not root.plain and not self._is_worth_defining(code, root):
+            return
+        inlined = list(pickler.inlined.values())
+        superseded = [
+            before
+            for _, ref in inlined
+            if ref.plain and (before := self._current.get(ref.name)) is not None and before != ref
+        ]
+        new = {ref.fingerprint for _, ref in inlined}
+        gone = [each for each in (*self._sent.take_gone(), *(ref.fingerprint for ref in superseded)) if each not in new]
+        payload = [*sys.version_info[:2], [ref for _, ref in inlined], pickler.buffer.getvalue()]
+        for made, ref in inlined:
             byvalue.local_code[ref.fingerprint] = made
-        self._on_definition(_encode(_Ext(DEFINITION, payload)))
-        self._sent.update(pickler.inlined)
-        for _, ref in pickler.inlined.values():
+        try:
+            self._on_definition(_encode(_Ext(DEFINITION, _encode([*payload, gone] if gone else payload))))
+        except BaseException:
+            self._sent.put_back(gone)
+            raise
+        for before in superseded:
+            self._sent.let_go(before)
+        for made, ref in inlined:
+            self._sent.add(made, ref)
             if ref.plain:
-                before = self._current.get(ref.name)
-                self._current[ref.name] = ref.fingerprint
-                if before is not None and before != ref.fingerprint:
-                    self._plain.clear()  # holds what had this name before
+                self._current[ref.name] = ref
+        if superseded:
+            for held in (self._plain, self._instances, self._flat):
+                held.clear()  # they hold what had these names before
+
+    def _is_worth_defining(self, code: Any, ref: Ref) -> bool:
+        """Whether a class that no name leads to is to be defined: not if it is there already, nor the ninth of a name.
+
+        A function that makes a class with every call may make equal ones; or each its own, and used once.
+        """
+        if self._sent.holds(ref.fingerprint):
+            self._sent.add(code, ref)
+            return False
+        if self._sent.versions(ref.name) >= VERSIONS_MAX:
+            self._inline.add(code, ref)
+            self._inline.take_gone()  # of these nobody needs to be told
+            return False
+        return True
+
+
+def _has_changed(code: Any, ref: Ref) -> bool:
+    """Whether a function is not what it was, such as for a global; classes are what they were when they were sent."""
+    return isinstance(code, types.FunctionType) and fingerprint_of(code) != ref.fingerprint
 
 
 def _is_flat(kind: type) -> bool:
@@ -248,10 +291,9 @@ class _DefinitionPickler(CodePickler):
         if not isinstance(code, type) and not plain:
             return self.inline(code, None)
         _check_definable(code)
-        known = self._owner._sent.get(id(code))
-        if known is not None and code is not self._root:
-            ref = known[1]
-            return byvalue.resolve, (ref.module, ref.qualname, ref.fingerprint)
+        known = self._owner._sent.ref(code)
+        if known is not None and code is not self._root and (self._rehearsal or not _has_changed(code, known)):
+            return byvalue.resolve, (known.module, known.qualname, known.fingerprint)
         ref = Ref(*name, b"" if self._rehearsal else fingerprint_of(code), plain)
         self.inlined[id(code)] = code, ref
         return self.inline(code, ref)

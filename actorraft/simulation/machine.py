@@ -39,6 +39,9 @@ class SimHost:
             results.append(None if command is None else self._apply(command, context))
         return results
 
+    def end_session(self, client_id: int) -> None:
+        """Nothing here belongs to a session."""
+
     def _apply(self, command: Any, context: CommandContext) -> Any:
         method, command_id, key, *arguments = command
         self.applied[command_id] = self.applied.get(command_id, 0) + 1

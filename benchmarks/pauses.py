@@ -96,7 +96,11 @@ def filled(
     """A cluster that holds `keys` keys and has taken no snapshot yet."""
     never = RaftConfig(snapshot_after_bytes=1 << 60, snapshot_after_entries=1 << 60)
     with ReplicatedStateMachine(machine).spawn(
-        nodes, data_dir=directory, durability=durability, config=never, timeout=PATIENCE_S
+        nodes,
+        data_dir=directory,
+        durability=durability,  # type: ignore[arg-type]  # spawn refuses what it is not
+        config=never,
+        timeout=PATIENCE_S,
     ) as cluster:
         proxy = cluster.proxy(timeout=PATIENCE_S)
         for first in range(0, keys, CHUNK):

@@ -118,7 +118,7 @@ class ActorRaftDeployment:
             self.cluster: Cluster[Any] = ReplicatedStateMachine(machine).spawn(
                 nodes,
                 data_dir=self.directory / "data",
-                durability=durability,
+                durability=durability,  # type: ignore[arg-type]  # spawn refuses what it is not
                 config=RaftConfig(lease_reads=True) if lease_reads else None,
             )
         except BaseException:

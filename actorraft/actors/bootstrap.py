@@ -1,20 +1,17 @@
-"""The child's side of a process: arm the liveness pipe, take the orders, run, and report how it went.
+"""The child's side of a process: take the orders, run, and report how it went.
 
-The parent starts a bare interpreter with `LOADER`, which reads one plain header from an inherited file, makes sys.path,
-working directory and argv those of the parent, and only then comes here. User code is loaded after that, so it is found
-where the parent found it; the parent's `__main__` is never run again.
+The parent starts a bare interpreter with `LOADER`, which reads one plain header from an inherited file, makes sys.path
+and argv those of the parent (the working directory it has from it), divides into child and guardian (guardian.py), and
+only then comes here. User code is loaded after that, so it is found where the parent found it; the parent's `__main__`
+is never run again.
 
-Liveness:   the parent holds the only write end of a pipe that carries nothing. On Linux the kernel itself kills this
-            process when that end closes (O_ASYNC with SIGKILL for a signal): also while it is stopped or inside a long
-            C call. Elsewhere a thread reads the pipe. PR_SET_PDEATHSIG was rejected: it follows the starting thread.
-Source:     architecture 17 and 18; fcntl(2), F_SETSIG.
+Source:     architecture 17 and 18.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
-import fcntl
 import logging
 import os
 import pickle
@@ -36,13 +33,15 @@ FAREWELL_S: Final = 2.0  # how long a process that ends waits for its parent to 
 
 in_child = False  # whether this process was started by ActorProcess
 
-# argv: the descriptors of the specification, orders, reports and liveness. The header is plain data (marshal).
+# argv: the descriptors of the specification, orders, reports, liveness and end. The header is plain data (marshal).
 LOADER: Final = (
-    "import marshal,os,sys;"
-    "s,o,r,l=map(int,sys.argv[1:5]);"
-    "f=open(s,'rb');h=marshal.load(f);sys.path[:]=h['path'];sys.argv[:]=h['argv'];os.chdir(h['cwd']);"
+    "import marshal,sys;"
+    "s,o,r,l,e=map(int,sys.argv[1:6]);"
+    "f=open(s,'rb');h=marshal.load(f);sys.path[:]=h['path'];sys.argv[:]=h['argv'];"
+    "from actorraft.actors.guardian import divide;"
+    "divide(l,e,(s,o,r));"
     "from actorraft.actors.bootstrap import main;"
-    "main(f,o,r,l,h)"
+    "main(f,o,r,h)"
 )
 
 
@@ -183,31 +182,12 @@ def _read_exactly(fd: int, size: int) -> bytes | None:
     return bytes(data)
 
 
-def arm_liveness(fd: int) -> None:
-    """Die with the parent, whatever this process is doing then."""
-    if not hasattr(fcntl, "F_SETSIG"):
-        threading.Thread(target=_die_at_eof, args=(fd,), name="liveness", daemon=True).start()
-        return
-    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
-    with contextlib.suppress(BlockingIOError):
-        os.read(fd, 1)  # the end, since nothing is ever written: the parent was gone before the signal was armed
-        os._exit(1)
-
-
-def _die_at_eof(fd: int) -> None:
-    os.read(fd, 1)
-    os._exit(1)
-
-
-def main(specification: BinaryIO, orders_fd: int, reports_fd: int, liveness_fd: int, header: dict[str, Any]) -> None:
+def main(specification: BinaryIO, orders_fd: int, reports_fd: int, header: dict[str, Any]) -> None:
     """Run the target that the parent sends; the whole life of a child process."""
     global in_child
     in_child = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    arm_liveness(liveness_fd)
-    for fd in (orders_fd, reports_fd, liveness_fd):
+    for fd in (specification.fileno(), orders_fd, reports_fd):
         os.set_inheritable(fd, False)
     os.set_blocking(reports_fd, False)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that a SIGKILL loses no line

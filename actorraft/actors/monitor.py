@@ -1,7 +1,7 @@
 """One thread that watches processes: it passes on what they say, tells of their exits, and starts again what may be.
 
 Source:     the supervisors of OTP; the rule itself is in supervision.py.
-Threads:    every method from any thread; what is told is told in the monitor's own.
+Threads:    every method from any thread; what is told is told in the monitor's own. Each restart has one of its own.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Monitor(Generic[P]):
             thread = self._thread
         self._wake()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=2.0)  # it may be in a restart, which ends when that process is ended
+            thread.join(timeout=2.0)
         if thread is None or not thread.is_alive():
             self._close_pipe()
 
@@ -218,7 +218,21 @@ class Monitor(Generic[P]):
         with self._lock:
             due = [process for at_s, process in self._due if at_s <= now_s]
             self._due = [(at_s, process) for at_s, process in self._due if at_s > now_s]
+        groups: dict[object, list[P]] = {}  # those of one strategy are started one after another, others side by side
         for process in sorted(due, key=lambda one: self._order[one.name]):
+            rule = self._rules.get(process.name, self._supervision)
+            alone = rule is None or rule.strategy == "one_for_one"
+            groups.setdefault(process if alone else id(rule), []).append(process)
+        for group in groups.values():
+            thread = threading.Thread(target=self._start_again, args=(group,), name="actorraft-restart", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter ends, and with it everything here
+                return
+
+    def _start_again(self, group: list[P]) -> None:
+        """In a thread of its own: one that hangs while it starts holds up nobody else's restart."""
+        for process in group:
             if self._ended.is_set():
                 return
             try:
@@ -226,3 +240,4 @@ class Monitor(Generic[P]):
             except Exception as error:
                 process.logger.error("the restart of %s failed: %s", process.name, error)
                 self._plan(process, crashed=True)
+        self._wake()

@@ -5,6 +5,10 @@ so that Ctrl-C in a terminal reaches the parent alone. What it is to do lies in 
 it prints goes to a bounded file. Two pipes carry orders and reports, a third carries nothing and ties its life to the
 parent's: when this process ends, in whatever way, the kernel ends its children; no exit handler is needed for that.
 
+Between the two stands the child's guardian (guardian.py), which ends with it what it started, and says on a fourth pipe
+who it is and how it ended. So nothing here depends on being told of children's ends by the system: a program may ignore
+SIGCHLD, or wait for every child there is.
+
 Why no multiprocessing.Process: it runs the user's `__main__` again, and its exit-time join hangs.
 Source:     architecture 17 and 18.
 """
@@ -27,19 +31,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
 from typing import Any, BinaryIO, Final
 
 import cloudpickle  # type: ignore[import-untyped]
 
 from actorraft.actors import bootstrap
 from actorraft.actors.bootstrap import LENGTH, LOADER, wait_for
+from actorraft.actors.guardian import BORN, ENDED, arm_early
+from actorraft.actors.surroundings import environment, explained, interpreter, interpreter_flags
 from actorraft.errors import StartError, UsageError
 
 OUTPUT_BYTES_MAX: Final = 4 << 20
 OUTPUT_KEPT_BYTES: Final = 1 << 20
 SEND_S: Final = 5.0  # how long an order waits for a child that does not read
 LAST_LINES: Final = 20
+BORN_S: Final = 5.0  # how long a fresh interpreter may take to say which process the child is
+REAP_S: Final = 1.0  # what a guardian that has said its last word takes to be gone
 
 _parent_fds: set[int] = set()  # of pipes to children; a fork of this process must not keep children alive
 
@@ -86,7 +93,7 @@ class ActorProcess:
     ) -> None:
         self.name = name
         self.logger = logger
-        self.reports_fd = self._orders_fd = self._liveness_fd = -1
+        self.reports_fd = self._orders_fd = self._liveness_fd = self._end_fd = -1
         self._payload = cloudpickle.dumps((target, tuple(args), dict(kwargs or {})), pickle.HIGHEST_PROTOCOL)
         self._output = Path(run_dir) / f"{name.replace(' ', '-').replace('/', '_')}.out"
         self._output_from = 0  # where this life's output begins
@@ -94,7 +101,11 @@ class ActorProcess:
         self._environment = dict(environment or {})
         if hash_seed is not None:
             self._environment["PYTHONHASHSEED"] = str(hash_seed)
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._popen: subprocess.Popen[bytes] | None = None  # the guardian
+        self._said = b""  # by the guardian
+        self._pid = 0  # the child's; 0: not known yet
+        self._pidfd = -1  # the child, whatever becomes of its number
+        self._code: int | None = None  # as subprocess has it
         self.wanted = True  # whether it is to be started again should it die
         self._owner_pid = os.getpid()
         self._buffer = bytearray()
@@ -102,6 +113,7 @@ class ActorProcess:
         self._failure: tuple[list[str], str, str] | None = None  # type names, message, traceback
         self._sending = threading.Lock()
         self._reading = threading.Lock()
+        self._hearing = threading.Lock()  # of what the guardian said
 
     # --- Life ---
 
@@ -113,32 +125,48 @@ class ActorProcess:
             UsageError: called while a child imports the user's module.
         """
         refuse_nested_spawn()
-        orders_r, self._orders_fd = os.pipe()
-        self.reports_fd, reports_w = os.pipe()
-        liveness_r, self._liveness_fd = os.pipe()
-        _parent_fds.update((self._orders_fd, self.reports_fd, self._liveness_fd))
+        theirs: list[int] = []
         try:
-            with self._specification() as specification, open(self._output, "ab") as output:
-                self._output_from = output.tell()
-                fds = (specification.fileno(), orders_r, reports_w, liveness_r)
-                self._popen = subprocess.Popen(
-                    [*self._launch_prefix, sys.executable, *_interpreter_flags(), "-P", "-c", LOADER, *map(str, fds)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env={**os.environ, **self._environment},
-                    pass_fds=fds,
-                    process_group=0,
-                )
+            with explained():
+                self._start(theirs)
         except OSError as error:
             self.close()
             raise StartError(f"{self.name} cannot be started: {error}") from error
+        except BaseException:
+            self.close()
+            raise
         finally:
-            for fd in (orders_r, reports_w, liveness_r):
+            for fd in theirs:
                 os.close(fd)
         self._payload = b""
-        os.set_blocking(self.reports_fd, False)
-        os.set_blocking(self._orders_fd, False)
+
+    def _start(self, theirs: list[int]) -> None:
+        """Start it; the descriptors that are the child's are put into `theirs`, to be closed here."""
+
+        def pipe(ours: int) -> tuple[int, int]:
+            fds = os.pipe()
+            theirs.append(fds[1 - ours])
+            _parent_fds.add(fds[ours])
+            os.set_blocking(fds[ours], False)
+            return fds
+
+        orders_r, self._orders_fd = pipe(1)
+        self.reports_fd, reports_w = pipe(0)
+        liveness_r, self._liveness_fd = pipe(1)
+        self._end_fd, end_w = pipe(0)
+        with self._specification() as specification, open(self._output, "ab") as output:
+            self._output_from = output.tell()
+            fds = (specification.fileno(), orders_r, reports_w, liveness_r, end_w)
+            self._popen = subprocess.Popen(
+                [*self._launch_prefix, interpreter(), *interpreter_flags(), "-c", LOADER, *map(str, fds)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment(self._environment),
+                pass_fds=fds,
+                process_group=0,
+            )
+            arm_early(liveness_r, self._popen.pid)
 
     def _specification(self) -> BinaryIO:
         """Write all that the child needs to know into a file that only it and we can see."""
@@ -147,9 +175,8 @@ class ActorProcess:
         else:
             file = tempfile.TemporaryFile()  # noqa: SIM115
         header = {
-            "path": [os.path.abspath(path) for path in sys.path],
+            "path": [_absolute(path) for path in sys.path],
             "argv": list(sys.argv) or [""],
-            "cwd": os.getcwd(),
             "name": self.name,
             "log_level": self.logger.getEffectiveLevel(),
         }
@@ -163,70 +190,130 @@ class ActorProcess:
     def pid(self) -> int:
         """The process id; it is this process's own until the end was noticed."""
         assert self._popen is not None, f"{self.name} was not started"
-        return self._popen.pid
+        self._hear(BORN_S)
+        return self._pid or self._popen.pid
 
     @property
     def alive(self) -> bool:
         """Whether the process is there; a stopped one is."""
-        return self._popen is not None and self._owner_pid == os.getpid() and self._popen.poll() is None
+        return self._popen is not None and self._owner_pid == os.getpid() and self._ended() is None
 
     @property
     def returncode(self) -> int | None:
         """As subprocess has it: None while it lives, minus the signal's number if one killed it."""
-        return self._popen.poll() if self._popen is not None else None
+        return self._ended() if self._popen is not None else None
 
     def wait(self, timeout_s: float) -> int | None:
-        """Wait until it is gone; return its code, None if it is still there."""
+        """Wait until it, and what it started, is gone; return its code, None if it is still there."""
         if self._popen is None:
             return 0
-        if self._popen.poll() is None and hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):  # gone meanwhile
-                pidfd = os.pidfd_open(self._popen.pid)
-                try:
-                    wait_for(pidfd, select.POLLIN, timeout_s)
-                finally:
-                    os.close(pidfd)
-                return self._popen.poll()
-        try:
-            return self._popen.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+        deadline_s = time.monotonic() + timeout_s
+        while self._ended() is None:
+            left_s, fd = deadline_s - time.monotonic(), self._end_fd
+            if left_s <= 0 or fd < 0:
+                return None
+            wait_for(fd, select.POLLIN, min(left_s, 0.2))  # in turns: another thread may read it away
+        return self._code
 
     def terminate(self) -> None:
         """Ask it to leave; a paused one is woken for that."""
-        self._signal(os.kill, signal.SIGTERM)
-        self._signal(os.kill, signal.SIGCONT)
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL, for it and for what it started."""
-        self._signal(os.killpg, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
 
     def pause(self) -> None:
         """SIGSTOP."""
-        self._signal(os.kill, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT."""
-        self._signal(os.kill, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
-    def _signal(self, send: Callable[[int, int], None], number: int) -> None:
-        if self.alive:  # then the id is its own: nobody else gets it before we were told of the end
+    def _signal(self, number: int) -> None:
+        if not self.alive:
+            return
+        self._hear(BORN_S)
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, number)
+            elif self._pid:  # known by number alone; its guardian has not waited for it yet
+                os.kill(self._pid, number)
+            elif number == signal.SIGKILL:  # it has not come as far as dividing
+                self._kill_guardian()
+
+    def _kill_guardian(self) -> None:
+        """The child dies with it, and what that started is left to itself: for one that does not do its work."""
+        assert self._popen is not None
+        if self._ended() is None:
             with contextlib.suppress(ProcessLookupError):
-                send(self.pid, number)
+                os.kill(self._popen.pid, signal.SIGKILL)
+
+    def _hear(self, timeout_s: float) -> None:
+        """Wait until it is known which process the child is, or that there is none any more."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self._pid and self._ended() is None:
+            left_s, fd = deadline_s - time.monotonic(), self._end_fd
+            if left_s <= 0 or fd < 0:
+                return
+            wait_for(fd, select.POLLIN, min(left_s, 0.2))
+
+    def _ended(self) -> int | None:
+        """Read what the guardian has said; return with what the child ended, None while it lives."""
+        if self._code is not None or self._end_fd < 0:
+            return self._code
+        with self._hearing:
+            gone = False
+            if self._end_fd >= 0 and self._code is None:
+                with contextlib.suppress(BlockingIOError):
+                    while data := os.read(self._end_fd, 64):
+                        self._said += data
+                    gone = True
+                self._understand(gone)
+        return self._code
+
+    def _understand(self, gone: bool) -> None:
+        assert self._popen is not None
+        gone |= len(self._said) >= BORN.size + ENDED.size
+        if not self._pid and len(self._said) >= BORN.size:
+            guardian, self._pid = BORN.unpack_from(self._said)
+            if not gone and hasattr(os, "pidfd_open"):
+                with contextlib.suppress(OSError):  # it has ended meanwhile
+                    pidfd = os.pidfd_open(self._pid)
+                    if _parent_of(self._pid) == guardian:
+                        self._pidfd = pidfd
+                    else:
+                        os.close(pidfd)
+        if not gone:
+            return
+        if len(self._said) >= BORN.size + ENDED.size:
+            (self._code,) = ENDED.unpack_from(self._said, BORN.size)
+        else:  # the guardian was killed, and its child with it
+            self._code = -signal.SIGKILL
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(REAP_S)  # whoever else may have waited for it
+        self._popen.returncode = self._code
 
     def close(self) -> None:
         """Let go of the pipes; the process is killed if it still lives. Idempotent."""
         if self._owner_pid != os.getpid():
             return
         self.kill()
-        with self._sending, self._reading:
-            fds = (self._orders_fd, self._liveness_fd, self.reports_fd)
-            self._orders_fd = self._liveness_fd = self.reports_fd = -1
+        if self._popen is not None and self.wait(SEND_S) is None:
+            self._kill_guardian()
+            self.wait(SEND_S)
+        with self._sending, self._reading, self._hearing:
+            fds = (self._orders_fd, self._liveness_fd, self.reports_fd, self._end_fd)
+            self._orders_fd = self._liveness_fd = self.reports_fd = self._end_fd = -1
             for fd in fds:
                 if fd >= 0:
                     _parent_fds.discard(fd)
                     os.close(fd)
-        self.wait(SEND_S)
 
     # --- What is said ---
 
@@ -352,6 +439,19 @@ class ActorProcess:
         return f"<ActorProcess {self.name!r} {f'pid {self.pid}' if self.alive else 'down'}>"
 
 
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError:  # the working directory is gone; the child is in it too
+        return path
+
+
+def _parent_of(pid: int) -> int:
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return -1
+
+
 def describe_exit(code: int | None) -> str:
     """Say in words what a return code means."""
     if code is None:
@@ -362,12 +462,6 @@ def describe_exit(code: int | None) -> str:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"killed by signal {-code}"
-
-
-def _interpreter_flags() -> list[str]:
-    """Return the options this interpreter was started with (-O, -X, -W and so on); -P is always given."""
-    flags: list[str] = _args_from_interpreter_flags()
-    return [flag for flag in flags if flag != "-P"]
 
 
 def refuse_nested_spawn() -> None:

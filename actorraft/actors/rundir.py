@@ -20,6 +20,8 @@ from typing import Final
 
 RUN_FILE: Final = "run"
 PREFIX: Final = "actorraft-"
+RANDOM_BYTES: Final = 8  # that mkdtemp adds to a prefix
+SOCKET_BYTES_MAX: Final = 103  # of the path of a Unix socket, on the system that allows least
 
 
 class RunDir:
@@ -27,13 +29,20 @@ class RunDir:
 
     Args:
         prefix: of its name; begins with PREFIX.
-        place: where it is made; None: the directory for temporary files.
+        place: where it is made; None: the directory for temporary files, or /tmp if the paths of sockets would be too
+            long there.
+        names_bytes_max: of the longest name that a socket in it will have.
     """
 
-    def __init__(self, prefix: str = PREFIX, place: str | None = None) -> None:
+    def __init__(self, prefix: str = PREFIX, place: str | None = None, *, names_bytes_max: int = 20) -> None:
+        if place is None:
+            place = tempfile.gettempdir()
+            name_bytes = len(prefix) + RANDOM_BYTES + names_bytes_max + 2  # and two slashes
+            if len(os.fsencode(place)) + name_bytes > SOCKET_BYTES_MAX:
+                place = "/tmp"
         self._pid = os.getpid()
         self._closing = threading.Lock()  # a start that is given up is closed by two threads
-        sweep(Path(place if place is not None else tempfile.gettempdir()))
+        sweep(Path(place))
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=place))  # mode 0700
         aside = self.path / f"{RUN_FILE}.new"
         self._fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

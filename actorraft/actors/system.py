@@ -37,6 +37,7 @@ from actorraft.actors.records import (
     write_record,
 )
 from actorraft.actors.rundir import RunDir
+from actorraft.actors.surroundings import check_descriptors, interpreter
 from actorraft.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ logger = logging.getLogger("actorraft")
 START_S: Final = 30.0
 KILL_S: Final = 5.0
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
+NAMES_BYTES_MAX: Final = 40 + 1 + 8  # of a socket: name, point, 4 bytes in hexadecimal
 
 Target = Callable[["ChildContext", Address, str, bytes], None]  # what a child runs: with its address, run_dir, code
 
@@ -72,7 +74,7 @@ class System:
         self.pid = os.getpid()
         self._own_run: RunDir | None = None
         if run_dir is None:
-            self._own_run = RunDir("actorraft-actors-")
+            self._own_run = RunDir("actorraft-actors-", names_bytes_max=NAMES_BYTES_MAX)
             run_dir = self._own_run.path
         self.run_dir = run_dir
         self._children: dict[str, _Child] = {}  # by the name of the process
@@ -110,6 +112,8 @@ class System:
             kind: what a name is made of, if none is given.
         """
         refuse_nested_spawn()
+        interpreter()
+        check_descriptors(1)
         with self._lock:
             address = self.reserve(kind, name, mailbox_max)
             child = _Child(address, target, code, supervision)

@@ -43,7 +43,7 @@ class Cluster(Client[M]):
         )
         super().__init__(thread, machine, name=processes.place.info.machine)
         self._processes = processes
-        processes.emit = self._emit
+        processes.emit = thread.events.emit  # and not our own, which would tie the two to each other
         _clusters.add(self)
 
     def wait_until_it_serves(self, deadline_s: float) -> None:
@@ -94,15 +94,39 @@ class Cluster(Client[M]):
 
         Raises:
             Unavailable: it is not a voter after `timeout` seconds; the message says how far it came.
+            StartError: it did not come up, or cannot take up the state; with its own words.
         """
         deadline_s = time.monotonic() + timeout
         free: int = self._ask_leader("status", {}, timeout)["next_node_id"]
         node_id = self._processes.add(free, deadline_s)
         self._set_endpoints()
         change = ["add_voter", node_id, self._processes.place.storage_ids()[node_id]]
-        self._change_membership(change, lambda said: node_id in said["voters"], deadline_s)
+        self._change_membership(node_id, change, lambda said: node_id in said["voters"], deadline_s)
+        self._wait_until_applied(node_id, deadline_s)
         self._emit("membership", node_id, "is a voter")
         return node_id
+
+    def _wait_until_applied(self, node_id: int, deadline_s: float) -> None:
+        """Wait until a node has the state that all others have now: one that has the log may yet die of a snapshot."""
+        index = self._ask_leader("status", {}, max(0.1, deadline_s - time.monotonic()))["commit_index"]
+        while True:
+            self._refuse_lost(node_id)
+            with contextlib.suppress(Unavailable):
+                left_s = max(0.1, deadline_s - time.monotonic())
+                if self._thread.admin(node_id, "status", {}, min(1.0, left_s)).result()["last_applied"] >= index:
+                    return
+            if time.monotonic() > deadline_s:
+                raise Unavailable(f"node {node_id} is a voter, and has not applied entry {index} in time")
+            time.sleep(0.01)
+
+    def _refuse_lost(self, node_id: int) -> None:
+        """Raise StartError if a node that is being added stopped, and says that something must be mended first."""
+        reason = self._processes.fatal(node_id)
+        if reason is not None:
+            raise StartError(
+                f"node {node_id} was added, and stopped: {reason}\n"
+                f"Mend that and nodes[{node_id}].restart() it, or remove_node({node_id})"
+            )
 
     def remove_node(self, node_id: int, *, timeout: float = 60.0) -> None:
         """Take a node out of the cluster, then stop its process. A leader that is removed hands over first.
@@ -116,13 +140,15 @@ class Cluster(Client[M]):
             raise UsageError("the last node cannot be removed; close() the cluster")
         deadline_s = time.monotonic() + timeout
         gone = lambda said: node_id not in (*said["voters"], *said["learners"])  # noqa: E731
-        self._change_membership(["remove", node_id], gone, deadline_s)
+        self._change_membership(node_id, ["remove", node_id], gone, deadline_s)
         self._processes.stop(node_id)
         self._processes.forget(node_id)
         self._set_endpoints()
         self._emit("membership", node_id, "is no member any more")
 
-    def _change_membership(self, change: list[Any], done: Callable[[dict[str, Any]], bool], deadline_s: float) -> None:
+    def _change_membership(
+        self, node_id: int, change: list[Any], done: Callable[[dict[str, Any]], bool], deadline_s: float
+    ) -> None:
         """Ask the leader, whoever it is meanwhile, until the change is committed."""
         said: dict[str, Any] = {}
         refusal = ""
@@ -133,6 +159,7 @@ class Cluster(Client[M]):
                     return
                 if not done(said):
                     self._ask_leader("change_membership", {"changes": [change]}, 5.0)
+                self._refuse_lost(node_id)
             except Unavailable as error:  # another change, or no entry of this leader's term is committed yet
                 refusal = str(error)
             time.sleep(0.02)

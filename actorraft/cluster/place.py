@@ -5,15 +5,15 @@ Shape:      the run's directory holds sockets, keys and the nodes' output, and t
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from actorraft.actors.rundir import RunDir
 from actorraft.errors import UsageError
 from actorraft.storage.directory import ClusterDirectory, ClusterInfo
-
-RUN_DIR_BYTES_MAX = 80  # the path of a Unix socket, which is a file name longer, has at most 103 bytes on some systems
 
 
 class Place:
@@ -27,9 +27,6 @@ class Place:
         self, data_dir: str | os.PathLike[str] | None, machine: str, nodes: int | None, name: str | None
     ) -> None:
         self._run = RunDir()
-        if len(os.fsencode(self._run.path)) > RUN_DIR_BYTES_MAX:
-            self._run.remove()
-            self._run = RunDir(place="/tmp")
         self.run_dir = self._run.path
         self._directory: ClusterDirectory | None = None
         self.keeps_data = data_dir is not None
@@ -72,6 +69,13 @@ class Place:
         assert self._directory is not None
         self.info = replace(self.info, node_ids=node_ids)
         self._directory.update(self.info)
+
+    def remove_node(self, node_id: int) -> None:
+        """Remove what is left of a node that is no member any more: its folder, sockets and output."""
+        shutil.rmtree(self.node_path(node_id), ignore_errors=True)
+        for name in (f"{node_id}.peer", f"{node_id}.client", f"node-{node_id}.out"):
+            with contextlib.suppress(OSError):
+                (self.run_dir / name).unlink()
 
     def close(self) -> None:
         """Let go of the data; remove what was for this run only. Idempotent."""

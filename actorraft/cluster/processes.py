@@ -16,7 +16,6 @@ import atexit
 import contextlib
 import logging
 import os
-import shutil
 import threading
 import time
 import weakref
@@ -24,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from actorraft.actors.monitor import Monitor
+from actorraft.actors.monitor import EXPLAINED, Monitor
 from actorraft.actors.process import ActorProcess
 from actorraft.actors.supervision import Supervision
 from actorraft.cluster.place import Place
@@ -78,6 +77,7 @@ class NodeProcesses:
         place: where data and run directory are; closed with this.
         factory: the machine's class and arguments, as pickling.encode_factory makes them.
         supervision: how nodes that die unasked are started again; None: not at all.
+        listen: node id -> endpoints for peers and for clients that it is to have; others are chosen here.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class NodeProcesses:
         config: RaftConfig,
         supervision: Supervision | None,
         from_snapshot: Path | None,
+        listen: Mapping[int, tuple[str, str]] | None = None,
     ) -> None:
         self.place = place
         self.transport = transport
@@ -101,6 +102,7 @@ class NodeProcesses:
         self._factory = factory
         self._durability = durability
         self._from_snapshot = from_snapshot
+        self._listen = dict(listen or {})
         self._lock = threading.RLock()  # of all below; nobody who holds it waits for a process
         self._starts: dict[int, threading.RLock] = {}  # node id -> held by whoever starts it: one at a time
         self._ending = False  # nothing is started any more
@@ -164,6 +166,13 @@ class NodeProcesses:
         said = {**self._holds, **self._reasons}
         return "\n".join(f"  node {node_id}: {said[node_id]}" for node_id in sorted(said))
 
+    def fatal(self, node_id: int) -> str | None:
+        """Say why a node is gone, if it will not come back as it is; None if it is there, or is started again."""
+        process = self._processes.get(node_id)
+        if process is None or process.alive or not process.wanted:
+            return None
+        return self._reasons.get(node_id) if not self.supervised or process.returncode in EXPLAINED else None
+
     def last_lines(self) -> str:
         """Return the last lines that the nodes wrote."""
         lines: list[str] = []
@@ -206,7 +215,6 @@ class NodeProcesses:
                 self._bring_up(node_id, deadline_s)
         except BaseException:  # nobody has heard of it yet
             self.forget(node_id)
-            shutil.rmtree(self.place.node_path(node_id), ignore_errors=True)
             raise
         return node_id
 
@@ -231,7 +239,7 @@ class NodeProcesses:
             fresh = (f"ipc://{run_dir}/{node_id}.peer", f"ipc://{run_dir}/{node_id}.client")
         else:
             fresh = ("tcp://127.0.0.1:0",) * 2
-        peer_endpoint, client_endpoint = self._bound.get(node_id, fresh)
+        peer_endpoint, client_endpoint = self._bound.get(node_id) or self._listen.get(node_id, fresh)
         # Who joined later begins with nothing, and learns from the log who is who.
         founders = info.founder_ids if node_id in info.founder_ids else ()
         known = self.place.storage_ids()
@@ -274,6 +282,7 @@ class NodeProcesses:
             if old is not None:
                 old.close()
             process = self._processes[node_id] = self.make_process(node_id)
+            self._holds.pop(node_id, None)
             process.start()
             return process
 
@@ -288,6 +297,7 @@ class NodeProcesses:
                 process.introduced = True
                 self._tell_peers(self._introduced() if is_new else [process])
             self._expect(process, "ready", deadline_s)
+            self._expect(process, "restored", deadline_s)  # or it dies of its snapshot, and says so
             self._serves(process)
         except BaseException:
             process.kill()  # nobody watches it
@@ -295,13 +305,15 @@ class NodeProcesses:
 
     def _expect(self, process: NodeProcess, verb: str, deadline_s: float) -> Any:
         """Wait for what a starting node has to say next."""
-        said, value = process.receive(max(0.1, deadline_s - time.monotonic()))
-        if said == "stopped":
-            self._reasons[process.node_id] = value
-            raise StartError(f"{process.name} did not start: {value}")
-        if said != verb:
-            raise StartError(f"{process.name} did not start: it said {said} {value}")
-        return value
+        while True:
+            said, value = process.receive(max(0.1, deadline_s - time.monotonic()))
+            if said == verb:
+                return value
+            self._on_report(process, (said, value))
+            if (said, verb) == ("hold", "restored") and value:
+                return value  # it stores and votes, tries again, and says so in its status
+            if said == "stopped":
+                raise StartError(f"{process.name} did not start: {value}")
 
     def _serves(self, process: NodeProcess) -> None:
         """From now on the monitor looks after it."""
@@ -310,7 +322,6 @@ class NodeProcesses:
                 raise StartError(f"{process.name} was taken down while it started")
             process.serving = True
             self._reasons.pop(process.node_id, None)
-            self._holds.pop(process.node_id, None)
             self._monitor.watch(process)
 
     def _introduced(self) -> list[NodeProcess]:
@@ -373,7 +384,7 @@ class NodeProcesses:
             self.emit("exit", node_id, "stopped on purpose")
 
     def forget(self, node_id: int) -> None:
-        """Keep nothing of a node that is no member, but its folder."""
+        """Keep nothing of a node that is no member: process, links, data, sockets. Its id is not used again."""
         with self._lock:
             process = self._processes.pop(node_id, None)
             if self.keys is not None:
@@ -384,8 +395,10 @@ class NodeProcesses:
                 process.wanted = False
                 self._monitor.forget(process)
                 process.close()
-            if not self._ending:
-                self.place.update(tuple(one for one in self.node_ids if one != node_id))
+            if self._ending:
+                return
+            self.place.update(tuple(one for one in self.node_ids if one != node_id))
+        self.place.remove_node(node_id)
 
     # --- All of them ---
 

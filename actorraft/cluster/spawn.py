@@ -10,18 +10,21 @@ Threads:    every public method may be called from any thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Generic, Literal, ParamSpec, Protocol, TypeVar
 
 from actorraft.actors.process import refuse_nested_spawn
 from actorraft.actors.supervision import Supervision
+from actorraft.actors.surroundings import check_descriptors, explained, interpreter
 from actorraft.cluster.cluster import Cluster
+from actorraft.cluster.options import check_a, check_kind, check_listen, check_one_of, check_path, check_timeout
 from actorraft.cluster.place import Place
 from actorraft.cluster.processes import NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
@@ -47,6 +50,7 @@ class ReplicatedStateMachine(Generic[M]):
     def __init__(self, machine: Callable[P, M], /, *args: P.args, **kwargs: P.kwargs) -> None:
         self._machine = machine
         self._args = args
+        check_kind(machine)
         self._factory = encode_factory(machine, args, kwargs)
 
     def spawn(
@@ -54,8 +58,9 @@ class ReplicatedStateMachine(Generic[M]):
         nodes: int | None = None,
         *,
         data_dir: str | os.PathLike[str] | None = None,
-        durability: str | None = None,
-        transport: str = "ipc",
+        durability: Literal["fsync", "os"] | None = None,
+        transport: Literal["ipc", "tcp"] = "ipc",
+        listen: Sequence[str] | None = None,
         config: RaftConfig | None = None,
         supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
         name: str | None = None,
@@ -70,6 +75,7 @@ class ReplicatedStateMachine(Generic[M]):
             durability: "fsync" (survives loss of power; the default with a `data_dir`) or "os" (survives the death of
                 any or all processes; the default without).
             transport: "ipc" (sockets that only this user can reach) or "tcp" (loopback).
+            listen: one `host:port` a node, kept over restarts, for its peers; clients have the next port. Implies tcp.
             config: the numbers of the protocol.
             supervision: how nodes that die unasked are started again; None: not at all.
             name: for logs and `repr`; by default the machine's.
@@ -86,30 +92,42 @@ class ReplicatedStateMachine(Generic[M]):
                 raise TypeError(f"nodes is a whole number, not {nodes!r}")
             if nodes < 1:
                 raise ValueError(f"a cluster has at least 1 node, not {nodes}")
-        if transport not in ("ipc", "tcp"):
-            raise UsageError(f'transport is "ipc" or "tcp", not {transport!r}')
-        if durability not in (None, "os", "fsync"):
-            raise UsageError(f'durability is "os" or "fsync", not {durability!r}')
+        timeout_s = check_timeout(timeout)
+        check_one_of("transport", transport, ("ipc", "tcp"))
+        check_one_of("durability", durability, (None, "os", "fsync"))
+        check_a("config", config, RaftConfig)
+        check_a("supervision", supervision, Supervision)
+        check_a("name", name, str)
+        data_dir, from_snapshot = check_path("data_dir", data_dir), check_path("from_snapshot", from_snapshot)
+        addresses = check_listen(listen) if listen is not None else ()
+        if addresses and nodes is None:
+            nodes = len(addresses)
         refuse_nested_spawn()
-        machine = machine_name(self._machine, self._args)
-        if from_snapshot is not None:
-            check_portable(from_snapshot, machine)
-        place = Place(data_dir, machine, nodes, name)
-        if from_snapshot is not None and not place.is_new:
-            place.close()
-            raise UsageError(f"{data_dir} holds a cluster already; from_snapshot is for a new one")
-        return self._start(
-            NodeProcesses(
+        interpreter()
+        check_descriptors(nodes or 3)
+        with explained(), contextlib.ExitStack() as undo:
+            machine = machine_name(self._machine, self._args)
+            if from_snapshot is not None:
+                check_portable(from_snapshot, machine)
+            place = Place(data_dir, machine, nodes, name)
+            undo.callback(place.close)
+            if from_snapshot is not None and not place.is_new:
+                raise UsageError(f"{data_dir} holds a cluster already; from_snapshot is for a new one")
+            members = place.info.node_ids
+            if addresses and len(addresses) != len(members):
+                raise UsageError(f"listen names {len(addresses)} addresses for {len(members)} nodes: one a node")
+            processes = NodeProcesses(
                 place,
                 self._factory,
                 durability=durability or ("os" if data_dir is None else "fsync"),
-                transport=transport,
+                transport="tcp" if addresses else transport,
+                listen=dict(zip(members, addresses, strict=False)),
                 config=config if config is not None else RaftConfig.local(),
                 supervision=supervision,
-                from_snapshot=Path(from_snapshot).absolute() if from_snapshot is not None else None,
-            ),
-            timeout,
-        )
+                from_snapshot=Path(from_snapshot) if from_snapshot is not None else None,
+            )
+            undo.pop_all()  # closed with the processes from here on
+            return self._start(processes, timeout_s)
 
     def _start(self, processes: NodeProcesses, timeout: float) -> Cluster[M]:
         """Start the nodes; a client of them, which is the cluster, is made when all are there."""
@@ -128,11 +146,37 @@ class ReplicatedStateMachine(Generic[M]):
             raise error from None
         return cluster
 
-    async def spawn_async(self, nodes: int | None = None, **options: Any) -> Cluster[M]:
+    async def spawn_async(
+        self,
+        nodes: int | None = None,
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        durability: Literal["fsync", "os"] | None = None,
+        transport: Literal["ipc", "tcp"] = "ipc",
+        listen: Sequence[str] | None = None,
+        config: RaftConfig | None = None,
+        supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
+        name: str | None = None,
+        from_snapshot: str | os.PathLike[str] | None = None,
+        timeout: float = 30.0,
+    ) -> Cluster[M]:
         """`spawn`, from a coroutine: the event loop goes on meanwhile. Cancelled, it leaves nothing behind."""
+        spawn = partial(
+            self.spawn,
+            nodes,
+            data_dir=data_dir,
+            durability=durability,
+            transport=transport,
+            listen=listen,
+            config=config,
+            supervision=supervision,
+            name=name,
+            from_snapshot=from_snapshot,
+            timeout=timeout,
+        )
         loop, start, context = asyncio.get_running_loop(), _Start(), contextvars.copy_context()
         context.run(_started.set, start.goes_on_as)
-        spawning = loop.run_in_executor(None, partial(context.run, self.spawn, nodes, **options))
+        spawning = loop.run_in_executor(None, partial(context.run, spawn))
         try:
             return await asyncio.shield(spawning)
         except asyncio.CancelledError:

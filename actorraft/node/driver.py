@@ -101,8 +101,8 @@ class Observer:
     def noticed(self, what: str, value: Any) -> None:
         """Something that an operator may want to know.
 
-        "snapshot" (its index), "difference" and "hold" (in words), "lost log" (whose, and in words),
-        "begun" (probation is over: what this node votes and acknowledges counts).
+        "snapshot" (its index), "restored" (up to which), "difference" and "hold" (in words), "lost log" (whose, and in
+        words), "begun" (probation is over: what this node votes and acknowledges counts).
         """
 
     def state_changed(self, server: RaftServer) -> None:
@@ -382,6 +382,7 @@ class Driver:
                 self.holding.note(None)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self.server.applied(index)
+                self.observer.noticed("restored", index)
             case work.Stopped(reason, disk):
                 raise StorageFailed(reason) if disk else NodeStopped(reason)
 

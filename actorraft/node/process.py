@@ -379,6 +379,8 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         context.loaded()
         log = node.driver.server.log
         context.report(("ready", tuple(log.last)))
+        if node.driver.snapshots.newest_index < 0:  # else it is said when the machine has taken up that state
+            context.report(("restored", -1))
         gc.collect()
         gc.freeze()  # what the start made lives as long as the process; the collector need not walk it again
         node.run()

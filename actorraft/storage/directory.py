@@ -344,8 +344,11 @@ def prepare_directory(path: str | os.PathLike[str]) -> Path:
     with cannot_be_used(directory):
         directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         status = directory.stat()
-        if os.geteuid() not in (0, status.st_uid):
-            raise UsageError(f"{directory} belongs to another user (uid {status.st_uid})")
+        if os.geteuid() != status.st_uid:  # root could, and would leave files there that its owner cannot read
+            raise UsageError(
+                f"{directory} belongs to another user (uid {status.st_uid}) than this process runs as "
+                f"(uid {os.geteuid()}): run as that user, or give it away with chown"
+            )
         if stat.S_IMODE(status.st_mode) != DIRECTORY_MODE:
             directory.chmod(DIRECTORY_MODE)
         if not os.access(directory, os.W_OK | os.X_OK):

@@ -8,6 +8,7 @@ Source:     Raft §7; the content is what executor.py writes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ from actorraft.errors import CorruptionError, UsageError
 from actorraft.ports import Storage
 from actorraft.raft.messages import Configuration, EntryId, HardState
 from actorraft.storage.directory import this_python
+from actorraft.storage.files import FILE_MODE
 
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
@@ -39,15 +41,19 @@ class PortableInfo:
 
 
 def write_portable(path: str | os.PathLike[str], info: PortableInfo, chunks: Iterable[bytes]) -> Path:
-    """Write the file aside, sync it, and rename it: there is a whole one, or none.
+    """Write the file aside, sync it, and rename it: there is a whole one, or none. Only this user can read it.
 
     Raises:
         UsageError: it cannot be written there.
     """
+    if "\0" in os.fsdecode(path):
+        raise UsageError(f"a path has no NUL character in it: {os.fsdecode(path)!r}")
     target = Path(path).absolute()
-    aside = target.with_name(target.name + ".tmp")
+    # A name that nobody can have planted a link under, in a directory that others may write to.
+    aside = target.with_name(f".{target.name[:200]}.{os.urandom(8).hex()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(aside, "wb") as file:
+        with open(os.open(aside, flags, FILE_MODE), "wb") as file:
             crc = 0
             for data in (json.dumps(asdict(info)).encode() + b"\n", *chunks):
                 crc = crc32(data, crc)
@@ -64,7 +70,8 @@ def write_portable(path: str | os.PathLike[str], info: PortableInfo, chunks: Ite
     except OSError as error:
         raise UsageError(f"the snapshot cannot be written to {target}: {error.strerror or error}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # renamed, or never made
+            aside.unlink()
     return target
 
 

@@ -13,7 +13,7 @@ import typer
 from actorraft.cli.output import USED_WRONGLY, errors, fail, say
 from actorraft.node.folder import NodeFolder, read_folder
 from actorraft.node.process import run_node
-from actorraft.node.standalone import Foreground, next_port, plan
+from actorraft.node.standalone import Foreground, hash_seed_of, overrides_of, plan
 
 HASH_SEED: Final = "PYTHONHASHSEED"
 
@@ -45,29 +45,16 @@ def serve(
             data_dir = None
         if folder is None:
             raise fail("name the node's folder, or --join TOKEN with --data-dir", USED_WRONGLY)
-        overrides = {"node.data_dir": str(data_dir) if data_dir is not None else "", "http.listen": http}
-        overrides |= _addresses(listen, advertise)
-        read = read_folder(folder, overrides={name: value for name, value in overrides.items() if value})
+        read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http))
         _with_hash_seed(read)
         spec = plan(folder, read)
     context = Foreground(read, say)
     run_node(context, spec)  # type: ignore[arg-type]
 
 
-def _addresses(listen: str, advertise: str) -> dict[str, str]:
-    named = {"node.listen": listen, "node.advertise": advertise}
-    more = {
-        "node.client_listen": listen and next_port(listen),
-        "node.client_advertise": advertise and next_port(advertise),
-    }
-    if listen and not advertise:
-        more |= {"node.advertise": listen, "node.client_advertise": next_port(listen)}
-    return named | more
-
-
 def _with_hash_seed(folder: NodeFolder) -> None:
     """Run under the hash seed of the cluster, so that sets iterate alike: an interpreter takes it as it starts."""
-    seed = str(int(folder.cluster.id, 16) % (1 << 32))
+    seed = str(hash_seed_of(folder))
     if os.environ.get(HASH_SEED) != seed:
         os.environ[HASH_SEED] = seed
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

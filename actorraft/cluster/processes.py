@@ -29,7 +29,7 @@ from actorraft.actors.supervision import Supervision
 from actorraft.cluster.place import Place
 from actorraft.errors import StartError, UsageError
 from actorraft.node.process import NodeSpec, run_node
-from actorraft.raft.config import RaftConfig
+from actorraft.raft.config import RaftConfig, deciding
 from actorraft.raft.messages import Configuration
 
 CUT_S: Final = 2.0  # how long `cut` waits for a node that does not obey
@@ -262,6 +262,7 @@ class NodeProcesses:
             client_endpoint=client_endpoint,
             keys=self.keys.of_node(node_id) if self.keys is not None else None,
             config=self.config,
+            settings=deciding(self.config),
         )
 
     def _starting(self, node_id: int) -> threading.RLock:

@@ -24,10 +24,13 @@ from actorraft.actors.process import refuse_nested_spawn
 from actorraft.actors.supervision import Supervision
 from actorraft.actors.surroundings import check_descriptors, explained, interpreter
 from actorraft.cluster.cluster import Cluster
+from actorraft.cluster.member import Member, client_folder_of
 from actorraft.cluster.options import check_a, check_kind, check_listen, check_one_of, check_path, check_timeout
 from actorraft.cluster.place import Place
 from actorraft.cluster.processes import NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
+from actorraft.node.folder import read_folder
+from actorraft.node.standalone import arguments_of, overrides_of, plan
 from actorraft.pickling.encoder import encode_factory, machine_name
 from actorraft.raft.config import RaftConfig
 from actorraft.storage.portable import check_portable
@@ -49,7 +52,7 @@ class ReplicatedStateMachine(Generic[M]):
 
     def __init__(self, machine: Callable[P, M], /, *args: P.args, **kwargs: P.kwargs) -> None:
         self._machine = machine
-        self._args = args
+        self._args, self._kwargs = args, kwargs
         check_kind(machine)
         self._factory = encode_factory(machine, args, kwargs)
 
@@ -145,6 +148,43 @@ class ReplicatedStateMachine(Generic[M]):
             running.close()
             raise error from None
         return cluster
+
+    def serve(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        listen: str = "",
+        advertise: str = "",
+        http: str = "",
+        timeout: float = 30.0,
+    ) -> Member[M]:
+        """Host one member of a cluster over many machines, in a process that dies with this one.
+
+        Args:
+            folder: the node's folder, as `actorraft init` wrote it.
+            data_dir: where its data is; by default in the folder.
+            listen: "host:port" to bind for other nodes; clients get the next port.
+            advertise: "host:port" that other nodes dial; by default what is bound.
+            http: "host:port" for health and metrics.
+            timeout: seconds until it must serve; that there is a leader is not waited for.
+
+        Raises:
+            UsageError: the folder, the data or an option cannot be used, or the folder is another machine's.
+            StartError: the process did not come up; the message holds its own words.
+        """
+        refuse_nested_spawn()
+        read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http))
+        name = machine_name(self._machine, self._args)
+        asked = (name, list(self._args), self._kwargs)
+        theirs = (read.cluster.machine, *arguments_of(read))
+        if asked != (theirs[0], list(theirs[1]), theirs[2]):
+            raise UsageError(
+                f"{folder} is for {theirs[0]} with {list(theirs[1])} and {theirs[2]}, and this is {name} with "
+                f"{list(self._args)} and {self._kwargs}: what decides the state is the cluster's"
+            )
+        spec = plan(Path(folder), read)
+        return Member(self._machine, read, spec, client_folder_of(folder), timeout)
 
     async def spawn_async(
         self,

@@ -47,6 +47,7 @@ from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
 from actorraft.node.members import Members
 from actorraft.ports import Kinds
+from actorraft.raft import roster
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import Configuration, Message
@@ -84,6 +85,7 @@ class NodeSpec:
         seeds: where the others were last, without a parent.
         probation: the disk was empty under an id that may have begun (raft/probation.py).
         hands_over: hand leadership over before leaving.
+        settings: what decides replicated state, as this start says it, as JSON by name; the log must agree.
     """
 
     node_id: int
@@ -104,6 +106,7 @@ class NodeSpec:
     seeds: dict[int, Announcement] = field(default_factory=dict)
     probation: Probation | None = None
     hands_over: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 def open_storage(spec: NodeSpec) -> DiskStorage:
@@ -125,6 +128,22 @@ def open_storage(spec: NodeSpec) -> DiskStorage:
     except UsageError as error:
         raise StorageFailed(str(error)) from error
     return store
+
+
+def check_settings(spec: NodeSpec, configuration: Configuration) -> bool:
+    """Return whether the log lacks something of what decides replicated state.
+
+    Raises:
+        StorageFailed: the log says otherwise than this start.
+    """
+    kept = dict(configuration.settings)
+    for name, value in spec.settings.items():
+        if kept.get(name, value) != value:
+            raise StorageFailed(
+                f"this start of node {spec.node_id} says {name} = {value}, and the cluster's is {kept[name]}: what "
+                "decides the state is equal on all nodes, and set once, when the cluster begins"
+            )
+    return bool(spec.settings.keys() - kept.keys())
 
 
 def has_begun(directory: Path) -> None:
@@ -208,6 +227,7 @@ class RaftNode:
         )
         host.on_fault = functools.partial(setattr, self.driver, "fault")
         self.driver.fault = host.fault
+        self._unsettled = check_settings(spec, self.driver.server.configuration)
         self._ticks = Ticks(self._clock, spec.config.tick_s)
         self._leaving_until_s = math.inf  # it hands over, and is patient until then
         self._members = Members(self.driver, mailbox, spec, self._set_peers) if spec.advertise is not None else None
@@ -251,6 +271,8 @@ class RaftNode:
         driver.process_events(events)
         if self._campaign:
             self._campaign_when_connected()
+        if self._unsettled and driver.server.state is LeaderState:
+            self._settle()
         if self._members is not None and self._members.follow():
             driver.process_events(())
         if self._members is not None and self._members.removed:
@@ -259,6 +281,14 @@ class RaftNode:
         if self._context.stop_requested and self._may_leave():
             return None
         return bool(envelopes)
+
+    def _settle(self) -> None:
+        """Make what decides replicated state the cluster's own, once; a cluster of 0.1.0 has none of it in its log."""
+        self._unsettled = False
+        configuration = self.driver.server.configuration
+        if self._spec.settings.keys() - dict(configuration.settings).keys():
+            self.driver.server.annotate(roster.settle(configuration, self._spec.settings))
+            self.driver.process_events(())
 
     def _may_leave(self) -> bool:
         """Hand leadership over first, so that nobody has to find out; and let those hear who wait for an answer."""

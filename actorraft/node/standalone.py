@@ -27,7 +27,7 @@ from actorraft.node.folder import FIRST_START, SECRET_FILE, NodeFolder, take_fir
 from actorraft.node.process import ON_PROBATION, NodeSpec
 from actorraft.pickling.encoder import encode_factory
 from actorraft.raft import roster
-from actorraft.raft.config import RaftConfig
+from actorraft.raft.config import RaftConfig, deciding
 from actorraft.raft.messages import ClientKey, Configuration, Member
 from actorraft.raft.probation import Probation
 from actorraft.storage.directory import NODE_FILE as DATA_FILE
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("actorraft")
 
-# What decides replicated state, and is therefore the cluster's (rules.md R8).
-DECIDING: Final = ("machine", "args", "kwargs", "session_expiry_s", "frame_bytes_max")
+DECIDING: Final = ("machine", "args", "kwargs", *deciding(RaftConfig()))  # replicated state (rules.md R8)
 
 
 def load_machine(name: str) -> Callable[..., Any]:
@@ -65,12 +64,28 @@ def load_machine(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def hash_seed_of(folder: NodeFolder) -> int:
+    """Return the PYTHONHASHSEED of every node of the cluster, so that sets iterate alike."""
+    return int(folder.cluster.id, 16) % (1 << 32)
+
+
+def overrides_of(data_dir: str | os.PathLike[str] | None, listen: str, advertise: str, http: str) -> dict[str, str]:
+    """Return what options of a start put in the place of the folder's: "part.key" -> value."""
+    named = {"node.data_dir": os.fspath(data_dir) if data_dir is not None else "", "http.listen": http}
+    advertise = advertise or listen
+    if listen:
+        named |= {"node.listen": listen, "node.client_listen": next_port(listen)}
+    if advertise:
+        named |= {"node.advertise": advertise, "node.client_advertise": next_port(advertise)}
+    return {name: value for name, value in named.items() if value}
+
+
 def settings_of(folder: NodeFolder, config: RaftConfig) -> dict[str, str]:
     """Return what the cluster keeps as its own, as JSON by name."""
     part = folder.cluster
     named = {name: getattr(part, name) for name in ("name", "machine", "durability", "profile")}
-    numbers = {name: getattr(config, name) for name in DECIDING if hasattr(config, name)}
-    return {name: json.dumps(value) for name, value in {**named, **numbers}.items()} | {
+    return {name: json.dumps(value) for name, value in named.items()} | {
+        **deciding(config),
         "args": part.args,
         "kwargs": part.kwargs,
     }
@@ -114,7 +129,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
     return NodeSpec(
         node_id=node.id,
         cluster_id=bytes.fromhex(cluster.id),
-        factory=encode_factory(machine or load_machine(cluster.machine), *_arguments(folder)),
+        factory=encode_factory(machine or load_machine(cluster.machine), *arguments_of(folder)),
         machine_seed=int(cluster.id, 16),
         directory=data_dir,
         durability=cluster.durability,
@@ -130,6 +145,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         seeds={node_id: Announcement(0, each.peer, each.client) for node_id, each in members},
         probation=probation,
         hands_over=True,
+        settings={name: value for name, value in settings_of(folder, config).items() if name in DECIDING},
     )
 
 
@@ -162,7 +178,12 @@ def prepare_data(path: Path, data_dir: Path, folder: NodeFolder) -> Probation | 
     return Probation(marked=marked)
 
 
-def _arguments(folder: NodeFolder) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(folder: NodeFolder) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of the machine's constructor.
+
+    Raises:
+        UsageError: they are no JSON.
+    """
     try:
         args, kwargs = json.loads(folder.cluster.args), json.loads(folder.cluster.kwargs)
     except ValueError as error:

@@ -87,3 +87,11 @@ class RaftConfig:
             link_timeout_ms=2000,
             reconnect_max_ms=500,
         )
+
+
+DECIDING = ("frame_bytes_max", "session_expiry_s")
+
+
+def deciding(config: RaftConfig) -> dict[str, str]:
+    """Return the numbers that decide replicated state, by name, as JSON: a cluster has them once, in its log."""
+    return {name: repr(getattr(config, name)) for name in DECIDING}

@@ -1,0 +1,58 @@
+"""Members hosted from Python: three services that each serve one, and one folder that is another machine's."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from actorraft import ReplicatedStateMachine, UsageError, connect
+from actorraft.cluster.founding import found
+from statemachines.kv import KVStore
+
+pytestmark = pytest.mark.cluster
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports whose next one is free too."""
+    found_ports: list[int] = []
+    while len(found_ports) < count:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            try:
+                other.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            if port not in found_ports and port + 1 not in found_ports and port - 1 not in found_ports:
+                found_ports.append(port)
+    return found_ports
+
+
+def test_three_services_host_a_member_each(tmp_path: Path) -> None:
+    nodes = [f"127.0.0.1:{port}" for port in free_ports(3)]
+    found(tmp_path / "c", "statemachines.kv:KVStore", nodes)
+    machine = ReplicatedStateMachine(KVStore)
+    members = [machine.serve(tmp_path / "c" / f"node-{n}") for n in range(3)]
+    try:
+        assert [member.id for member in members] == [0, 1, 2]
+        with connect(tmp_path / "c" / "client", KVStore, timeout=30.0) as client:
+            client.proxy().set("x", 1)
+            leader = client.wait_for_leader()
+            members[leader].stop()
+            assert client.proxy(timeout=20.0).get("x") == 1
+            members[leader] = machine.serve(tmp_path / "c" / f"node-{leader}")
+            assert {row.id for row in members[0].status()} == {0, 1, 2}
+    finally:
+        for member in members:
+            member.stop()
+    assert not any(member.alive for member in members)
+
+
+def test_a_folder_that_is_another_machine_s_or_has_other_arguments_is_refused(tmp_path: Path) -> None:
+    found(tmp_path / "c", "statemachines.kv:KVStore", ["127.0.0.1:7000"])
+    with pytest.raises(UsageError, match=r"is for statemachines\.kv:KVStore.*and this is builtins:dict"):
+        ReplicatedStateMachine(dict).serve(tmp_path / "c" / "node-0")
+    with pytest.raises(UsageError, match="and this is builtins:dict with"):
+        ReplicatedStateMachine(dict, ann=1).serve(tmp_path / "c" / "node-0")

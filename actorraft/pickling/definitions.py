@@ -36,7 +36,7 @@ from actorraft.pickling import byvalue, exceptions
 from actorraft.pickling.arrays import reduce_read_only
 from actorraft.pickling.byvalue import CodePickler, Ref
 from actorraft.pickling.formats import BY_VALUE, MOVED, check_python, mark_by_value
-from actorraft.pickling.names import Name, look_up
+from actorraft.pickling.names import Name, can_be_found, look_up
 
 _flat_decoder = msgspec.msgpack.Decoder(tuple[str, str, dict[str, Any]])
 _encode = msgspec.msgpack.Encoder().encode
@@ -491,6 +491,8 @@ def _install(name: Name, found: Any, ours: dict[int, Ref]) -> None:
     """
     module_name, qualname = name
     module = sys.modules.get(module_name)
+    if module is None and can_be_found(module_name):
+        return  # sent by value by the user's wish; whoever imports it here finds what is on the disk
     if module is None:
         module = sys.modules[module_name] = types.ModuleType(module_name, "Definitions that came over the log.")
     if "." in qualname:

@@ -30,7 +30,7 @@ from actorraft.pickling import byvalue, exceptions
 from actorraft.pickling.byvalue import HEAP_TYPE, CodePickler, Ref, fingerprint_of
 from actorraft.pickling.canonical import SCALARS
 from actorraft.pickling.formats import CALL, DEFINITION, FLAT, OBJECT, mark_by_value
-from actorraft.pickling.names import Name, is_importable, look_up, name_of
+from actorraft.pickling.names import BY_VALUE_MODULES, Name, is_importable, look_up, name_of
 from actorraft.pickling.sent import Sent
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -55,6 +55,7 @@ class Encoder:
         self._plain: set[Any] = set()
         self._flat: dict[type, bool] = {}  # whether the instances of a plain class are their __dict__ and nothing else
         self._sent = Sent()
+        self._registered: frozenset[str] = frozenset()  # modules that go by value by the user's wish, when last looked
         self._inline = Sent()  # classes that go by value with each command, since too many are sent under their name
         self._current: dict[Name, Ref] = {}  # plain name -> what the nodes have under it
         self._idle: list[_CommandPickler] = []  # picklers with their buffers, for reuse; append and pop are atomic
@@ -78,6 +79,8 @@ class Encoder:
         Raises:
             UsageError: it cannot be sent; it says why.
         """
+        if BY_VALUE_MODULES:
+            self._heed_registered()
         kind = type(command)
         if self._flat.get(kind) and kind in self._plain and SCALARS.issuperset(map(type, vars(command).values())):
             # Nothing in it needs a look, and its class is known there: plain data, at a third of what a pickle costs.
@@ -96,9 +99,20 @@ class Encoder:
             self._plain.clear()
             self._instances.clear()
 
+    def _heed_registered(self) -> None:
+        """Look at every class again if modules were registered for going by value, or are not any more."""
+        registered = frozenset(BY_VALUE_MODULES)
+        if registered != self._registered:
+            with self._lock:
+                self._registered = registered
+                for held in (self._plain, self._instances, self._flat):
+                    held.clear()
+
     def dumps(self, value: Any) -> bytes:
         """Pickle a value, defining what the nodes need first."""
         kind = type(value)
+        if BY_VALUE_MODULES:
+            self._heed_registered()
         try:
             pickler = self._idle.pop()
         except IndexError:

@@ -187,6 +187,17 @@ def goes_as_itself(kind: type) -> bool:
     return issubclass(kind, Exception) and not issubclass(kind, _NOT_AS_ITSELF)
 
 
+def can_be_shown(error: BaseException) -> bool:
+    """Whether showing an exception is harmless: one whose `__str__` exits would end whoever logs it."""
+    try:
+        str(error)
+    except Exception:
+        return True
+    except BaseException:
+        return False
+    return True
+
+
 def take_apart(error: Exception) -> Any:
     """Return an exception's parts, or the exception itself if its class has its own way to be pickled."""
     parts = _take_apart(error, ())

@@ -15,7 +15,11 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
+import cloudpickle.cloudpickle as cloudpickle  # type: ignore[import-untyped]
+
 Name = tuple[str, str]
+
+BY_VALUE_MODULES: set[str] = cloudpickle._PICKLE_BY_VALUE_MODULES  # those that the user has registered
 
 
 def name_of(code: Any) -> Name:
@@ -43,12 +47,30 @@ _importable: dict[str, tuple[Any, bool]] = {}  # module name -> (the module aske
 
 
 def module_is_importable(name: str) -> bool:
-    """Tell whether a fresh interpreter with the same `sys.path` would load the same module under this name."""
+    """Tell whether a fresh interpreter with the same `sys.path` would load the same module under this name.
+
+    What the user has registered with `cloudpickle.register_pickle_by_value`, itself or a package around it, is taken
+    not to be: that is what registering says.
+    """
+    if BY_VALUE_MODULES and is_registered(name):
+        return False
     module = sys.modules.get(name)
     known = _importable.get(name)
     if known is None or known[0] is not module:
         known = _importable[name] = (module, _find(name, module))
     return known[1]
+
+
+def is_registered(name: str) -> bool:
+    """Tell whether a module, or a package around it, is to be sent by value by the user's wish."""
+    while name and name not in BY_VALUE_MODULES:
+        name = name.rpartition(".")[0]
+    return bool(name)
+
+
+def can_be_found(name: str) -> bool:
+    """Tell whether this interpreter would find a module of this name, if it is asked to import it."""
+    return name in sys.modules or _fresh_spec(name) is not None
 
 
 def _find(name: str, module: Any) -> bool:

@@ -34,11 +34,11 @@ _Ext = msgspec.msgpack.Ext
 def encode_error(error: BaseException, dumps: Callable[[Any], bytes], kind: int = RAISED) -> Any:
     """Encode what a command raised, so that the client can raise the same. Never raises, whatever the exception does.
 
-    What is no Exception, means something else to a caller (StopIteration, this library's own errors), is huge or cannot
-    be pickled goes without a body and arrives as CommandFailed.
+    What is no Exception, means something else to a caller (StopIteration, this library's own errors), ends whoever
+    shows it, is huge or cannot be pickled goes without a body and arrives as CommandFailed.
     """
     body = None
-    if kind == RAISED and exceptions.goes_as_itself(type(error)):
+    if kind == RAISED and exceptions.goes_as_itself(type(error)) and exceptions.can_be_shown(error):
         try:
             body = dumps(exceptions.take_apart(error))  # type: ignore[arg-type]
         except BaseException:

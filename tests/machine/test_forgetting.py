@@ -6,9 +6,12 @@ What the state still holds of them stays readable, and of one class with what co
 from __future__ import annotations
 
 import gc
+import importlib
+import sys
 import types
 from typing import Any
 
+import cloudpickle
 import msgspec
 import pytest
 
@@ -149,7 +152,6 @@ def test_what_the_state_holds_of_a_forgotten_class_is_restored_anywhere_and_stay
         for node in both.nodes:
             assert node.query(eval(ask)) == (True, True, False, 2, 101)
         notebook(ITEM.format(step=1))
-        import sys
 
         both.execute(sys.modules["notebook_of_a_test"].Keep("d", 1))  # the first one's equal comes back
         for node in both.nodes:
@@ -270,3 +272,45 @@ def test_a_global_that_changed_between_two_sends_of_a_function_is_what_it_is_now
         assert node.execute(module.by_name) == 40
         module.helper = lambda: 7
         assert node.execute(module.by_name) == 70
+
+
+HELPERS = """
+class Add:
+    def __init__(self, n):
+        self.n = n
+    def __call__(self, state):
+        state.append(self)
+        return self
+    def told(self):
+        return {told}
+def count(state):
+    return len(state) * {told}
+"""
+
+
+@pytest.mark.parametrize("register", ["helpers_of_a_test", "helpers_package"])
+def test_a_module_that_was_registered_for_going_by_value_does_so(
+    register: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = register if register == "helpers_of_a_test" else "helpers_package.inner"
+    file = tmp_path.joinpath(*name.split(".")).with_suffix(".py")
+    file.parent.mkdir(exist_ok=True)
+    file.parent.joinpath("__init__.py").touch()
+    file.write_text(HELPERS.format(told=1))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module(name)
+    with Node(list) as node:
+        by_name = node.execute(module.Add(1))
+        assert node.definitions == []
+        module.Add.told = lambda self: 2  # as one who edits it would
+        file.write_text(HELPERS.format(told=3))
+        cloudpickle.register_pickle_by_value(importlib.import_module(register))
+        try:
+            assert type(node.execute(module.Add(1))) is type(by_name) is module.Add
+            assert len(node.definitions) >= 1
+            assert node.query(lambda state: [each.told() for each in state]) == [1, 2]
+            assert node.execute(module.count) == 2
+        finally:
+            cloudpickle.unregister_pickle_by_value(importlib.import_module(register))
+    for each in [each for each in sys.modules if each.startswith(register)]:
+        del sys.modules[each]

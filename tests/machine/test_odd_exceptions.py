@@ -318,6 +318,14 @@ def test_whatever_an_exception_does_it_ends_in_one_outcome(what: str) -> None:
     assert isinstance(str(BaseException.__dict__["__cause__"].__get__(arrived)), str)
 
 
+def test_an_exception_whose_str_exits_does_not_end_the_caller_that_logs_it() -> None:
+    for problem in (SystemExit("bye"), KeyboardInterrupt(), GeneratorExit()):
+        arrived = sent(method("__str__", thrown(problem))("x"))
+        assert type(arrived) is CommandFailed
+        assert str(arrived) == f"Odd___str__: <{type(problem).__name__} in its __str__>"
+    assert type(sent(method("__str__", thrown(RuntimeError()))("x"))).__name__ == "Odd___str__"
+
+
 def test_a_slow_story_is_cut_and_still_names_what_was_raised() -> None:
     arrived = sent(ExceptionGroup("headline", [long_chain(200) for _ in range(200)]))
     text = str(arrived.__cause__)

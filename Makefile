@@ -40,6 +40,7 @@ verify: $(VENV)/dev.stamp
 	@echo "== lint";             $(BIN)/ruff check --quiet $(CODE)
 	@echo "== types";            $(BIN)/mypy
 	@echo "== import contracts"; $(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
+	@echo "== longest";          $(BIN)/python -m tests.longest
 	@echo "== fast tests";       $(PYTEST) -m "not cluster and not slow and not soak"
 
 fix: $(VENV)/dev.stamp

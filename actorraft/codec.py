@@ -215,7 +215,7 @@ class Results(msgspec.Struct, array_like=True, frozen=True, tag=3):
     client_id: int
     first_sequence: int
     values: list[Any]
-    index: int = -1  # of an entry that has these commands applied: at it, or before it if they came again
+    index: int = -1  # of the entry that gave them; -1: not known
 
 
 class Refused(msgspec.Struct, array_like=True, frozen=True, tag=4):
@@ -285,6 +285,64 @@ _request_decoder = msgspec.msgpack.Decoder(Request)
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
 
 encode = _encoder.encode  # of any Request or Reply
+
+ANSWER_BYTES_MAX: Final = (64 << 20) - (64 << 10)  # of a Reply: a client's link takes 64 MiB, heads included
+_TOO_LARGE: Final = b"it was done; what it gave is too large to be sent"
+LOST: Final = msgspec.msgpack.Ext(6, _TOO_LARGE)  # the result of that
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """Encode a reply, without what a client's link would break of: of reads the last ones, of results the largest."""
+    try:
+        frame = _encoder.encode(reply)
+        if len(frame) <= ANSWER_BYTES_MAX:
+            return frame
+    except (ValueError, OverflowError):
+        pass  # over 4 GiB, which msgpack has no length for
+    if type(reply) is Answers:
+        return encode(Answers(reply.request_id, _first(reply.values)))
+    if type(reply) is Results:
+        return encode(Results(reply.client_id, reply.first_sequence, _smallest(reply.values), reply.index))
+    if type(reply) is AdminReply:
+        return encode(AdminReply(reply.request_id, "the answer is too large to be sent", None))
+    if type(reply) is Published:
+        error = f"what was published at index {reply.index} is too large to be sent"
+        return encode(Published(reply.watch_id, -1, [], error))
+    raise AssertionError(f"a {type(reply).__name__} of over {ANSWER_BYTES_MAX} bytes")
+
+
+def _size(value: Any) -> int:
+    try:
+        return len(_encoder.encode(value))
+    except (ValueError, OverflowError):
+        return ANSWER_BYTES_MAX + 1
+
+
+def _first(values: list[Any]) -> list[Any]:
+    """Return as many of the first values as fit, at least one; one that never fits is lost."""
+    fitting: list[Any] = []
+    left = ANSWER_BYTES_MAX - 64
+    for value in values:
+        size = _size(value)
+        if size > ANSWER_BYTES_MAX - 64:
+            value, size = LOST, len(_TOO_LARGE) + 8
+        if size > left:
+            break
+        fitting.append(value)
+        left -= size
+    return fitting
+
+
+def _smallest(values: list[Any]) -> list[Any]:
+    """Return the values, the largest of them lost so that the others fit."""
+    sizes = [_size(value) for value in values]
+    total, kept = sum(sizes) + 64, list(values)
+    for position in sorted(range(len(values)), key=sizes.__getitem__, reverse=True):
+        if total <= ANSWER_BYTES_MAX or sizes[position] <= len(_TOO_LARGE) + 8:
+            break
+        total += len(_TOO_LARGE) + 8 - sizes[position]
+        kept[position] = LOST
+    return kept
 
 
 def decode_request(frame: bytes | memoryview) -> Request:

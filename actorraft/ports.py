@@ -98,10 +98,14 @@ class Net(Protocol):
     def send(self, message: Message, /) -> None: ...
 
 
-class Clients(Protocol):
-    """Answering clients; called by the loop alone; never blocks; an answer to a client that is gone is dropped."""
+GONE: Final = object()  # a client certainly is
 
-    def send_client(self, client: Any, frame: bytes) -> object: ...
+
+class Clients(Protocol):
+    """Answering clients; called by the loop alone; never blocks; an answer that does not leave at once is dropped."""
+
+    def send_client(self, client: Any, frame: bytes) -> object:
+        """Return False if the client's queue is full now, GONE if the client certainly is; anything else: it left."""
 
     def role(self, client: Any) -> str:
         """Return what a client's key allows: "read", "write", "join" or "admin"; who needs no key may do all."""

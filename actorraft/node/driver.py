@@ -200,6 +200,7 @@ class Driver:
             self.server,
             executor,
             clients,
+            self.clock,
             config,
             snapshots=self.snapshots,
             log_time=self._log_time,
@@ -258,6 +259,7 @@ class Driver:
                     self.holding.tick(ticks)
                     self._wake_machine()
                     self._maybe_check()
+                    self.requests.tick()
                 case DisconnectEvent(peer_id):
                     server.peer_disconnected(peer_id)
                 case ConnectEvent(peer_id):
@@ -319,6 +321,7 @@ class Driver:
             self.snapshots.install(ready.install)
             self.observer.installed(ready.install)
             self._shut_out = []
+            self.requests.handed_over()
         if ready.hard_state is not None or ready.entries_from >= 0:
             if ready.entries_from >= 0 and self.server.state is not LeaderState:
                 self.requests.replaced_from(ready.entries_from)
@@ -357,7 +360,7 @@ class Driver:
                 if hold is not self.holding.hold:
                     self.holding.note(hold)
                 if events:
-                    self.requests.published(events)
+                    self.requests.watches.published(events)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self.requests.applied(index, replies)
                 self.server.applied(index)
@@ -368,9 +371,9 @@ class Driver:
                 self.holding.tried(applied.hold, apply=apply)
                 self._on_done(applied)
             case work.Answered(client, reply):
-                self.requests.reply(client, reply)
+                self.requests.answered(client, reply)
             case work.Watched(client, watch, published):
-                self.requests.watched(client, watch, published)
+                self.requests.watches.looked_up(client, watch, published)
             case work.SnapshotTaken(meta, held_up_s):
                 if self.snapshots.taken(meta, held_up_s):
                     self.observer.noticed("snapshot", meta.snapshot_id.index)

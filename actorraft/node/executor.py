@@ -15,9 +15,9 @@ from __future__ import annotations
 import logging
 import pickle
 import struct
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import chain
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -26,6 +26,7 @@ from actorraft.errors import ActorRaftError, CorruptionError, NoRoom, StorageFai
 from actorraft.machine import CommandContext
 from actorraft.node.digests import EVERY_ENTRIES_MASK, Checked, Checks
 from actorraft.node.guest import HookFailed
+from actorraft.node.history import History
 from actorraft.node.host import MachineHeld, MachineHost, MachineStopped
 from actorraft.node.recursion import limit_recursion
 from actorraft.node.session_table import Sessions
@@ -59,7 +60,6 @@ from actorraft.storage.records import entry_checksum
 
 logger = logging.getLogger("actorraft")
 
-PUBLISHED_MAX = 10_000  # events held for those who watch from an earlier index
 TOGETHER = -1  # in the place of a position: all commands of an entry
 NOT_BEFORE = "; and the state before it cannot be had now"
 _HEAD = struct.Struct("<I")
@@ -108,7 +108,7 @@ class Executor:
         self.last_applied = -1
         self.log_time_s = 0.0  # never falls, whatever leaders' clocks do
         self.serial = 0  # of the next command; over the cluster's whole life
-        self.published: deque[tuple[int, str, Any]] = deque(maxlen=PUBLISHED_MAX)  # (index, topic, event)
+        self.published = History()
         self._context = CommandContext(seed)
         self._passed_at: float | None = None  # a `wake_at` that a clock entry has reached and the machine has not moved
 
@@ -387,10 +387,10 @@ class Executor:
             results = self._skipped(index, frame) if skipped else self._run_commands(index, term, frame)
             if not index & EVERY_ENTRIES_MASK:
                 self.checks.note(results)
-            self.sessions.record(admission.session, frame, results)
-            return codec.Results(client_id, first, results)
+            self.sessions.record(admission.session, frame, results, index)
+            return codec.Results(client_id, first, results, index)
         if admission.repeated is not None:
-            return codec.Results(client_id, first, admission.repeated)
+            return codec.Results(client_id, first, admission.repeated, admission.repeated_index)
         if admission.resume_from is not None:
             return codec.Resume(client_id, first, admission.resume_from)
         if admission.expired:
@@ -458,11 +458,10 @@ class Executor:
         watch_id, topic, from_index = work.watch.watch_id, work.watch.topic, work.watch.from_index
         replies: list[codec.Published] = []
         if from_index is not None:
-            full = len(self.published) == PUBLISHED_MAX
-            if full and from_index < self.published[0][0]:
-                error = f"what was published before index {self.published[0][0]} is no longer held"
+            if from_index < self.published.first_index:
+                error = f"what was published before index {self.published.first_index} is no longer held"
                 return Watched(work.client, work.watch, [codec.Published(watch_id, -1, [], error)])
-            events = [event for event in self.published if event[1] == topic and event[0] >= from_index]
+            events = self.published.since(from_index, topic)
             replies = [codec.Published(watch_id, index, values) for index, _, values in by_entry(events)]
         replies.append(codec.Published(watch_id, self.last_applied, []))
         return Watched(work.client, work.watch, replies)
@@ -477,6 +476,8 @@ class Executor:
 
         def fill(write: Callable[[bytes], Any]) -> None:
             write(self._snapshot_head())
+            for piece in self._history_pieces():
+                write(piece)
             self.host.snapshot(write)
 
         began_s = self._timer()
@@ -488,16 +489,31 @@ class Executor:
 
         It is of the moment when the first piece was drawn.
         """
-        head = self._snapshot_head()
-        pieces = self.host.pieces()
-        yield head + next(pieces)
+        head, history, pieces = self._snapshot_head(), self._history_pieces(), self.host.pieces()
+        first = next(pieces)  # of this moment, as the two before it
+        yield head
+        yield from history
+        yield first
         yield from pieces
 
     def _snapshot_head(self) -> bytes:
+        first_index = self.published.first_index
         skips = [[index, crc] for index, crc in sorted(self.skips.items()) if index <= self.last_applied]
-        state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), list(self.published), skips]
+        state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), [], skips, first_index]
         head = codec.encode(state)
         return _HEAD.pack(len(head)) + head
+
+    def _history_pieces(self) -> Iterator[bytes]:
+        """Return an iterator over what is held for watches, as it is now; behind it stands a piece of no bytes."""
+        encoded = map(msgspec.msgpack.encode, self.published.pieces())
+        return (_HEAD.pack(len(piece)) + piece for piece in chain(encoded, (b"",)))
+
+    def _restore_history(self, file: BinaryIO, events: list[Any], first_index: int | None) -> None:
+        """Read what `_history_pieces` wrote; in 0.1.0 it was all in the head, and no `first_index` beside it."""
+        if first_index is not None:
+            while size := _HEAD.unpack(file.read(_HEAD.size))[0]:
+                events += msgspec.msgpack.decode(file.read(size))
+        self.published.restore([(index, topic, event) for index, topic, event in events], first_index)
 
     def write_snapshot(
         self, writer: SnapshotWriter, fill: Callable[[Callable[[bytes], Any]], None]
@@ -534,11 +550,12 @@ class Executor:
             with work.open() as file:
                 (size,) = _HEAD.unpack(file.read(_HEAD.size))
                 state = msgspec.msgpack.decode(file.read(size))
-                self.last_applied, self.log_time_s, self.serial, sessions, published, *skips = state
-                for index, crc in skips[0] if skips else ():
+                self.last_applied, self.log_time_s, self.serial, sessions, published, *later = state
+                skips, first_index = later if later else ((), None)  # 0.1.0 has neither
+                for index, crc in skips:
                     self.skips[index] = crc
                 self.sessions.restore(sessions)
-                self.published = deque((tuple(event) for event in published), maxlen=PUBLISHED_MAX)
+                self._restore_history(file, published, first_index)
                 self.host.restore(file)
             self.checks.forget()
         except (StorageFailed, CorruptionError) as error:

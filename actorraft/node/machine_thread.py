@@ -210,13 +210,14 @@ class MachineThread:
         """
         try:
             while self._here:
-                came = self._turn(math.inf if self._work.empty() else PUT_OFF_S)
+                came = self._turn(math.inf if self._work.empty() else 0.0 if self._pressing else PUT_OFF_S)
                 if came is None:
                     self._end(None)
                     return None
                 if came and not self._pressing:
                     continue
                 self._pressing, self._put_off_bytes = False, 0
+                until_s = time.monotonic() + LATE_S
                 while self._here and not self._work.empty():  # type: ignore[redundant-expr]  # another thread's doing
                     work = self._work.get()
                     assert work is not None, "the loop was handed to the thread that runs it"
@@ -225,6 +226,9 @@ class MachineThread:
                         self._bell.put(None)
                         return work
                     self._do_in_loop(work)
+                    if time.monotonic() >= until_s and not self._work.empty():
+                        self._pressing = True  # quick pieces, but many: the loop turns in between
+                        break
         except BaseException as error:
             self._end(error)
         return None

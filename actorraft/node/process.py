@@ -46,7 +46,7 @@ from actorraft.node.host import MachineHost
 from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
 from actorraft.node.members import Members
-from actorraft.ports import Kinds
+from actorraft.ports import GONE, Kinds
 from actorraft.raft import roster
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import RaftError
@@ -164,6 +164,18 @@ class _Net:
         self._mailbox.send_peer(message.dest, codec.encode_message(message))
 
 
+class _Clients:
+    """Answers to clients over the mailbox."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._send = mailbox.try_send_client
+        self.key, self.role = mailbox.key, mailbox.role
+
+    def send_client(self, client: Any, frame: bytes) -> object:
+        left = self._send(client, frame)
+        return GONE if left is None else left
+
+
 class _Reports(Observer):
     """Tells the parent what its user may want to know."""
 
@@ -215,7 +227,7 @@ class RaftNode:
             self._net,
             storage=storage,
             executor=self._machine,
-            clients=mailbox,
+            clients=_Clients(mailbox),
             clock=self._clock,
             config=spec.config,
             configuration=spec.configuration,

@@ -4,23 +4,27 @@ Each request is answered once, by whoever comes to know its outcome: a command w
 the state is recent enough, a watch with every entry that publishes. One whose entry another leader replaced is not
 answered at all: its client asks that leader.
 
+Invariant:  no client has more than a share of what the leader takes before it is applied, so none keeps others out.
 Threads:    the node's loop.
-Not here:   what is done for them (executor.py), the rules of reading (raft/reads.py), sessions (session_table.py).
+Not here:   reads while they wait (reads.py), watches (watches.py); what is done for them (executor.py), the rules of
+            reading (raft/reads.py), sessions (session_table.py).
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from actorraft import codec
 from actorraft.node import admission, roles, work
 from actorraft.node.logtime import LogTime
+from actorraft.node.reads import Reads
 from actorraft.node.snapshotting import Snapshotting
+from actorraft.node.watches import Watches
 from actorraft.node.work import ExecutorPort
-from actorraft.ports import Clients
+from actorraft.ports import Clients, Clock
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import NotLeader, ProposalRefused, RaftError
 from actorraft.raft.ready import LeaderState
@@ -28,7 +32,19 @@ from actorraft.raft.server import RaftServer
 
 logger = logging.getLogger("actorraft")
 
-CLIENTS_MAX = 10_000  # clients that are told of leader changes; the least recently seen are forgotten first
+CLIENTS_MAX: Final = 10_000  # clients that are told of leader changes; the least recently seen are forgotten first
+CLIENT_SHARE: Final = 4  # a client may have a quarter of what the leader takes
+CLIENT_FRAMES_MAX: Final = 1_024  # and so many frames of commands
+OWED_MAX: Final = 10_000  # refusals that found their client's queue full
+
+
+class _Wanted(NamedTuple):
+    """A snapshot that somebody asks for."""
+
+    client: Any
+    request_id: int
+    led: bool  # whether this node led when it was asked
+    index: int = -1  # type: ignore[assignment]  # what it is to hold at least, once that is known
 
 
 class Requests:
@@ -46,6 +62,7 @@ class Requests:
         server: RaftServer,
         executor: ExecutorPort,
         clients: Clients | None,
+        clock: Clock,
         config: RaftConfig,
         *,
         snapshots: Snapshotting,
@@ -66,18 +83,22 @@ class Requests:
         self.endpoints: list[
             tuple[int | str, ...]
         ] = []  # (node id, where clients reach it, its keys), for clients that ask
-        self._pending: dict[int, Any] = {}  # index of an entry -> the client that waits for its result
-        self._reads: dict[int, tuple[Any, codec.Query | codec.Admin]] = {}  # token -> what waits for an index
-        self._reads_behind: list[tuple[int, Any, codec.Query | codec.Admin]] = []  # whose index is not handed over yet
+        self._pending: dict[int, tuple[Any, int]] = {}  # index of an entry -> who waits for its result, and its bytes
+        self._frames: Counter[Any] = Counter()  # client -> its entries among them
+        self._bytes: Counter[Any] = Counter()  # client -> their bytes
+        self._share_bytes = config.uncommitted_bytes_max // CLIENT_SHARE
+        self._asked: dict[int, Any] = {}  # token -> what waits for the core's answer: a read, or a _Wanted
         self._next_token = 0
         self._hearers: OrderedDict[Any, None] = OrderedDict()  # who is told who leads
-        self._watches: dict[tuple[Any, int], str] = {}  # (client, its number) -> topic
-        self._snapshot_waiters: list[tuple[Any, int]] = []
+        self._wanted: list[_Wanted] = []
+        self._owed: deque[tuple[Any, codec.QueryRefused]] = deque(maxlen=OWED_MAX)
+        self._reads = Reads(server, executor, clock, snapshots, reply=self.reply, ask=self._ask_index)
+        self.watches = Watches(executor, clock, self.reply)
 
     @property
     def waiting(self) -> bool:
         """Whether somebody waits for what the next entries do."""
-        return bool(self._pending or self._watches)
+        return bool(self._pending or self.watches)
 
     def on_frame(self, client: Any, frame: bytes) -> None:
         """Take what a client sent."""
@@ -97,7 +118,7 @@ class Requests:
             case codec.Commands():
                 self._on_commands(client, request, frame)
             case codec.Query():
-                self._on_query(client, request)
+                self._reads.on_query(client, request)
             case codec.Register():
                 self._append(client, frame, request.nonce, -1)
             case codec.CloseSession():
@@ -112,9 +133,9 @@ class Requests:
             case codec.Admin():
                 self._on_admin(client, request)
             case codec.Watch():
-                self._executor.submit(work.Watch(client, request))
+                self.watches.watch(client, request)
             case codec.Unwatch():
-                self._watches.pop((client, request.watch_id), None)
+                self.watches.unwatch(client, request.watch_id)
 
     def _forbid(self, client: Any, request: codec.Request, why: str) -> None:
         """Say that this will never be done for this client."""
@@ -128,9 +149,11 @@ class Requests:
             case codec.Admin():
                 self.reply(client, codec.AdminReply(request.request_id, why, None))
 
-    def reply(self, client: Any, reply: codec.Reply) -> bool:
-        """Answer a client; False if it is certainly gone."""
-        return self._clients is None or self._clients.send_client(client, codec.encode(reply)) is not False
+    def reply(self, client: Any, reply: codec.Reply) -> object:
+        """Answer a client; see ports.Clients. What is too large for it is left out."""
+        if self._clients is None:
+            return True
+        return self._clients.send_client(client, codec.encode_reply(reply))
 
     # --- Commands ---
 
@@ -142,8 +165,12 @@ class Requests:
 
     def _append(self, client: Any, frame: bytes, client_id: int, first_sequence: int) -> None:
         """Append a client's frame as one entry, or say why not: refused by name is certainly not applied."""
-        reason = "too large"
-        if len(frame) <= self._config.frame_bytes_max:
+        size = len(frame)
+        if size > self._config.frame_bytes_max:
+            reason = "too large"
+        elif self._has_enough(client, size):
+            reason = "busy"
+        else:
             try:
                 index = self._server.propose(codec.stamp(self._log_time.now_s(), frame))
             except NotLeader:
@@ -151,14 +178,31 @@ class Requests:
             except ProposalRefused:
                 reason = "busy"
             else:
-                self._pending[index] = client
+                self._pending[index] = (client, size)
+                self._frames[client] += 1
+                self._bytes[client] += size
                 return
         self.reply(client, codec.Refused(client_id, first_sequence, reason, self._server.leader_id))
+
+    def _has_enough(self, client: Any, size: int) -> bool:
+        """Whether a client has its share; one frame it may always have."""
+        frames = self._frames.get(client, 0)
+        return frames > 0 and (frames >= CLIENT_FRAMES_MAX or self._bytes[client] + size > self._share_bytes)
 
     def replaced_from(self, first_index: int) -> None:
         """Another leader replaced entries: their clients hear nothing from here and ask there."""
         for index in [index for index in self._pending if index >= first_index]:
-            del self._pending[index]
+            self._take_pending(index)
+
+    def _take_pending(self, index: int) -> Any:
+        """Return who waits for an entry, and let them send as much again; None: nobody."""
+        client, size = self._pending.pop(index, (None, 0))
+        if size:
+            self._bytes[client] -= size
+            self._frames[client] -= 1
+            if not self._frames[client]:
+                del self._frames[client], self._bytes[client]
+        return client
 
     def applied(self, last_index: int, replies: list[tuple[int, codec.Reply]]) -> None:
         """Entries are applied: answer who waits for them. `replies`: (index, what its client is told)."""
@@ -166,95 +210,95 @@ class Requests:
         if not pending:
             return
         for index, reply in replies:
-            client = pending.pop(index, None)
+            client = self._take_pending(index)
             if client is not None:
                 self.reply(client, reply)
         while pending and (index := next(iter(pending))) <= last_index:
-            del pending[index]  # a repetition whose results the client already has
+            self._take_pending(index)  # a repetition whose results the client already has
 
-    # --- Reads ---
+    # --- What waits for the state to be recent enough: reads, and snapshots that somebody asks for ---
 
-    def _on_query(self, client: Any, query: codec.Query) -> None:
-        if self._server.state is not LeaderState and not query.follower:
-            self.reply(client, codec.QueryRefused(query.request_id, "not leader", self._server.leader_id))
-        elif query.consistency == "stale":
-            self._executor.submit(work.Read(client, query))
-        else:
-            self._ask_index(client, query, lease=query.consistency == "lease")
-
-    def _ask_index(self, client: Any, request: codec.Query | codec.Admin, *, lease: bool) -> None:
+    def _ask_index(self, what: Any, lease: bool) -> None:
         token, self._next_token = self._next_token, self._next_token + 1
-        self._reads[token] = (client, request)
+        self._asked[token] = what
         self._read_asked(token)
         self._server.read_index(token, lease=lease)
 
     def on_read_index(self, token: int, index: int) -> None:
         """The core says at which index a read may be served; -1: not by this node now."""
-        waiting = self._reads.pop(token, None)
-        if waiting is None:
-            return
-        client, request = waiting
-        if index < 0 and type(request) is codec.Query:
-            self.reply(client, codec.QueryRefused(request.request_id, "not leader", self._server.leader_id))
-        elif index <= self._snapshots.handed_index:
-            self._serve(client, request)
+        what = self._asked.pop(token, None)
+        if type(what) is not _Wanted:
+            self._reads.on_index(what, index)
+        elif index < 0 and what.led:
+            self.reply(what.client, codec.AdminReply(what.request_id, "not leader", None))
         else:
-            self._reads_behind.append((index, client, request))
+            # Cut off from a leader, it is of what is here.
+            self._wanted.append(what._replace(index=index if index >= 0 else self._snapshots.handed_index))
+            self._take_wanted()
 
     def handed_over(self) -> None:
-        """The executor was given more: serve the reads that waited for it."""
-        if self._reads_behind:
-            handed_index = self._snapshots.handed_index
-            ready = [read for read in self._reads_behind if read[0] <= handed_index]
-            self._reads_behind = [read for read in self._reads_behind if read[0] > handed_index]
-            for _, client, request in ready:
-                self._serve(client, request)
+        """The executor was given more: go on with what waited for it."""
+        self._reads.handed_over()
+        if self._wanted:
+            self._take_wanted()
 
-    def _serve(self, client: Any, request: codec.Query | codec.Admin) -> None:
-        """Serve what waited for the state to be recent enough."""
-        if type(request) is codec.Query:
-            self._executor.submit(work.Read(client, request))
-            return
-        self._snapshot_waiters.append((client, request.request_id))
-        reason = self._snapshots.begin()
-        if not self._snapshots.running:
-            self.snapshot_ended(reason)
+    def _take_wanted(self) -> None:
+        """Answer who wants a snapshot of no more than there is now; begin the next one, if it can begin."""
+        snapshots = self._snapshots
+        for wanted in self._end_wanted(snapshots.newest_index):
+            self.reply(wanted.client, codec.AdminReply(wanted.request_id, "", snapshots.newest_index))
+        if not snapshots.running and any(wanted.index <= snapshots.handed_index for wanted in self._wanted):
+            reason = snapshots.begin()
+            if reason:
+                self.snapshot_ended(reason)
 
     def snapshot_ended(self, reason: str) -> None:
-        """Answer who asked for a snapshot. `reason`: why there is none; empty if there is one."""
-        error = f"the snapshot failed: {reason}" if reason else ""
-        for client, request_id in self._snapshot_waiters:
-            self.reply(client, codec.AdminReply(request_id, error, self._snapshots.newest_index))
-        self._snapshot_waiters.clear()
+        """The executor has taken a snapshot, or could not. `reason`: why not."""
+        if reason and self._wanted:
+            for wanted in self._end_wanted(self._snapshots.tried_index):
+                error = f"the snapshot failed: {reason}"
+                self.reply(wanted.client, codec.AdminReply(wanted.request_id, error, self._snapshots.newest_index))
+        self._take_wanted()
 
-    # --- Watches ---
+    def _end_wanted(self, index: int) -> list[_Wanted]:
+        """Take out those who want no more than what is inside `index`."""
+        ended = [wanted for wanted in self._wanted if wanted.index <= index]
+        self._wanted = [wanted for wanted in self._wanted if wanted.index > index]
+        return ended
 
-    def watched(self, client: Any, watch: codec.Watch, replies: list[codec.Published]) -> None:
-        """A watch begins: send what it has missed so far."""
-        self._watches[(client, watch.watch_id)] = watch.topic
-        for reply in replies:
-            self.reply(client, reply)
+    def answered(self, client: Any, reply: codec.Reply) -> None:
+        """The executor has an answer."""
+        sent = self.reply(client, reply)
+        if isinstance(reply, codec.Answers | codec.QueryRefused):
+            self._reads.answered(client, reply.request_id)
+            if sent is False:  # its client would wait for it to the end
+                refused = codec.QueryRefused(reply.request_id, "busy", self._server.leader_id)
+                self._owed.append((client, refused))
 
-    def published(self, events: list[tuple[int, str, Any]]) -> None:
-        """Pass on what the machine published; a client that is gone is forgotten."""
-        if not self._watches:
-            return
-        for index, topic, values in work.by_entry(events):
-            for (client, watch_id), watched in list(self._watches.items()):
-                if watched == topic and not self.reply(client, codec.Published(watch_id, index, values)):
-                    del self._watches[(client, watch_id)]
+    def tick(self) -> None:
+        """Time went by."""
+        self._reads.tick()
+        self.watches.tick()
+        if self._owed:
+            owed, self._owed = self._owed, deque(maxlen=OWED_MAX)
+            full: set[Any] = set()
+            for client, reply in owed:
+                if client in full or self.reply(client, reply) is False:
+                    full.add(client)
+                    self._owed.append((client, reply))
 
     # --- Who leads ---
 
     def leader_changed(self) -> None:
         """Tell every client that is there who leads now."""
+        self._reads.leader_changed()
         if self._hearers and self._server.leader_id is not None:
             told = self._leader_is()
             for client in self._hearers:
                 self.reply(client, told)
 
     def _leader_is(self) -> codec.LeaderIs:
-        return codec.LeaderIs(self._server.current_term, self._server.leader_id)
+        return codec.LeaderIs(self._server.current_term, self._server.leader_id, self._config.frame_bytes_max)
 
     # --- Administration ---
 
@@ -268,8 +312,8 @@ class Requests:
                 case "transfer":
                     self._server.transfer_leadership(request.arguments.get("target"))
                 case "snapshot":
-                    # Of no less than its asker knows to be done. Cut off from a leader, it is of what is here.
-                    self._ask_index(client, request, lease=False)
+                    # Of no less than its asker knows to be done.
+                    self._ask_index(_Wanted(client, request.request_id, self._server.state is LeaderState), False)
                     return
                 case "read_snapshot":
                     value = self._snapshots.chunks.read(self._server.snapshot_id, request.arguments["offset"])

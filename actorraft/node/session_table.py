@@ -28,17 +28,17 @@ class Session:
     Attributes:
         next_sequence: the sequence of the next new command; starts at 0.
         last_active_s: log time of its last frame.
-        results: first sequence of a frame -> its results, oldest first.
+        results: first sequence of a frame -> its results, and the index of the entry that gave them; oldest first.
     """
 
     __slots__ = ("last_active_s", "next_sequence", "results")
 
     def __init__(
-        self, last_active_s: float, next_sequence: int = 0, results: dict[int, list[Any]] | None = None
+        self, last_active_s: float, next_sequence: int = 0, results: dict[int, tuple[list[Any], int]] | None = None
     ) -> None:
         self.next_sequence = next_sequence
         self.last_active_s = last_active_s
-        self.results: dict[int, list[Any]] = results if results is not None else {}
+        self.results = results if results is not None else {}
 
 
 class Admission(NamedTuple):
@@ -49,6 +49,7 @@ class Admission(NamedTuple):
     resume_from: int | None = None  # it would leave a gap
     expired: bool = False  # nobody knows this session
     stale: bool = False  # a repetition whose results the client already has
+    repeated_index: int = -1  # of the entry that gave those results; -1: not known, it was before a snapshot of 0.1.0
 
 
 class Sessions:
@@ -84,12 +85,14 @@ class Sessions:
         if frame.first_sequence > session.next_sequence:
             return Admission(resume_from=session.next_sequence)
         repeated = results.get(frame.first_sequence)
-        return Admission(stale=True) if repeated is None else Admission(repeated=repeated)
+        return (
+            Admission(stale=True) if repeated is None else Admission(repeated=repeated[0], repeated_index=repeated[1])
+        )
 
-    def record(self, session: Session, frame: Commands, results: list[Any]) -> None:
-        """Remember what a frame gave, until its client has it."""
+    def record(self, session: Session, frame: Commands, results: list[Any], index: int) -> None:
+        """Remember what a frame gave in the entry at `index`, until its client has it."""
         session.next_sequence = frame.first_sequence + frame.count
-        session.results[frame.first_sequence] = results
+        session.results[frame.first_sequence] = (results, index)
 
     def expire(self, log_time_s: float) -> Sequence[int]:
         """Forget sessions that have been silent for `expiry_s` of log time: the same ones on every node.
@@ -113,14 +116,14 @@ class Sessions:
                 client_id,
                 one.last_active_s,
                 one.next_sequence,
-                [[first, results] for first, results in one.results.items()],
+                [[first, results, index] for first, (results, index) in one.results.items()],
             ]
             for client_id, one in self._sessions.items()
         ]
 
     def restore(self, state: list[Any]) -> None:
-        """Take over the table of a snapshot."""
+        """Take over the table of a snapshot; in one of 0.1.0 the results have no index."""
         self._sessions = OrderedDict(
-            (client_id, Session(last_active_s, next_sequence, dict(results)))
-            for client_id, last_active_s, next_sequence, results in state
+            (client_id, Session(last_active_s, next_sequence, {row[0]: (row[1], (*row, -1)[2]) for row in rows}))
+            for client_id, last_active_s, next_sequence, rows in state
         )

@@ -36,6 +36,7 @@ class Snapshotting:
         handed_index: the last entry that was given to the executor.
         newest_index: of the newest snapshot that the executor took or was told to restore; -1: none.
         running: whether the executor is taking one.
+        tried_index: where the last one was begun, whatever became of it; -1: none.
         held_up_s: how long the last one kept commands waiting.
     """
 
@@ -56,7 +57,7 @@ class Snapshotting:
         self.running = False
         self.held_up_s = 0.0
         self._newest_bytes = newest.size_bytes if newest is not None else 0
-        self._tried_index = -1  # where the last one was begun, whatever became of it
+        self.tried_index = -1
         self._log_bytes = 0  # handed over since then
         if newest is not None:
             executor.submit(Restore.newest(self.newest_index, storage))
@@ -70,7 +71,7 @@ class Snapshotting:
 
     def begin_if_due(self) -> None:
         """Take one if enough was handed over since the last."""
-        entries = self.handed_index - max(self.newest_index, self._tried_index)
+        entries = self.handed_index - max(self.newest_index, self.tried_index)
         # At least as much log as the last one was large: a large state is not written again and again.
         due_bytes = max(self._config.snapshot_after_bytes, self._newest_bytes)
         if self._log_bytes >= due_bytes or entries >= self._config.snapshot_after_entries:
@@ -81,7 +82,7 @@ class Snapshotting:
         index = self.handed_index
         if self.running or index <= max(self.newest_index, self._server.snapshot_id.index):
             return ""  # the core may have taken in a later snapshot that is about to be installed
-        self._log_bytes, self._tried_index = 0, index
+        self._log_bytes, self.tried_index = 0, index
         snapshot_id = EntryId(self._server.log.term_at(index), index)
         try:
             writer = self._storage.begin_snapshot(snapshot_id, self._server.configuration_at(index))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 LINK_MS_MAX = 600_000  # libzmq counts a heartbeat's time in tenths of a second, in 16 bits
 MESSAGE_BYTES_MAX = 1 << 30  # of what travels as one frame: lengths on the wire are of 32 bits
+LINK_SPARE_BYTES = 4 << 20  # of a message between nodes: it may have two client frames and so much more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,15 @@ class RaftConfig:
                 f"RaftConfig.election_timeout_ticks ({self.election_timeout_ticks}) must be above "
                 f"heartbeat_ticks ({self.heartbeat_ticks}), or followers depose a healthy leader"
             )
+        # Small entries take up to half as much again on the wire.
+        link_bytes_max = self.frame_bytes_max + LINK_SPARE_BYTES // 2
+        for name in ("append_bytes_max", "snapshot_chunk_bytes"):
+            if getattr(self, name) > link_bytes_max:
+                raise ValueError(
+                    f"RaftConfig.{name} ({getattr(self, name)}) is over what a link between nodes takes with a "
+                    f"frame_bytes_max of {self.frame_bytes_max}: {link_bytes_max}. A follower that is behind "
+                    "would never catch up"
+                )
 
     @classmethod
     def local(cls) -> RaftConfig:

@@ -172,3 +172,51 @@ class NoRestore(Ledger):
     def restore(self, state: Any) -> None:
         """Fail."""
         raise RuntimeError("no restore today")
+
+
+class Publishes(StateMachine):
+    """Publishes what it is told, and has reads of every length and size."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.scanned = 0
+
+    @command
+    def emit(self) -> int:
+        """Count."""
+        self.n += 1
+        return self.n
+
+    @command
+    def publish(self, padding: str) -> int:
+        """Publish a number and what it is told; return the number."""
+        self.n += 1
+        context().publish("t", [self.n, padding])
+        return self.n
+
+    @command
+    def large(self, mebibytes: int) -> bytes:
+        """Return so much."""
+        return b"x" * (mebibytes << 20)
+
+    @query
+    def large_read(self, mebibytes: int) -> bytes:
+        """Return so much."""
+        return b"x" * (mebibytes << 20)
+
+    @query
+    def count(self) -> int:
+        """Return how often it was told something."""
+        return self.n
+
+    @query
+    def scan(self, seconds: float) -> int:
+        """Take so long."""
+        self.scanned += 1
+        time.sleep(seconds)
+        return self.n
+
+    @query
+    def scans(self) -> int:
+        """Return how often this node ran `scan`."""
+        return self.scanned

@@ -183,11 +183,12 @@ def test_a_client_that_never_reads_its_answers_harms_nobody(raft_cluster: Spawn,
     proxy.append("k", "x" * size_bytes)
     leader = cluster.wait_for_leader()
     before = resident_bytes(cluster, leader)
-    ask = codec.encode(codec.Query(1, "linearizable", False, 1, msgspec.msgpack.encode([["get", "k"]])))
+    body = msgspec.msgpack.encode([["get", "k"]])
     with dealer(doors(cluster, leader)[1], cluster) as stranger:
         stranger.rcvhwm = 1
         stranger.send(hello.say(hello.HELLO, b"some tag", hello.encode(Introduction(hello.NOBODY, bytes(8), bytes(8)))))
         for number in range(asks):
+            ask = codec.encode(codec.Query(number, "linearizable", False, 1, body))
             with contextlib.suppress(zmq.Again):
                 stranger.send_multipart([b"some tag", ask], zmq.NOBLOCK)
             if number % (asks // 5) == 0:

@@ -62,9 +62,9 @@ class ForgetsSessions(Registers):
                 return Admission(session=sessions._sessions[frame.client_id])
             return admission
 
-        def record(sessions: Sessions, session: Any, frame: codec.Commands, results: list[Any]) -> None:
+        def record(sessions: Sessions, session: Any, frame: codec.Commands, results: list[Any], index: int) -> None:
             session.next_sequence = max(session.next_sequence, frame.first_sequence + frame.count)
-            session.results[frame.first_sequence] = results
+            session.results[frame.first_sequence] = (results, index)
 
         Sessions.admit = admit  # type: ignore[method-assign]
         Sessions.record = record  # type: ignore[method-assign]

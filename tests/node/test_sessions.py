@@ -21,7 +21,7 @@ def opened() -> Sessions:
 def apply(sessions: Sessions, one: Commands, results: list[Any]) -> None:
     session = sessions.admit(one, 0.0).session
     assert session is not None
-    sessions.record(session, one, results)
+    sessions.record(session, one, results, 7)
 
 
 def test_the_next_frame_is_run() -> None:

@@ -1,0 +1,147 @@
+"""What a watcher is owed reaches it, or it is told by name that it cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actorraft import codec
+from actorraft.node import watches
+from actorraft.node.history import History
+from actorraft.ports import GONE
+from tests.node.helpers import Node
+
+
+def values(node: Node, client: str = "watcher", watch_id: int = 0) -> list[Any]:
+    said = node.clients.of(client, codec.Published)
+    return [value for one in said if one.watch_id == watch_id for value in one.values]
+
+
+def errors(node: Node, client: str = "watcher") -> list[str]:
+    return [said.error for said in node.clients.of(client, codec.Published) if said.error]
+
+
+def watching(from_index: int | None = None) -> Node:
+    node = Node().lead()
+    node.say("watcher", codec.Watch(0, "t", from_index))
+    return node
+
+
+@pytest.mark.parametrize("missed", [1, 5, 300])
+@pytest.mark.parametrize("then", ["more events", "only time"])
+def test_a_watcher_whose_queue_was_full_hears_all_of_it_later(missed: int, then: str) -> None:
+    node = watching()
+    node.call("emit")
+    node.clients.full["watcher"] = False
+    for _ in range(missed):
+        node.call("emit")
+        node.tick(0.01)
+    node.clients.full.clear()
+    if then == "more events":
+        node.tick(watches.AGAIN_S)
+        node.call("emit")
+        missed += 1
+    node.tick(2 * watches.AGAIN_S)
+    node.tick(2 * watches.AGAIN_S)
+
+    assert list(range(1, missed + 2)) == values(node)
+
+
+def test_a_watcher_whose_queue_fills_up_again_and_again_misses_nothing() -> None:
+    node = watching()
+    for round_ in range(20):
+        if round_ % 3:
+            node.clients.full["watcher"] = False
+        else:
+            node.clients.full.clear()
+        node.call("emit", 2)
+        node.tick(2 * watches.AGAIN_S)
+    node.clients.full.clear()
+    node.tick(2 * watches.AGAIN_S)
+    heard = values(node)
+    assert list(range(1, 41)) == sorted(set(heard))
+    assert heard == sorted(heard)
+
+
+@pytest.mark.parametrize("from_index", [None, 0])
+def test_a_watch_that_begins_while_the_queue_is_full_begins_when_there_is_room(from_index: int | None) -> None:
+    node = Node().lead()
+    node.call("emit")
+    node.clients.full["watcher"] = False
+    node.say("watcher", codec.Watch(0, "t", from_index))
+    node.call("emit")
+    node.clients.full.clear()
+    node.tick(2 * watches.AGAIN_S)
+    assert ([2] if from_index is None else [1, 2]) == values(node)
+
+
+def test_a_watcher_that_stays_away_too_long_for_the_history_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node().lead()
+    node.steps.executor.published = History(events_max=10)
+    node.say("watcher", codec.Watch(0, "t", None))
+    node.call("emit")
+    node.clients.full["watcher"] = False
+    for _ in range(30):
+        node.call("emit")
+    node.clients.full.clear()
+    node.tick(2 * watches.AGAIN_S)
+    assert [1] == values(node)
+    assert ["no longer held" in error for error in errors(node)] == [True]
+    node.call("emit")
+    assert [1] == values(node)  # it has ended
+
+
+@pytest.mark.parametrize("how", ["gone", "takes nothing"])
+def test_a_watcher_that_is_gone_is_forgotten(how: str) -> None:
+    node = watching()
+    node.clients.full["watcher"] = GONE if how == "gone" else False
+    node.call("emit")
+    node.tick(1.0)
+    node.tick(watches.FORGET_S + 1.0)
+    assert 0 == len(node.control.requests.watches)
+
+
+def test_a_full_queue_of_one_watcher_changes_nothing_for_another_nor_for_another_topic() -> None:
+    node = watching()
+    node.say("other", codec.Watch(0, "t", None))
+    node.clients.full["watcher"] = False
+    node.call("emit", 3)
+    assert [1, 2, 3] == values(node, "other")
+
+
+def test_a_watch_that_is_ended_while_it_is_behind_is_not_taken_up_again() -> None:
+    node = watching()
+    node.clients.full["watcher"] = False
+    node.call("emit")
+    node.say("watcher", codec.Unwatch(0))
+    node.clients.full.clear()
+    node.tick(2 * watches.AGAIN_S)
+    node.call("emit")
+    assert [] == values(node)
+
+
+def test_a_watch_begun_anew_from_an_earlier_entry_while_the_first_is_looked_up_gets_what_it_asks_for() -> None:
+    node = Node().lead()
+    node.call("emit")
+    node.steps.at_once = False
+    node.say("watcher", codec.Watch(0, "t", None))
+    node.say("watcher", codec.Watch(0, "t", 0))
+    node.settle()
+    assert [1] == values(node)
+    assert 1 == len(node.control.requests.watches)
+
+
+def test_events_of_one_entry_that_no_link_carries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "ANSWER_BYTES_MAX", 10_000)
+    node = watching()
+    node.call("emit", 1, 20_000)
+    assert ["too large" in error for error in errors(node)] == [True]
+
+
+def test_a_client_has_a_bounded_number_of_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "CLIENT_WATCHES_MAX", 3)
+    node = Node().lead()
+    for watch_id in range(5):
+        node.say("watcher", codec.Watch(watch_id, "t", None))
+    assert 2 == len(errors(node))

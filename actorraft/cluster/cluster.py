@@ -30,6 +30,8 @@ from actorraft.errors import StartError, Unavailable, UsageError
 
 M = TypeVar("M")
 
+LOOK_S = 1.0  # how often a spawn that waits for a leader looks whether there can be one
+
 
 class Cluster(Client[M]):
     """A running cluster: a client that also owns the processes. Made by `ReplicatedStateMachine.spawn`."""
@@ -56,7 +58,12 @@ class Cluster(Client[M]):
         ends: dict[int, int] = {}  # term -> where the log ended when its leader was first asked
         try:
             while True:
-                said = self._ask_leader("status", {}, max(0.1, deadline_s - time.monotonic()))
+                try:
+                    said = self._ask_leader("status", {}, min(LOOK_S, max(0.1, deadline_s - time.monotonic())))
+                except Unavailable:
+                    if self._processes.hopeless or self._processes.ending or time.monotonic() > deadline_s:
+                        raise
+                    continue
                 if said["last_applied"] >= ends.setdefault(said["term"], said["last_index"]):
                     break
                 if time.monotonic() > deadline_s:

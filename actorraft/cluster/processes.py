@@ -31,6 +31,9 @@ from actorraft.errors import StartError, UsageError
 from actorraft.node.process import NodeSpec, run_node
 from actorraft.raft.config import RaftConfig, deciding
 from actorraft.raft.messages import Configuration
+from actorraft.storage.show import running_entry
+
+logger = logging.getLogger("actorraft")
 
 CUT_S: Final = 2.0  # how long `cut` waits for a node that does not obey
 CLOSE_S: Final = 2.0  # what a node gets to leave by itself before SIGKILL
@@ -41,6 +44,10 @@ if TYPE_CHECKING:
     from transports.keys import RunKeys
 
 Emit = Callable[[str, int, str], object]  # kind of event, node id, in words
+
+
+class StaysDown(StartError):
+    """A node did not start, and will not by itself: its own words say what must be done."""
 
 
 class NodeProcess(ActorProcess):
@@ -112,6 +119,8 @@ class NodeProcesses:
         self._cut_serial = 0  # of the last partition
         self._cut_changed = threading.Condition()
         self._reasons: dict[int, str] = {}  # why a node stopped, in its own words
+        self._run = int.from_bytes(os.urandom(7), "little")  # which run of the cluster this is
+        self._given_up: set[int] = set()  # nodes that stay down until somebody has done something
         self._holds: dict[int, str] = {}  # at which command a node holds, and why
         self._monitor: Monitor[NodeProcess] = Monitor(
             supervision=supervision,
@@ -160,6 +169,11 @@ class NodeProcesses:
     def reason(self, node_id: int) -> str | None:
         """Say why a node stopped, in its own words; None if it serves, or nothing is known."""
         return self._reasons.get(node_id)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many nodes stay down that no majority is left."""
+        return 2 * len(self._given_up) >= len(self.node_ids)
 
     def what_is_wrong(self) -> str:
         """Say why nodes do not serve, in their own words; empty if none has said so."""
@@ -263,6 +277,7 @@ class NodeProcesses:
             keys=self.keys.of_node(node_id) if self.keys is not None else None,
             config=self.config,
             settings=deciding(self.config),
+            run=self._run,
         )
 
     def _starting(self, node_id: int) -> threading.RLock:
@@ -313,6 +328,8 @@ class NodeProcesses:
             self._on_report(process, (said, value))
             if (said, verb) == ("hold", "restored") and value:
                 return value  # it stores and votes, tries again, and says so in its status
+            if said == "poisoned":
+                raise StaysDown(f"{process.name} did not start: {value}")
             if said == "stopped":
                 raise StartError(f"{process.name} did not start: {value}")
 
@@ -323,6 +340,7 @@ class NodeProcesses:
                 raise StartError(f"{process.name} was taken down while it started")
             process.serving = True
             self._reasons.pop(process.node_id, None)
+            self._given_up.discard(process.node_id)
             self._monitor.watch(process)
 
     def _introduced(self) -> list[NodeProcess]:
@@ -485,6 +503,11 @@ class NodeProcesses:
                 return
             try:
                 self._bring_up(node_id, time.monotonic() + RESTART_S, self._processes[node_id])
+            except StaysDown as error:
+                logger.error("%s", error)
+                with self._lock:
+                    self._given_up.add(node_id)
+                self.emit("exit", node_id, str(error))
             except (StartError, UsageError):
                 if not self._unwanted(node_id):
                     raise
@@ -498,7 +521,7 @@ class NodeProcesses:
 
     def _on_report(self, process: NodeProcess, report: Any) -> None:
         verb, value = report
-        if verb == "stopped":
+        if verb in ("stopped", "poisoned"):
             self._reasons[process.node_id] = value
         elif verb == "cut":
             with self._cut_changed:
@@ -517,6 +540,9 @@ class NodeProcesses:
             self.emit("hold", process.node_id, value or "goes on")
 
     def _on_exit(self, process: NodeProcess, reason: str) -> None:
+        died_in = running_entry(self.place.node_path(process.node_id))
+        if died_in is not None:
+            reason = f"it ended while it applied {died_in.words}: {reason}"
         self._reasons.setdefault(process.node_id, reason)
         self.emit("exit", process.node_id, reason)
 

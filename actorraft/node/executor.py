@@ -55,7 +55,7 @@ from actorraft.node.work import (
 from actorraft.pickling.results import encode_error
 from actorraft.ports import SnapshotWriter
 from actorraft.raft.messages import LogEntry
-from actorraft.storage.marks import HELD, HELD_POSITION, RUNNING, Marks
+from actorraft.storage.marks import COMMITTED, HELD, HELD_POSITION, RUNNING, Marks
 from actorraft.storage.records import entry_checksum
 
 logger = logging.getLogger("actorraft")
@@ -146,6 +146,7 @@ class Executor:
 
     def _apply(self, work: Apply) -> Applied:
         """Apply entries in order; a no-op and a configuration mean nothing here but an index."""
+        self.marks.words[COMMITTED] = work.first_index + len(work.entries) - 1
         if self.hold is not None:
             return self._wait(work.entries)
         assert work.first_index == self.last_applied + 1, f"applying {work.first_index} after {self.last_applied}"

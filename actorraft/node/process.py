@@ -53,9 +53,14 @@ from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import Configuration, Message
 from actorraft.raft.probation import Probation
 from actorraft.raft.ready import LeaderState
+from actorraft.storage.directory import CLUSTER_FILE
 from actorraft.storage.disk import DiskStorage
 from actorraft.storage.files import Files
+from actorraft.storage.marks import DEATHS, Marks
 from actorraft.storage.portable import seed
+from actorraft.storage.records import entry_checksum
+from actorraft.storage.show import describe
+from actorraft.storage.skips import read_skips
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
@@ -67,6 +72,11 @@ logger = logging.getLogger("actorraft")
 HAND_OVER_S: Final = 2.0  # how long a node that is asked to leave waits for another to lead
 ON_PROBATION: Final = "on-probation"  # a file in the data directory, while it is so
 EXIT_DISK: Final = 74  # EX_IOERR: the disk refused
+EXIT_POISONED: Final = 78  # EX_CONFIG: a command ends the process, and somebody must do something about that
+
+
+class Poisoned(Exception):
+    """This node's process ended more than once while it applied one and the same entry; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +89,7 @@ class NodeSpec:
         storage_id: which folder this node had from the first; with another one it is somebody else.
         configuration: what the cluster began with; nobody at a node that joined later. The log overrides it.
         keeps_data: False if the directory is removed with the cluster.
+        run: a number of the cluster's run: what was given up in one is tried once in another.
         peer_endpoint, client_endpoint: where to bind; a tcp port of 0 lets the system choose.
         keys: this node's own, its peers' and its clients'; needed on tcp.
         advertise: where peers and clients reach it, as host:port; None: a parent says where everybody is.
@@ -107,6 +118,7 @@ class NodeSpec:
     probation: Probation | None = None
     hands_over: bool = False
     settings: dict[str, str] = field(default_factory=dict)
+    run: int = 0
 
 
 def open_storage(spec: NodeSpec) -> DiskStorage:
@@ -124,6 +136,7 @@ def open_storage(spec: NodeSpec) -> DiskStorage:
             node_id=spec.node_id,
             cluster_id=spec.cluster_id.hex(),
             storage_id=spec.storage_id,
+            run=spec.run,
         )
     except UsageError as error:
         raise StorageFailed(str(error)) from error
@@ -221,6 +234,7 @@ class RaftNode:
             timer=time.perf_counter,
             marks=storage.marks,
             recursion_max=sys.getrecursionlimit(),
+            skips=read_skips(spec.directory),
         )
         self._machine = MachineThread(executor, mailbox.wake)
         self.driver = Driver(
@@ -240,11 +254,29 @@ class RaftNode:
         host.on_fault = functools.partial(setattr, self.driver, "fault")
         self.driver.fault = host.fault
         self._unsettled = check_settings(spec, self.driver.server.configuration)
+        self._refuse_poison(storage.marks)
         self._ticks = Ticks(self._clock, spec.config.tick_s)
         self._leaving_until_s = math.inf  # it hands over, and is patient until then
         self._members = Members(self.driver, mailbox, spec, self._set_peers) if spec.advertise is not None else None
         if self._members is None:
             self._set_peers(peers)
+
+    def _refuse_poison(self, marks: Marks) -> None:
+        """Stay down where a command has ended this process again and again; a new run of the cluster tries once."""
+        index, log = marks.poison, self.driver.server.log
+        if marks.first_try or not log.first_index <= index < len(log):
+            return
+        [entry] = log.between(index, index + 1)
+        if read_skips(self._spec.directory).get(index) == entry_checksum(index, entry):
+            return
+        shown = describe(index, entry)
+        folder = self._spec.directory
+        folder = folder.parent if (folder.parent / CLUSTER_FILE).exists() else folder
+        raise Poisoned(
+            f"its process ended {marks.words[DEATHS]} times while it applied {shown.words}, so it stays down. Mend "
+            "what ends it (the machine's code, memory) and spawn again; or have the entry skipped: python -m "
+            f"actorraft.storage skip {folder} --index {index} --checksum {shown.checksum}"
+        )
 
     def run(self) -> None:
         """Serve until the parent asks to stop."""
@@ -426,6 +458,9 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         gc.collect()
         gc.freeze()  # what the start made lives as long as the process; the collector need not walk it again
         node.run()
+    except Poisoned as error:
+        context.report(("poisoned", str(error)))
+        os._exit(last_words(str(error), EXIT_POISONED))
     except (StorageFailed, CorruptionError) as error:
         context.report(("stopped", str(error)))
         os._exit(last_words(str(error), EXIT_DISK))

@@ -7,6 +7,9 @@ snapshots.py  snapshot files
 directory.py  the folders of a cluster and of a node: locks, ids, who made them
 disk.py       all of it as one Storage
 recover.py    the way back from a lost majority: python -m actorraft.storage recover PATH --keep 0,3
+marks.py      what was done with committed entries, for the next life of a node
+show.py       what an entry is: python -m actorraft.storage show PATH --index N
+skips.py      entries to pass by: python -m actorraft.storage skip PATH --index N --checksum C
 verify.py     checks a folder without starting a node: python -m actorraft.storage verify PATH
 """
 

@@ -2,20 +2,27 @@
 
 python -m actorraft.storage verify PATH
 python -m actorraft.storage recover PATH --keep 0,3
+python -m actorraft.storage show PATH --index 17
+python -m actorraft.storage skip PATH --index 17 --checksum 5d41402a
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 
 from actorraft.errors import ActorRaftError, UsageError
 from actorraft.storage.recover import Plan, recover
+from actorraft.storage.show import show
+from actorraft.storage.skips import skip
 from actorraft.storage.verify import Report, verify
 
 try:
     import typer
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is missing; install it with: pip install 'actorraft[cli]'")
 
@@ -77,6 +84,70 @@ def recover_command(
         errors.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
     console.print(f"[green]done[/]: spawn(data_dir=...) starts {len(plan.keep)} nodes; add_node() adds to them")
+
+
+@app.command(name="show")
+def show_command(
+    path: str = typer.Argument(help="The folder of a cluster, or of one node."),
+    index: int | None = typer.Option(None, "--index", help="One entry."),
+    first: int | None = typer.Option(None, "--from", help="Entries from this one on."),
+    last: int | None = typer.Option(None, "--to", help="Entries up to this one."),
+    arguments: bool = typer.Option(False, "--arguments", help="Also what the commands were given."),
+    output: str = typer.Option("table", "--output", "-o", help="table or json."),
+) -> None:
+    """Say what entries of the log are. Exits with 1 if there is none, with 2 if it is asked wrongly."""
+    errors = Console(stderr=True, soft_wrap=True)
+    if index is not None and (first is not None or last is not None):
+        errors.print("--index is one entry, --from and --to are several: give one or the other", style="red")
+        raise typer.Exit(2)
+    if output not in ("table", "json"):
+        errors.print(f"-o is table or json, not {output}", style="red", markup=False)
+        raise typer.Exit(2)
+    begin, end = (index, index) if index is not None else (first or 0, last)
+    try:
+        shown = show(path, begin, end, arguments=arguments)
+    except ActorRaftError as error:
+        errors.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from None
+    if output == "json":
+        names = ("term", "index", "client", "method", "size", "checksum", "nodes")
+        rows = [{**asdict(one), "size": one.size_bytes} for one in shown]
+        told = [{name: row[name] for name in (*names, *(("arguments",) if arguments else ()))} for row in rows]
+        print(json.dumps(told, indent=2))
+        return
+    table = Table()
+    for name in ("term", "index", "client", "method", "size", "checksum", "nodes"):
+        table.add_column(name, no_wrap=name != "method")
+    if arguments:
+        table.add_column("arguments")
+    for one in shown:
+        client = "-" if one.client is None else str(one.client)
+        row = [str(one.term), str(one.index), client, one.method, str(one.size_bytes), one.checksum]
+        row.append(", ".join(map(str, one.nodes)))
+        if arguments:
+            row.append("\n".join(one.arguments))
+        table.add_row(*(Text(cell) for cell in row))
+    Console(soft_wrap=True).print(table)
+
+
+@app.command(name="skip")
+def skip_command(
+    path: str = typer.Argument(help="The folder of a cluster, or of one node; nothing may run on it."),
+    index: int = typer.Option(help="The entry that is to change nothing."),
+    checksum: str = typer.Option(help="Its checksum, as `show` prints it."),
+) -> None:
+    """Go past an entry that cannot be applied: every node passes it by. Exits with 1 if that is refused.
+
+    Its commands fail with CommandFailed. What may have been answered already is not skipped.
+    """
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        shown, folders = skip(path, index, checksum)
+    except ActorRaftError as error:
+        errors.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from None
+    names = ", ".join(folder.name for folder in folders)
+    print(f"{shown.words} will be skipped by {names}. Folders that are elsewhere need the same line.")
 
 
 def _explain(plan: Plan, console: Console) -> None:

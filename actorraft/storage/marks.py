@@ -13,6 +13,7 @@ Invariant: `APPLIED` never falls. `HELD` is set, synced, before this node tells 
 from __future__ import annotations
 
 import contextlib
+import logging
 import mmap
 import os
 import struct
@@ -24,11 +25,13 @@ from zlib import crc32
 from actorraft.storage.boot import boot_id
 from actorraft.storage.files import FILE_MODE
 
+logger = logging.getLogger("actorraft")
+
 MARKS_FILE: Final = "marks"
 DEATHS_MAX: Final = 2  # in one entry; then it is not tried again by itself
 
 MAGIC: Final = 0x41524D31
-WORDS: Final = 11
+WORDS: Final = 12
 (
     _MAGIC,
     _BOOT,
@@ -41,8 +44,9 @@ WORDS: Final = 11
     DIED,  # the entry that was being applied when the process died
     DEATHS,  # how often it did, in a row
     RUN,  # which run of the cluster it was started in last
+    COMMITTED,  # the highest entry that was handed to the machine's thread, applied or not
 ) = range(WORDS)
-_EMPTY: Final = (MAGIC, 0, -1, -1, -1, -1, -1, 0, -1, 0, 0)
+_EMPTY: Final = (MAGIC, 0, -1, -1, -1, -1, -1, 0, -1, 0, 0, -1)
 _FORMAT: Final = struct.Struct(f"{WORDS}q")
 
 
@@ -72,6 +76,7 @@ class Marks:
             words[APPLIED] = max(words[APPLIED], running - 1)
             words[DEATHS] = words[DEATHS] + 1 if words[DIED] == running else 1
             words[DIED] = running
+            logger.warning("the process of this node ended while it applied the entry at index %d", running)
         if not certain and words[HELD] < 0:
             words[UNKNOWN] = max(words[UNKNOWN], last_index)
         self.first_try = words[RUN] != run

@@ -15,15 +15,34 @@ LIBRARY := actorraft transports statemachines
 CODE   := $(LIBRARY) benchmarks examples tests
 
 #   make slow     the long tests
-.PHONY: demo test seeds slow verify fix bench clean
+#   make tools    what comes from Debian and npm, for the tests that need it
+SKIPPED := $(abspath $(VENV))/skipped.txt
+.PHONY: demo test tools seeds slow verify fix bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/python -m examples.demo
 
-test: verify seeds
+test: tools
+	@rm -f $(SKIPPED)
+	@$(MAKE) --no-print-directory verify seeds
 	@echo "== tests with real processes"
-	@$(PYTEST) -m "cluster and not slow and not soak"
+	@ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) -m "cluster and not slow and not soak"
+	@if [ -s $(SKIPPED) ]; then echo "== skipped"; cat $(SKIPPED); else echo "== nothing was skipped"; fi
+
+# From Debian (as root) and npm, for the tests that need them; what cannot be installed is said here, and skipped there.
+DEBIAN := prometheus nftables iproute2 tcpdump fiu-utils
+tools: $(VENV)/tools.stamp
+$(VENV)/tools.stamp: $(VENV)/dev.stamp
+	@echo "== tools from Debian and npm (once)"
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) > $(VENV)/tools.log 2>&1 \
+	  || { tail -3 $(VENV)/tools.log; echo "make tools: not all of $(DEBIAN) could be installed"; }; \
+	  else echo "make tools: $(DEBIAN) need root and apt-get"; fi
+	@if command -v npm > /dev/null; then npm install --silent --no-audit --no-fund --prefix $(VENV) pyright \
+	  || echo "make tools: pyright could not be installed"; \
+	  else echo "make tools: pyright needs npm"; fi
+	@touch $@
 
 SEEDS ?= 1000
 FIRST ?= 0
@@ -41,7 +60,7 @@ verify: $(VENV)/dev.stamp
 	@echo "== types";            $(BIN)/mypy
 	@echo "== import contracts"; $(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 	@echo "== longest";          $(BIN)/python -m tests.longest
-	@echo "== fast tests";       $(PYTEST) -m "not cluster and not slow and not soak"
+	@echo "== fast tests";       ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) -m "not cluster and not slow and not soak"
 
 fix: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix --quiet $(CODE)

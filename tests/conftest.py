@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Iterator
 
@@ -34,17 +35,18 @@ def rng(seed: int) -> random.Random:
 
 @pytest.fixture(autouse=True)
 def _log_level_stays() -> Iterator[None]:
-    """Give each test the log level it began with back: the simulator's runner silences the library for its process."""
+    """Give each test the log level it began with back: command lines that it runs in this process choose theirs."""
     logger = logging.getLogger("actorraft")
     before = logger.level
     yield
     logger.setLevel(before)
 
 
-@pytest.fixture(autouse=True)
-def _log_level_of_its_own() -> Iterator[None]:
-    """Command lines that a test runs in this process choose their log level; the next test has its own."""
-    logger = logging.getLogger("actorraft")
-    level = logger.level
-    yield
-    logger.setLevel(level)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Keep what was skipped, and why, for the end of the whole check."""
+    file = os.environ.get("ACTORRAFT_SKIPPED")
+    if file:
+        with open(file, "a") as skipped:
+            for report in terminalreporter.stats.get("skipped", []):
+                reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+                skipped.write(f"{report.nodeid}: {reason}\n")

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,8 @@ def status(thread: ClientThread, timeout: float, make_row: MakeRow) -> Status:
 
 def member_status(endpoints: dict[int, str], node_id: int, said: dict[str, Any], error: str | None) -> MemberStatus:
     """Make a row of what a node said, or of why it said nothing."""
-    names = ("state", "term", "commit_index", "last_applied")
-    known = {name: said[name] for name in names if name in said}
+    own = ("id", "endpoint", "alive", "error")  # what is known here
+    known = {each.name: said[each.name] for each in fields(MemberStatus) if each.name in said and each.name not in own}
     wrong = error if error is not None else said.get("error")
     return MemberStatus(id=node_id, endpoint=endpoints.get(node_id, ""), alive=error is None, error=wrong, **known)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from html import escape
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,26 @@ class MemberStatus:
     pid: int | None = None
     alive: bool = False
     error: str | None = None
+    address: str = ""  # where other nodes reach it
+    version: str = ""  # of the library
+    machine_version: int = 0
+    links: Mapping[int, float | None] = field(default_factory=dict)  # peer -> None: up; else seconds since it went down
+    uptime_s: float = 0.0
+    match_index: Mapping[int, int] = field(default_factory=dict)  # at the leader: peer -> the last entry it has
+    not_ready: str = ""  # why it should not be sent to yet; "": it should
 
 
 class Status(list[MemberStatus]):
     """The rows of `status()`; prints as a table."""
+
+    def _repr_html_(self) -> str:
+        """Show it as a table in a notebook."""
+        names = ("id", "state", "term", "commit_index", "last_applied", "lag_entries", "alive", "error", "endpoint")
+        head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in names)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{escape(str(asdict(row)[name]))}</td>" for name in names) + "</tr>" for row in self
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def __str__(self) -> str:
         names = [

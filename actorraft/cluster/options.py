@@ -81,6 +81,21 @@ def check_listen(listen: Any) -> tuple[tuple[str, str], ...]:
     return tuple(endpoints)
 
 
+def check_http(http: Any) -> tuple[str, ...]:
+    """Return where each node serves its health and metrics.
+
+    Raises:
+        UsageError: an address is none.
+    """
+    if isinstance(http, str) or not isinstance(http, Sequence) or not http:
+        raise UsageError(f"http is a list of host:port, one a node, not {http!r}")
+    for address in http:
+        host, _, port = str(address).rpartition(":")
+        if not isinstance(address, str) or not host or not (port.isascii() and port.isdecimal()):
+            raise UsageError(f'http: an address looks like "127.0.0.1:7190", not {address!r}')
+    return tuple(http)
+
+
 def _host_and_port(address: Any) -> tuple[str, int]:
     host, _, port = str(address).removeprefix("tcp://").rpartition(":")
     if not isinstance(address, str) or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65535:

@@ -85,6 +85,7 @@ class NodeProcesses:
         factory: the machine's class and arguments, as pickling.encode_factory makes them.
         supervision: how nodes that die unasked are started again; None: not at all.
         listen: node id -> endpoints for peers and for clients that it is to have; others are chosen here.
+        http: node id -> where it serves its health; others do not.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class NodeProcesses:
         supervision: Supervision | None,
         from_snapshot: Path | None,
         listen: Mapping[int, tuple[str, str]] | None = None,
+        http: Mapping[int, str] | None = None,
     ) -> None:
         self.place = place
         self.transport = transport
@@ -110,6 +112,7 @@ class NodeProcesses:
         self._durability = durability
         self._from_snapshot = from_snapshot
         self._listen = dict(listen or {})
+        self._http = dict(http or {})
         self._lock = threading.RLock()  # of all below; nobody who holds it waits for a process
         self._starts: dict[int, threading.RLock] = {}  # node id -> held by whoever starts it: one at a time
         self._ending = False  # nothing is started any more
@@ -276,6 +279,7 @@ class NodeProcesses:
             client_endpoint=client_endpoint,
             keys=self.keys.of_node(node_id) if self.keys is not None else None,
             config=self.config,
+            http=self._http.get(node_id, ""),
             settings=deciding(self.config),
             run=self._run,
         )

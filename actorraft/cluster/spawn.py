@@ -25,7 +25,15 @@ from actorraft.actors.supervision import Supervision
 from actorraft.actors.surroundings import check_descriptors, explained, interpreter
 from actorraft.cluster.cluster import Cluster
 from actorraft.cluster.member import Member, client_folder_of
-from actorraft.cluster.options import check_a, check_kind, check_listen, check_one_of, check_path, check_timeout
+from actorraft.cluster.options import (
+    check_a,
+    check_http,
+    check_kind,
+    check_listen,
+    check_one_of,
+    check_path,
+    check_timeout,
+)
 from actorraft.cluster.place import Place
 from actorraft.cluster.processes import NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
@@ -64,6 +72,7 @@ class ReplicatedStateMachine(Generic[M]):
         durability: Literal["fsync", "os"] | None = None,
         transport: Literal["ipc", "tcp"] = "ipc",
         listen: Sequence[str] | None = None,
+        http: Sequence[str] | None = None,
         config: RaftConfig | None = None,
         supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
         name: str | None = None,
@@ -79,6 +88,7 @@ class ReplicatedStateMachine(Generic[M]):
                 any or all processes; the default without).
             transport: "ipc" (sockets that only this user can reach) or "tcp" (loopback).
             listen: one `host:port` a node, kept over restarts, for its peers; clients have the next port. Implies tcp.
+            http: one `host:port` a node, for /livez, /readyz and /metrics.
             config: the numbers of the protocol.
             supervision: how nodes that die unasked are started again; None: not at all.
             name: for logs and `repr`; by default the machine's.
@@ -103,6 +113,7 @@ class ReplicatedStateMachine(Generic[M]):
         check_a("name", name, str)
         data_dir, from_snapshot = check_path("data_dir", data_dir), check_path("from_snapshot", from_snapshot)
         addresses = check_listen(listen) if listen is not None else ()
+        health = check_http(http) if http is not None else ()
         if addresses and nodes is None:
             nodes = len(addresses)
         refuse_nested_spawn()
@@ -119,12 +130,15 @@ class ReplicatedStateMachine(Generic[M]):
             members = place.info.node_ids
             if addresses and len(addresses) != len(members):
                 raise UsageError(f"listen names {len(addresses)} addresses for {len(members)} nodes: one a node")
+            if health and len(health) != len(members):
+                raise UsageError(f"http names {len(health)} addresses for {len(members)} nodes: one a node")
             processes = NodeProcesses(
                 place,
                 self._factory,
                 durability=durability or ("os" if data_dir is None else "fsync"),
                 transport="tcp" if addresses else transport,
                 listen=dict(zip(members, addresses, strict=False)),
+                http=dict(zip(members, health, strict=False)),
                 config=config if config is not None else RaftConfig.local(),
                 supervision=supervision,
                 from_snapshot=Path(from_snapshot) if from_snapshot is not None else None,
@@ -194,6 +208,7 @@ class ReplicatedStateMachine(Generic[M]):
         durability: Literal["fsync", "os"] | None = None,
         transport: Literal["ipc", "tcp"] = "ipc",
         listen: Sequence[str] | None = None,
+        http: Sequence[str] | None = None,
         config: RaftConfig | None = None,
         supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
         name: str | None = None,
@@ -208,6 +223,7 @@ class ReplicatedStateMachine(Generic[M]):
             durability=durability,
             transport=transport,
             listen=listen,
+            http=http,
             config=config,
             supervision=supervision,
             name=name,

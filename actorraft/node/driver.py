@@ -16,11 +16,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from actorraft import codec
+from actorraft import __version__, codec
 from actorraft.errors import StorageFailed
 from actorraft.node import work
 from actorraft.node.clock import SystemClock
@@ -105,6 +105,10 @@ class Observer:
         words), "begun" (probation is over: what this node votes and acknowledges counts).
         """
 
+    def about(self) -> dict[str, Any]:
+        """Return what else belongs into the node's status, as plain data."""
+        return {}
+
     def state_changed(self, server: RaftServer) -> None:
         """Role, term or leader are others than before."""
 
@@ -174,6 +178,7 @@ class Driver:
         self.counts: Counter[str] = counts if counts is not None else Counter()
         self.observer = observer if observer is not None else Observer()
         self.metrics = Metrics()
+        self._handed: deque[tuple[int, float]] = deque()  # (last index, when) of what the executor has not applied yet
         self.difference = self.fault = self.lost_log = ""
         self._urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
         self._tell_at_s: float | None = None  # when followers hear of the last commit, if nothing has told them
@@ -205,6 +210,7 @@ class Driver:
             snapshots=self.snapshots,
             log_time=self._log_time,
             counts=self.counts,
+            metrics=self.metrics,
             status=self.status,
             read_asked=self.observer.read_asked,
         )
@@ -325,8 +331,11 @@ class Driver:
         if ready.hard_state is not None or ready.entries_from >= 0:
             if ready.entries_from >= 0 and self.server.state is not LeaderState:
                 self.requests.replaced_from(ready.entries_from)
+            began_s = self.clock.monotonic()
             self.storage.persist(ready.hard_state, ready.entries_from, ready.entries)
-            self.metrics.wrote(len(ready.entries))
+            self.metrics.wrote(len(ready.entries), self.clock.monotonic() - began_s)
+            if ready.entries and self.server.state is LeaderState:
+                self.metrics.appended(ready.entries_from + len(ready.entries) - 1, began_s)
 
     def _send(self, message: Message) -> None:
         if type(message) is InstallSnapshot:
@@ -347,6 +356,9 @@ class Driver:
             self._gate, self._shut_out = None, []
         handed_index = self.snapshots.handed_index
         assert first_index == handed_index + 1, f"handing over {first_index} after {handed_index}"
+        now_s = self.clock.monotonic()
+        self.metrics.committed(first_index + len(entries) - 1, now_s)
+        self._handed.append((first_index + len(entries) - 1, now_s))
         self.executor.submit(work.Apply(first_index, entries, not self.requests.waiting))
         self.snapshots.handed_over(first_index, entries)
         self.observer.committed(first_index, entries)
@@ -364,6 +376,8 @@ class Driver:
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self.requests.applied(index, replies)
                 self.server.applied(index)
+                while self._handed and self._handed[0][0] <= index:
+                    self.metrics.apply.observe(self.clock.monotonic() - self._handed.popleft()[1])
                 self.snapshots.begin_if_due()
                 for check in checked:
                     self._on_checked(check)
@@ -455,5 +469,10 @@ class Driver:
             "next_node_id": configuration.next_node_id,
             "dropped": dict(self.counts),
             "metrics": self.metrics.as_dict(),
+            "version": __version__,
+            "log_bytes": self.snapshots.log_bytes,
+            "snapshot_bytes": self.snapshots.newest_bytes,
+            "match_index": {peer_id: each.match_index for peer_id, each in server.progress.items()},
+            **self.observer.about(),
             "error": "; ".join(filter(None, (self.holding.reason, self.difference, self.fault, self.lost_log))) or None,
         }

@@ -16,6 +16,7 @@ import gc
 import logging
 import math
 import os
+import queue
 import sys
 import threading
 import time
@@ -42,6 +43,7 @@ from actorraft.node.driver import (
     TickEvent,
 )
 from actorraft.node.executor import Executor
+from actorraft.node.health import HealthServer
 from actorraft.node.host import MachineHost
 from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
@@ -96,6 +98,7 @@ class NodeSpec:
         seeds: where the others were last, without a parent.
         probation: the disk was empty under an id that may have begun (raft/probation.py).
         hands_over: hand leadership over before leaving.
+        http: where health and metrics are served, as host:port; "": nowhere.
         settings: what decides replicated state, as this start says it, as JSON by name; the log must agree.
     """
 
@@ -117,6 +120,7 @@ class NodeSpec:
     seeds: dict[int, Announcement] = field(default_factory=dict)
     probation: Probation | None = None
     hands_over: bool = False
+    http: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     run: int = 0
 
@@ -195,6 +199,10 @@ class _Reports(Observer):
     def __init__(self, context: ChildContext, begun: Callable[[], None]) -> None:
         self._context = context
         self._begun = begun
+        self.more: Callable[[], dict[str, Any]] = dict
+
+    def about(self) -> dict[str, Any]:
+        return self.more()
 
     def noticed(self, what: str, value: Any) -> None:
         if what == "begun":
@@ -237,6 +245,7 @@ class RaftNode:
             skips=read_skips(spec.directory),
         )
         self._machine = MachineThread(executor, mailbox.wake)
+        reports = _Reports(context, partial(has_begun, spec.directory))
         self.driver = Driver(
             self._net,
             storage=storage,
@@ -249,10 +258,16 @@ class RaftNode:
             commit_along=True,
             marks=storage.marks,
             counts=mailbox.counts,  # one list of what was dropped, for the status
-            observer=_Reports(context, partial(has_begun, spec.directory)),
+            observer=reports,
         )
         host.on_fault = functools.partial(setattr, self.driver, "fault")
         self.driver.fault = host.fault
+        self._since_s = self._clock.monotonic()
+        self._lost_s: dict[int, float] = {}  # peer -> since when its link is down
+        self._caught_up = False  # what was committed when a leader was first known is applied
+        self._to_apply: int | None = None  # and that is up to here
+        reports.more = self._about
+        self._health = HealthServer(spec.http, self._ask) if spec.http else None
         self._unsettled = check_settings(spec, self.driver.server.configuration)
         self._refuse_poison(storage.marks)
         self._ticks = Ticks(self._clock, spec.config.tick_s)
@@ -283,6 +298,8 @@ class RaftNode:
         self._context.on_stop(self._mailbox.wake)
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
         self._machine.run(self._turn, lambda: self.driver.process_events(()))
+        if self._health is not None:
+            self._health.close()
         self.driver.storage.close()
         self._mailbox.close()
 
@@ -306,9 +323,11 @@ class RaftNode:
                 events.append(ClientEvent(sender, frame))
             elif kind == Kinds.CONNECTED:
                 self._connected.add(sender)
+                self._lost_s.pop(sender, None)
                 events.append(ConnectEvent(sender))
             elif kind == Kinds.DISCONNECTED:
                 self._connected.discard(sender)
+                self._lost_s.setdefault(sender, self._clock.monotonic())
                 events.append(DisconnectEvent(sender))
         while self._orders:
             self._obey(*self._orders.popleft())
@@ -366,6 +385,47 @@ class RaftNode:
         if self.driver.counts["malformed peer frames"] == 1:
             logger.warning("dropped %s (further ones are only counted)", what)
 
+    # --- What is told of it ---
+
+    def _ask(self, timeout_s: float) -> dict[str, Any] | None:
+        """Have the loop say how this node is; from any thread. None: it does not turn."""
+        answer: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._orders.append(("status", answer.put))
+        self._mailbox.wake()
+        try:
+            return answer.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def _about(self) -> dict[str, Any]:
+        now_s = self._clock.monotonic()
+        peers = sorted(self.driver.server.configuration.members - {self._spec.node_id})
+        return {
+            "address": self._mailbox.endpoints[0],
+            "http": self._health.address if self._health is not None else "",
+            "uptime_s": round(now_s - self._since_s, 3),
+            "links": {
+                peer: None if peer in self._connected else round(now_s - self._lost_s.get(peer, self._since_s), 3)
+                for peer in peers
+            },
+            "not_ready": self._why_not_ready(),
+        }
+
+    def _why_not_ready(self) -> str:
+        """Say why this node should not be sent to yet; "" if it should."""
+        server = self.driver.server
+        if self.driver.holding.reason:
+            return self.driver.holding.reason
+        if server.probation is not None:
+            return "its disk was empty, and it neither votes nor counts yet"
+        if server.leader_id is None:
+            return "it knows no leader"
+        if not self._caught_up:
+            if self._to_apply is None and server.committed_in_own_term:  # else it may not know of all that is committed
+                self._to_apply = server.commit_index
+            self._caught_up = self._to_apply is not None and server.last_applied >= self._to_apply
+        return "" if self._caught_up else f"it has applied up to {server.last_applied} of {self._to_apply}"
+
     # --- What the parent says ---
 
     def _listen(self) -> None:
@@ -377,6 +437,8 @@ class RaftNode:
         match verb:
             case "peers":
                 self._set_peers(value)
+            case "status":
+                value(self.driver.status())
             case "keys":
                 self._mailbox.set_keys(value)
             case "clients":

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from actorraft import codec
 from actorraft.node import admission, roles, work
 from actorraft.node.logtime import LogTime
+from actorraft.node.metrics import Metrics
 from actorraft.node.reads import Reads
 from actorraft.node.snapshotting import Snapshotting
 from actorraft.node.watches import Watches
@@ -53,6 +54,7 @@ class Requests:
     Args:
         clients: how they are answered; None if there are none.
         counts: what went wrong and was dropped, by name; shared with the transport.
+        metrics: where outcomes are counted.
         status: this node's view of itself, as plain data.
         read_asked: told of each read that the core is asked about, by its token.
     """
@@ -68,6 +70,7 @@ class Requests:
         snapshots: Snapshotting,
         log_time: LogTime,
         counts: Counter[str],
+        metrics: Metrics,
         status: Callable[[], dict[str, Any]],
         read_asked: Callable[[int], object],
     ) -> None:
@@ -78,6 +81,7 @@ class Requests:
         self._snapshots = snapshots
         self._log_time = log_time
         self._counts = counts
+        self._metrics = metrics
         self._status = status
         self._read_asked = read_asked
         self.endpoints: list[
@@ -151,9 +155,23 @@ class Requests:
 
     def reply(self, client: Any, reply: codec.Reply) -> object:
         """Answer a client; see ports.Clients. What is too large for it is left out."""
+        self._count(reply)
         if self._clients is None:
             return True
         return self._clients.send_client(client, codec.encode_reply(reply))
+
+    def _count(self, reply: codec.Reply) -> None:
+        kind = type(reply)
+        if kind is codec.Results:
+            self._metrics.commands["answered"] += 1
+        elif kind is codec.Answers:
+            self._metrics.reads["answered"] += 1
+        elif isinstance(reply, codec.Refused):
+            self._metrics.commands["forbidden" if reply.forbidden else reply.reason] += 1
+        elif isinstance(reply, codec.QueryRefused):
+            self._metrics.reads["forbidden" if reply.forbidden else reply.reason] += 1
+        elif kind is codec.Expired:
+            self._metrics.commands["expired"] += 1
 
     # --- Commands ---
 

@@ -69,6 +69,16 @@ class Snapshotting:
             if type(item) is bytes:
                 self._log_bytes += len(item)
 
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of entries handed over since the newest snapshot was begun."""
+        return self._log_bytes
+
+    @property
+    def newest_bytes(self) -> int:
+        """Bytes of the newest snapshot."""
+        return self._newest_bytes
+
     def begin_if_due(self) -> None:
         """Take one if enough was handed over since the last."""
         entries = self.handed_index - max(self.newest_index, self.tried_index)

@@ -145,6 +145,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         seeds={node_id: Announcement(0, each.peer, each.client) for node_id, each in members},
         probation=probation,
         hands_over=True,
+        http=folder.http.listen,
         settings={name: value for name, value in settings_of(folder, config).items() if name in DECIDING},
     )
 

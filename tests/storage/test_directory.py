@@ -6,6 +6,8 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ lock = DirectoryLock(Path(sys.argv[1]))
 print("locked", flush=True)
 sys.stdin.read()
 """
+
+
+NOBODY = 65534
 
 
 def info(**changes: Any) -> ClusterInfo:
@@ -197,11 +202,24 @@ def test_a_missing_description_beside_nodes_data_is_refused(tmp_path: Path) -> N
         ClusterDirectory(tmp_path, wait_s=0)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "c").mkdir(mode=0o700)
-    (tmp_path / "c").chmod(0o500)
-    assert "cannot be used" in refusal(tmp_path / "c" / "below")
+@pytest.fixture
+def of_a_user(tmp_path: Path) -> Iterator[Path]:
+    """A folder of somebody who is not root, who may write anywhere; meanwhile this process is that somebody."""
+    if os.geteuid() != 0:
+        yield tmp_path
+        return
+    os.seteuid(NOBODY)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(of_a_user: Path) -> None:
+    (of_a_user / "c").mkdir(mode=0o700)
+    (of_a_user / "c").chmod(0o500)
+    assert "cannot be used" in refusal(of_a_user / "c" / "below")
 
 
 def test_a_damaged_description_is_refused(tmp_path: Path) -> None:

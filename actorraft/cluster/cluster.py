@@ -17,20 +17,22 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from actorraft.client.administration import ask_leader
+from actorraft.client.arguments import check_timeout
 from actorraft.client.client import Client
 from actorraft.client.connect import open_client, zeromq_channel
 from actorraft.client.status import MemberStatus
 from actorraft.client.thread import ClientThread
 from actorraft.cluster.nodes import Node, Nodes
-from actorraft.cluster.processes import NodeProcesses
+from actorraft.cluster.processes import END_S, NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
 
 M = TypeVar("M")
 
 LOOK_S = 1.0  # how often a spawn that waits for a leader looks whether there can be one
+DAY_S: Final = 86_400.0  # for ever, as far as a lock can wait
 
 
 class Cluster(Client[M]):
@@ -45,6 +47,7 @@ class Cluster(Client[M]):
         )
         super().__init__(thread, machine, name=processes.place.info.machine)
         self._processes = processes
+        self._served = False  # so there is something to end cleanly
         processes.emit = thread.events.emit  # and not our own, which would tie the two to each other
         _clusters.add(self)
 
@@ -74,6 +77,7 @@ class Cluster(Client[M]):
                 raise
         if self._processes.ending:
             raise StartError("the cluster was closed while it started")
+        self._served = True
 
     # --- What an owner can do ---
 
@@ -148,7 +152,7 @@ class Cluster(Client[M]):
         deadline_s = time.monotonic() + timeout
         gone = lambda said: node_id not in (*said["voters"], *said["learners"])  # noqa: E731
         self._change_membership(node_id, ["remove", node_id], gone, deadline_s)
-        self._processes.stop(node_id)
+        self._processes.end(node_id)
         self._processes.forget(node_id)
         self._set_endpoints()
         self._emit("membership", node_id, "is no member any more")
@@ -204,14 +208,24 @@ class Cluster(Client[M]):
 
     # --- The end ---
 
-    def close(self) -> None:
-        """Close the client and end every process: gone within 5 s, running, stuck or paused. Idempotent."""
+    def close(self, timeout: float = END_S) -> None:
+        """Close the client and end every process: gone within 5 s more, running, stuck or paused. Idempotent.
+
+        Args:
+            timeout: seconds in which, where data is kept, all nodes come to one index and leave a snapshot there, so
+                that the next start has nothing to replay. What is not done by then is skipped, and said.
+        """
+        checked_s = check_timeout(timeout)
         if not self.owned:
             super().close()  # a fork has a session of its own, and owns no process
             return
         self._processes.end_starts()  # before the client is closed: a start that is under way looks here
+        ends = self._served and not self.closed
         try:
             super().close()
+            if ends:
+                self._processes.heal()
+                self._processes.come_to_an_end(DAY_S if checked_s is None else min(checked_s, DAY_S))
         finally:
             self._processes.close()
 

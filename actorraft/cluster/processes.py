@@ -36,12 +36,15 @@ from actorraft.storage.show import running_entry
 logger = logging.getLogger("actorraft")
 
 CUT_S: Final = 2.0  # how long `cut` waits for a node that does not obey
+END_S: Final = 5.0  # what the nodes get to come to one index and leave a snapshot there
 CLOSE_S: Final = 2.0  # what a node gets to leave by itself before SIGKILL
 RESTART_S: Final = 30.0  # how long a node that died unasked may take to serve again
 START_CLOSE_S: Final = 0.5  # the same for one that does not serve yet: it owes nobody anything
 
 if TYPE_CHECKING:
     from transports.keys import RunKeys
+
+logger = logging.getLogger("actorraft")
 
 Emit = Callable[[str, int, str], object]  # kind of event, node id, in words
 
@@ -75,6 +78,7 @@ class NodeProcess(ActorProcess):
         self.serving = False  # it has served
         self.paused = False
         self.cut_serial = 0  # of the last partition that is in force there
+        self.ended: str | None = None  # it is at the end: "", or why it has no snapshot there
 
 
 class NodeProcesses:
@@ -120,7 +124,9 @@ class NodeProcesses:
         self._bound: dict[int, tuple[str, str]] = {}  # node id -> endpoints for peers, for clients
         self._cuts: dict[int, list[int]] = {}  # node id -> peers that it is cut off from
         self._cut_serial = 0  # of the last partition
-        self._cut_changed = threading.Condition()
+        self._end_index = -1  # where the log ends, as a leader says that takes nothing more; -1: nobody has yet
+        self._ends = False  # the nodes were told to take nothing more
+        self._reported = threading.Condition()  # rung when a node has said something of the two above, or of the cut
         self._reasons: dict[int, str] = {}  # why a node stopped, in its own words
         self._run = int.from_bytes(os.urandom(7), "little")  # which run of the cluster this is
         self._given_up: set[int] = set()  # nodes that stay down until somebody has done something
@@ -239,9 +245,9 @@ class NodeProcesses:
         """Start a node again, on the data it left; return when it serves. One that still runs is stopped first."""
         deadline_s = time.monotonic() + timeout_s
         self._monitor.pardon(f"node {node_id}")
-        self.stop(node_id)  # also one that is starting now, so nobody waits for that
+        self.end(node_id)  # also one that is starting now, so nobody waits for that
         with self._starting(node_id):
-            self.stop(node_id)
+            self.end(node_id)
             self._bring_up(node_id, deadline_s)
             self.emit("restart", node_id, f"serves again as process {self._processes[node_id].pid}")
 
@@ -346,6 +352,9 @@ class NodeProcesses:
             self._reasons.pop(process.node_id, None)
             self._given_up.discard(process.node_id)
             self._monitor.watch(process)
+            if self._ends:  # a quorum may be there again
+                self._ends = False
+                self._tell(self._introduced(), ("go on", None))
 
     def _introduced(self) -> list[NodeProcess]:
         return [process for process in self._processes.values() if process.introduced]
@@ -375,7 +384,14 @@ class NodeProcesses:
         self._take_down(node_id, NodeProcess.kill)
 
     def stop(self, node_id: int) -> None:
-        """Ask a node to leave, and wait until it has; it stays down."""
+        """Ask a node to leave, and wait until it has; it stays down. The last quorum comes to one index first."""
+        serving = [process.node_id for process in self._serving()]
+        if node_id in serving and len(serving) - 1 <= len(self.node_ids) // 2 < len(serving):
+            self.come_to_an_end(END_S)
+        self.end(node_id)
+
+    def end(self, node_id: int) -> None:
+        """The same for one that is no member any more, or is started again at once: the others go on."""
         self._take_down(node_id, NodeProcess.terminate)
 
     def pause(self, node_id: int) -> None:
@@ -442,8 +458,15 @@ class NodeProcesses:
         def in_force() -> bool:
             return all(process.cut_serial >= serial or process.paused or not process.alive for process in told)
 
-        with self._cut_changed:
-            self._cut_changed.wait_for(in_force, CUT_S)
+        with self._reported:
+            self._reported.wait_for(in_force, CUT_S)
+
+    def heal(self) -> None:
+        """End a partition, and do not wait for that."""
+        with self._lock:
+            if self._cuts:
+                self._cut_serial, self._cuts = self._cut_serial + 1, {}
+                self._tell(self._introduced(), ("cut", (self._cut_serial, [])))
 
     def kill_together(self) -> None:
         """SIGKILL for all at once, none of which lives to see another die; they stay down."""
@@ -457,6 +480,53 @@ class NodeProcesses:
                 process.kill()
         for process in processes:
             process.wait(CLOSE_S)
+
+    def _serving(self) -> list[NodeProcess]:
+        with self._lock:
+            return [one for one in self._processes.values() if one.serving and one.alive and not one.paused]
+
+    def _tell(self, processes: Sequence[NodeProcess], order: tuple[str, Any]) -> None:
+        for process in processes:
+            with contextlib.suppress(UsageError):  # it died meanwhile
+                process.send(order)
+
+    def come_to_an_end(self, timeout_s: float) -> None:
+        """Bring the nodes to one index and have each leave a snapshot there, in time; else say why it was skipped.
+
+        The next start may run other code, and must find nothing to replay (node/leaving.py). They take no commands from
+        here on, until one is started again.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        if not self.place.keeps_data:
+            return
+        ending = self._serving()
+        if len(ending) <= len(self.node_ids) // 2:
+            if ending:
+                logger.warning("no clean end: nodes %s are no majority", [one.node_id for one in ending])
+            return
+        with self._lock:
+            self._ends, self._end_index = True, -1
+            for process in ending:
+                process.ended = None
+            self._tell(ending, ("end", None))
+
+        def said(enough: Callable[[], bool]) -> bool:
+            with self._reported:
+                return self._reported.wait_for(enough, max(0.0, deadline_s - time.monotonic()))
+
+        def missing() -> list[NodeProcess]:
+            return [process for process in ending if process.ended is None and process.alive]
+
+        if not said(lambda: self._end_index >= 0):
+            logger.warning("no clean end: within %g s no leader had all of its log committed", timeout_s)
+            return
+        self._tell(ending, ("snapshot at", self._end_index))
+        if not said(lambda: not missing()):
+            late = [process.node_id for process in missing()]
+            logger.warning("no clean end of nodes %s: no snapshot there within %g s", late, timeout_s)
+        for process in ending:
+            if process.ended:
+                logger.warning("no clean end of node %d: %s", process.node_id, process.ended)
 
     def end_starts(self) -> None:
         """From now on nothing is started."""
@@ -527,10 +597,15 @@ class NodeProcesses:
         verb, value = report
         if verb in ("stopped", "poisoned"):
             self._reasons[process.node_id] = value
-        elif verb == "cut":
-            with self._cut_changed:
-                process.cut_serial = value
-                self._cut_changed.notify_all()
+        elif verb in ("cut", "end", "ended"):
+            with self._reported:
+                if verb == "cut":
+                    process.cut_serial = value
+                elif verb == "end":
+                    self._end_index = max(self._end_index, value)
+                else:
+                    process.ended = value
+                self._reported.notify_all()
         elif verb == "snapshot":
             self.emit("snapshot", process.node_id, f"took a snapshot up to index {value}")
         elif verb == "difference":

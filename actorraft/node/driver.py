@@ -408,7 +408,7 @@ class Driver:
     def _wake_machine(self) -> None:
         """Append a clock entry when the machine's time has come, so that expiries work on an idle cluster."""
         due_s = self._wake_at_s
-        if due_s is None or self.server.state is not LeaderState:
+        if due_s is None or self.server.state is not LeaderState or self.requests.closing:
             return
         now_s = self._log_time.now_s()
         if now_s >= due_s:
@@ -420,7 +420,7 @@ class Driver:
 
     def _maybe_check(self) -> None:
         """Append a check entry when it is due (digests.py)."""
-        if self.server.state is not LeaderState:
+        if self.server.state is not LeaderState or self.requests.closing:
             return
         if not self._checks.due(self.clock.monotonic(), self.snapshots.handed_index):
             return

@@ -10,11 +10,9 @@ Source:     architecture 5, 9 and 19.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import logging
-import math
 import os
 import queue
 import sys
@@ -45,13 +43,13 @@ from actorraft.node.driver import (
 from actorraft.node.executor import Executor
 from actorraft.node.health import HealthServer
 from actorraft.node.host import MachineHost
+from actorraft.node.leaving import Leaving
 from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
 from actorraft.node.members import Members
 from actorraft.ports import GONE, Kinds
 from actorraft.raft import roster
 from actorraft.raft.config import RaftConfig
-from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import Configuration, Message
 from actorraft.raft.probation import Probation
 from actorraft.raft.ready import LeaderState
@@ -71,7 +69,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("actorraft")
 
-HAND_OVER_S: Final = 2.0  # how long a node that is asked to leave waits for another to lead
 ON_PROBATION: Final = "on-probation"  # a file in the data directory, while it is so
 EXIT_DISK: Final = 74  # EX_IOERR: the disk refused
 EXIT_POISONED: Final = 78  # EX_CONFIG: a command ends the process, and somebody must do something about that
@@ -271,7 +268,9 @@ class RaftNode:
         self._unsettled = check_settings(spec, self.driver.server.configuration)
         self._refuse_poison(storage.marks)
         self._ticks = Ticks(self._clock, spec.config.tick_s)
-        self._leaving_until_s = math.inf  # it hands over, and is patient until then
+        self._leaving = Leaving(
+            self.driver, self._clock, context.report, keeps_data=spec.keeps_data, hands_over=spec.hands_over
+        )
         self._members = Members(self.driver, mailbox, spec, self._set_peers) if spec.advertise is not None else None
         if self._members is None:
             self._set_peers(peers)
@@ -341,7 +340,8 @@ class RaftNode:
         if self._members is not None and self._members.removed:
             logger.warning("node %d is no member any more, and leaves; its directory may go", self._spec.node_id)
             return None
-        if self._context.stop_requested and self._may_leave():
+        self._leaving.follow()
+        if self._context.stop_requested and self._leaving.may_leave():
             return None
         return bool(envelopes)
 
@@ -352,20 +352,6 @@ class RaftNode:
         if self._spec.settings.keys() - dict(configuration.settings).keys():
             self.driver.server.annotate(roster.settle(configuration, self._spec.settings))
             self.driver.process_events(())
-
-    def _may_leave(self) -> bool:
-        """Hand leadership over first, so that nobody has to find out; and let those hear who wait for an answer."""
-        server, now_s = self.driver.server, self._clock.monotonic()
-        if not self._spec.hands_over:
-            return True
-        if self._leaving_until_s == math.inf:
-            self._leaving_until_s = now_s + HAND_OVER_S
-            if server.state is LeaderState and len(server.voters) > 1:
-                with contextlib.suppress(RaftError):  # it is under way, or nobody is there to take over
-                    server.transfer_leadership()
-                self.driver.process_events(())
-        stays = (server.state is LeaderState and len(server.voters) > 1) or self.driver.requests.waiting
-        return not stays or now_s >= self._leaving_until_s
 
     def _on_peer(self, sender: int, frame: bytes, events: list[Event]) -> None:
         if sender in self._cut:
@@ -443,6 +429,12 @@ class RaftNode:
                 self._mailbox.set_keys(value)
             case "clients":
                 self.driver.requests.endpoints = value
+            case "end":
+                self._leaving.end()
+            case "snapshot at":
+                self._leaving.snapshot_at(value)
+            case "go on":
+                self._leaving.go_on()
             case "campaign":
                 self._campaign = True
             case "cut":

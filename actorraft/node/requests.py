@@ -87,6 +87,7 @@ class Requests:
         self.endpoints: list[
             tuple[int | str, ...]
         ] = []  # (node id, where clients reach it, its keys), for clients that ask
+        self.closing = False  # nothing is appended any more: the log must come to its end
         self._pending: dict[int, tuple[Any, int]] = {}  # index of an entry -> who waits for its result, and its bytes
         self._frames: Counter[Any] = Counter()  # client -> its entries among them
         self._bytes: Counter[Any] = Counter()  # client -> their bytes
@@ -184,7 +185,9 @@ class Requests:
     def _append(self, client: Any, frame: bytes, client_id: int, first_sequence: int) -> None:
         """Append a client's frame as one entry, or say why not: refused by name is certainly not applied."""
         size = len(frame)
-        if size > self._config.frame_bytes_max:
+        if self.closing:
+            reason = "not leader"
+        elif size > self._config.frame_bytes_max:
             reason = "too large"
         elif self._has_enough(client, size):
             reason = "busy"

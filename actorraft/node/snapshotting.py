@@ -38,6 +38,7 @@ class Snapshotting:
         running: whether the executor is taking one.
         tried_index: where the last one was begun, whatever became of it; -1: none.
         held_up_s: how long the last one kept commands waiting.
+        why_not: why the last one failed; empty if it did not.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class Snapshotting:
         self.handed_index = self.newest_index = newest.snapshot_id.index if newest is not None else -1
         self.running = False
         self.held_up_s = 0.0
+        self.why_not = ""
+        self._last_item_index = -1  # of the last entry handed over that does more than count
         self._newest_bytes = newest.size_bytes if newest is not None else 0
         self.tried_index = -1
         self._log_bytes = 0  # handed over since then
@@ -65,9 +68,15 @@ class Snapshotting:
     def handed_over(self, first_index: int, entries: Sequence[LogEntry]) -> None:
         """Note what the executor was given."""
         self.handed_index = first_index + len(entries) - 1
-        for _, item in entries:
+        for index, (_, item) in enumerate(entries, first_index):
             if type(item) is bytes:
                 self._log_bytes += len(item)
+                self._last_item_index = index
+
+    @property
+    def to_replay(self) -> bool:
+        """Whether the next start would have anything to apply."""
+        return self._last_item_index > self.newest_index
 
     @property
     def log_bytes(self) -> int:
@@ -105,7 +114,7 @@ class Snapshotting:
 
     def taken(self, meta: SnapshotMeta, held_up_s: float) -> bool:
         """The executor has taken one: cut the log. Return whether it is the newest."""
-        self.running, self.held_up_s = False, held_up_s
+        self.running, self.held_up_s, self.why_not = False, held_up_s, ""
         if meta.snapshot_id.index <= self.newest_index:
             return False
         self.newest_index, self._newest_bytes = meta.snapshot_id.index, meta.size_bytes
@@ -115,7 +124,7 @@ class Snapshotting:
 
     def failed(self, reason: str) -> None:
         """Go on without it; the next try is after as much log again."""
-        self.running = False
+        self.running, self.why_not = False, reason
         logger.error("snapshot failed, the log goes on growing: %s", reason)
 
     def install(self, snapshot_id: EntryId) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from actorraft.errors import CommandFailed as CommandFailed
     from actorraft.errors import CorruptionError as CorruptionError
     from actorraft.errors import MailboxFull as MailboxFull
+    from actorraft.errors import NotYet as NotYet
     from actorraft.errors import OutcomeUnknown as OutcomeUnknown
     from actorraft.errors import RemoteTraceback as RemoteTraceback
     from actorraft.errors import ResultLost as ResultLost
@@ -73,6 +74,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "CommandFailed",
         "CorruptionError",
         "MailboxFull",
+        "NotYet",
         "OutcomeUnknown",
         "RemoteTraceback",
         "ResultLost",

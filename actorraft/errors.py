@@ -7,6 +7,7 @@ ActorRaftError
 ├── OutcomeUnknown (a TimeoutError)  sent, no answer: it may or may not apply, never twice; ask `resolve()`
 ├── CommandFailed                    committed; the command raised what cannot be rebuilt here
 ├── ResultLost                       committed and applied; the result cannot be sent back
+├── NotYet                           raised by a query of a machine's: ask again when more is applied
 ├── UnknownType                      the receiver has no class of that name
 ├── StartError                       a process did not come up; says why, with its last words
 ├── MailboxFull, ActorDead           the actor has not taken what was sent / is gone
@@ -107,6 +108,10 @@ def _with_source(frame: re.Match[str]) -> str:
 
 class ResultLost(ActorRaftError):
     """The command was committed and applied, but its result cannot be sent back."""
+
+
+class NotYet(ActorRaftError):
+    """Raised by a machine's query: the state does not have yet what is asked for. A later one may."""
 
 
 class UnknownType(ActorRaftError):

@@ -30,6 +30,7 @@ from actorraft.node.holding import Gate, Holding
 from actorraft.node.logtime import LogTime
 from actorraft.node.metrics import Metrics
 from actorraft.node.requests import Requests
+from actorraft.node.skipping import Learned, Skipping
 from actorraft.node.snapshotting import Snapshotting
 from actorraft.node.work import ExecutorPort
 from actorraft.ports import Clients, Clock, Net, Storage
@@ -42,6 +43,7 @@ from actorraft.raft.messages import (
     EntryId,
     Holds,
     InstallSnapshot,
+    Introduction,
     LogEntry,
     MayTry,
     Message,
@@ -139,7 +141,8 @@ class Driver:
         noop: whether a new leader appends an empty entry (§8); off only for simulations of the paper's figures.
         commit_along: tell followers of a commit with the next append or a millisecond later, not at once.
         counts: what goes wrong and is dropped, by name; may be shared with the transport.
-        marks: the executor's.
+        marks, skips: the executor's.
+        keep_skips: makes what is to be skipped durable in the node's folder; None: nowhere.
         observer: told what happens.
 
     Attributes:
@@ -167,6 +170,8 @@ class Driver:
         commit_along: bool = False,
         counts: Counter[str] | None = None,
         marks: Marks | None = None,
+        skips: dict[int, int] | None = None,
+        keep_skips: Callable[[dict[int, int]], object] | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.net = net
@@ -214,15 +219,19 @@ class Driver:
             status=self.status,
             read_asked=self.observer.read_asked,
         )
+        marks = marks if marks is not None else Marks()
         self.holding = Holding(
             self.server,
             net,
             storage,
             executor,
             config,
-            marks if marks is not None else Marks(),
+            marks,
             self._log_time,
             changed=lambda reason: self.observer.noticed("hold", reason),
+        )
+        self.skipping = Skipping(
+            self.server, net, marks, self._log_time, skips if skips is not None else {}, keep_skips
         )
         self._gate: Gate | None = Gate() if noop and not isinstance(executor, LogOnly) else None
         self._shut_out: list[LogEntry] = []  # by the gate
@@ -252,6 +261,9 @@ class Driver:
             match event:
                 case MessageEvent(message):
                     kind = type(message)
+                    if kind is Introduction or (self.skipping.careful and not self.skipping.talks_to(message.source)):
+                        self._on_stranger(message)
+                        continue
                     if kind is Holds or kind is MayTry:
                         self.holding.on_message(message)
                         continue
@@ -263,12 +275,15 @@ class Driver:
                 case TickEvent(ticks):
                     server.tick(ticks, asleep=ticks > self.config.heartbeat_ticks)
                     self.holding.tick(ticks)
+                    self.skipping.tick()
                     self._wake_machine()
                     self._maybe_check()
                     self.requests.tick()
                 case DisconnectEvent(peer_id):
                     server.peer_disconnected(peer_id)
+                    self.skipping.connected(peer_id)
                 case ConnectEvent(peer_id):
+                    self.skipping.connected(peer_id)
                     server.peer_connected(peer_id)
                 case _:
                     event()
@@ -337,7 +352,19 @@ class Driver:
             if ready.entries and self.server.state is LeaderState:
                 self.metrics.appended(ready.entries_from + len(ready.entries) - 1, began_s)
 
+    def _on_stranger(self, message: Message) -> None:
+        """A peer introduces itself, or says something before that."""
+        if not isinstance(message, Introduction):
+            self.counts["messages of nodes that skip other entries"] += 1
+            return
+        try:
+            self.skipping.on_introduction(message)
+        except Learned as error:
+            raise NodeStopped(str(error)) from error
+
     def _send(self, message: Message) -> None:
+        if self.skipping.careful and not self.skipping.talks_to(message.dest):
+            return
         if type(message) is InstallSnapshot:
             filled = self.snapshots.chunks.fill(message)
             if filled is None:
@@ -449,6 +476,9 @@ class Driver:
 
     # --- What it says of itself ---
 
+    def _troubles(self) -> tuple[str, ...]:
+        return self.holding.reason, self.skipping.reason, self.difference, self.fault, self.lost_log
+
     def status(self) -> dict[str, Any]:
         """Return this node's view of itself and its cluster, as plain data."""
         server, configuration = self.server, self.server.configuration
@@ -474,5 +504,5 @@ class Driver:
             "snapshot_bytes": self.snapshots.newest_bytes,
             "match_index": {peer_id: each.match_index for peer_id, each in server.progress.items()},
             **self.observer.about(),
-            "error": "; ".join(filter(None, (self.holding.reason, self.difference, self.fault, self.lost_log))) or None,
+            "error": "; ".join(filter(None, self._troubles())) or None,
         }

@@ -79,7 +79,7 @@ class Executor:
         timer: seconds, for noticing that digests and snapshots of the state are not cheap.
         marks: where it is said what is being applied, for the next life of this process.
         recursion_max: frames that a command may have above `run`, wherever that is called; None: what there is left.
-        skips: index -> checksum of entries that an operator has had skipped.
+        skips: index -> checksum of entries that an operator has had skipped; grows with what log and snapshots say.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Executor:
         self.host = host
         self.marks = marks if marks is not None else Marks()
         self.hold: Hold | None = None
-        self.skips: dict[int, int] = dict(skips or {})
+        self.skips: dict[int, int] = skips if skips is not None else {}
         self._recursion_max = recursion_max
         self._waiting: list[LogEntry] = []  # while it holds: what was handed over, from that entry on
         self._outcomes: dict[int, dict[int, Any]] = {}  # index -> position -> result, decided by a later entry

@@ -21,7 +21,7 @@ every node goes on from the state before the command. An outcome that may have b
   that was committed then is at hand (`Gate`), and looks ahead. Nobody is let in while the leader holds.
 
 Threads:    the node's loop.
-Source:     docs/decisions, "Holding at a command".
+Source:     docs/decisions/0029-holding.md.
 Not here:   which errors these are (host.py); the state, and its like before a command (executor.py).
 """
 

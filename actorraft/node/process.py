@@ -60,7 +60,7 @@ from actorraft.storage.marks import DEATHS, Marks
 from actorraft.storage.portable import seed
 from actorraft.storage.records import entry_checksum
 from actorraft.storage.show import describe
-from actorraft.storage.skips import read_skips
+from actorraft.storage.skips import read_skips, store_skips
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
@@ -233,13 +233,14 @@ class RaftNode:
             storage.close()
         storage = open_storage(spec)
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
+        skips = read_skips(spec.directory)
         executor = Executor(
             host,
             session_expiry_s=spec.config.session_expiry_s,
             timer=time.perf_counter,
             marks=storage.marks,
             recursion_max=sys.getrecursionlimit(),
-            skips=read_skips(spec.directory),
+            skips=skips,
         )
         self._machine = MachineThread(executor, mailbox.wake)
         reports = _Reports(context, partial(has_begun, spec.directory))
@@ -254,6 +255,8 @@ class RaftNode:
             probation=spec.probation,
             commit_along=True,
             marks=storage.marks,
+            skips=skips,
+            keep_skips=partial(store_skips, spec.directory),
             counts=mailbox.counts,  # one list of what was dropped, for the status
             observer=reports,
         )

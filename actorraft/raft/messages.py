@@ -259,6 +259,17 @@ class MayTry(NamedTuple):
     round: int
 
 
+class Introduction(NamedTuple):
+    """What a node skips, (index, checksum) each, said before anything else on a link; see node/skipping.py."""
+
+    source: int
+    dest: int
+    term: int
+    skips: list[tuple[int, int]]
+    applied_index: int  # the highest entry that it may have applied, in this life or an earlier one
+    asks: bool  # answer with your own
+
+
 Message = (
     AppendEntries
     | AppendEntriesResponse
@@ -273,6 +284,7 @@ Message = (
     | Reminder
     | Holds
     | MayTry
+    | Introduction
 )
 
 # The position in this tuple is the message's code on the wire: append only, never reorder.
@@ -290,4 +302,5 @@ MESSAGE_TYPES: tuple[type[Any], ...] = (
     Reminder,
     Holds,
     MayTry,
+    Introduction,
 )

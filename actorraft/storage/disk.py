@@ -128,6 +128,15 @@ class DiskStorage:
 
     def recover(self) -> Recovered:
         """As ports.Storage.recover."""
+        try:
+            return self._recover()
+        except MemoryError as error:
+            raise StorageFailed(
+                f"there is not enough memory to read what is in {self.path}. Nothing says that it is damaged: free "
+                "some, or raise the limit of this process, and start it again"
+            ) from error
+
+    def _recover(self) -> Recovered:
         with self._guarded():
             for folder in (self._wal.directory, self._snapshots.directory):
                 if not folder.is_dir():

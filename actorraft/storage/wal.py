@@ -162,6 +162,8 @@ class LogReader:
                 note_record(scan.segments, record)
         except CorruptionError as error:
             raise self._damage(path, batch.start, str(error)) from None
+        except MemoryError:
+            raise  # it says nothing of what is on disk
         except Exception as error:  # whatever a decoder makes of nonsense
             raise self._damage(path, batch.start, f"its records make no sense: {error!r}") from error
 

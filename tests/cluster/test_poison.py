@@ -146,6 +146,28 @@ def test_a_client_that_waits_for_a_skipped_command_hears_that_it_was_skipped(tmp
         agree(cluster)
 
 
+def test_a_node_whose_folder_was_elsewhere_learns_of_the_skip_on_its_links_and_goes_past_it_too(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with spawn(tmp_path) as cluster:
+        poison(cluster, "exit")
+    row = next(row for row in json.loads(storage("show", str(data), "-o", "json").stdout) if row["method"] == "die")
+    for name in ("node-0", "node-2"):
+        done = storage("skip", str(data / name), "--index", str(row["index"]), "--checksum", row["checksum"])
+        assert 0 == done.returncode, done.stderr
+
+    with spawn(tmp_path, None) as cluster:
+        machine = cluster.proxy(timeout=60.0)
+        assert 2 == machine.add()
+        agree(cluster)
+        eventually(lambda: all(row.alive and row.error is None for row in cluster.status()))
+        assert (data / "node-1" / "skips.json").exists()
+        added = cluster.add_node()
+        assert 3 == machine.add()
+        agree(cluster, [0, 1, 2, added])
+    shown = json.loads(storage("show", str(data), "-o", "json").stdout)
+    assert "(skips)" in [row["method"] for row in shown]
+
+
 def test_once_the_machine_is_mended_the_next_spawn_applies_the_command(tmp_path: Path) -> None:
     cure = tmp_path / "cure"
     with spawn(tmp_path, cured=str(cure)) as cluster:

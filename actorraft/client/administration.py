@@ -173,8 +173,10 @@ def export_snapshot(thread: ClientThread, path: str | os.PathLike[str], machine:
     from actorraft.storage.portable import PortableInfo, write_portable
 
     for _ in range(3):
-        ask_leader(thread, "snapshot", {}, timeout)
+        covered = ask_leader(thread, "snapshot", {}, timeout)
         term, index, data, done = ask_leader(thread, "read_snapshot", {"offset": 0}, timeout)
+        if index < covered:
+            continue  # another node leads by now, and its newest one is older than what was acknowledged
         chunks = _snapshot_chunks(thread, (term, index), data, done, timeout)
         with contextlib.suppress(_Superseded):
             return write_portable(path, PortableInfo(machine=machine, term=term, index=index), chunks)

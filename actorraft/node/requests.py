@@ -89,8 +89,7 @@ class Requests:
         ] = []  # (node id, where clients reach it, its keys), for clients that ask
         self.closing = False  # nothing is appended any more: the log must come to its end
         self._pending: dict[int, tuple[Any, int]] = {}  # index of an entry -> who waits for its result, and its bytes
-        self._frames: Counter[Any] = Counter()  # client -> its entries among them
-        self._bytes: Counter[Any] = Counter()  # client -> their bytes
+        self._held: dict[Any, list[int]] = {}  # client -> [its entries among them, their bytes]; no zeros
         self._share_bytes = config.uncommitted_bytes_max // CLIENT_SHARE
         self._asked: dict[int, Any] = {}  # token -> what waits for the core's answer: a read, or a _Wanted
         self._next_token = 0
@@ -185,12 +184,13 @@ class Requests:
     def _append(self, client: Any, frame: bytes, client_id: int, first_sequence: int) -> None:
         """Append a client's frame as one entry, or say why not: refused by name is certainly not applied."""
         size = len(frame)
+        held = self._held.get(client)
         if self.closing:
             reason = "not leader"
         elif size > self._config.frame_bytes_max:
             reason = "too large"
-        elif self._has_enough(client, size):
-            reason = "busy"
+        elif held is not None and (held[0] >= CLIENT_FRAMES_MAX or held[1] + size > self._share_bytes):
+            reason = "busy"  # it has its share; one frame it may always have
         else:
             try:
                 index = self._server.propose(codec.stamp(self._log_time.now_s(), frame))
@@ -200,15 +200,13 @@ class Requests:
                 reason = "busy"
             else:
                 self._pending[index] = (client, size)
-                self._frames[client] += 1
-                self._bytes[client] += size
+                if held is None:
+                    self._held[client] = [1, size]
+                else:
+                    held[0] += 1
+                    held[1] += size
                 return
         self.reply(client, codec.Refused(client_id, first_sequence, reason, self._server.leader_id))
-
-    def _has_enough(self, client: Any, size: int) -> bool:
-        """Whether a client has its share; one frame it may always have."""
-        frames = self._frames.get(client, 0)
-        return frames > 0 and (frames >= CLIENT_FRAMES_MAX or self._bytes[client] + size > self._share_bytes)
 
     def replaced_from(self, first_index: int) -> None:
         """Another leader replaced entries: their clients hear nothing from here and ask there."""
@@ -217,12 +215,16 @@ class Requests:
 
     def _take_pending(self, index: int) -> Any:
         """Return who waits for an entry, and let them send as much again; None: nobody."""
-        client, size = self._pending.pop(index, (None, 0))
-        if size:
-            self._bytes[client] -= size
-            self._frames[client] -= 1
-            if not self._frames[client]:
-                del self._frames[client], self._bytes[client]
+        waiting = self._pending.pop(index, None)
+        if waiting is None:
+            return None
+        client, size = waiting
+        held = self._held[client]
+        if held[0] == 1:
+            del self._held[client]
+        else:
+            held[0] -= 1
+            held[1] -= size
         return client
 
     def applied(self, last_index: int, replies: list[tuple[int, codec.Reply]]) -> None:

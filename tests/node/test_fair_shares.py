@@ -51,8 +51,7 @@ def test_what_is_applied_makes_room_again() -> None:
             node.call("emit", 1, 0, "x" * 4_000, client="steady")
         node.settle()
     assert [] == refused(node, "steady")
-    assert not node.control.requests._frames
-    assert not node.control.requests._bytes
+    assert not node.control.requests._held
 
 
 def test_a_client_learns_the_clusters_frame_limit_with_its_leader() -> None:

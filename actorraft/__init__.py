@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from actorraft import moved as _moved
+
 if TYPE_CHECKING:
     from actorraft.actors.actor import Actor as Actor
     from actorraft.actors.ref import ActorRef as ActorRef
@@ -107,3 +109,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+_moved.install()

@@ -1,0 +1,38 @@
+"""What 0.1.0 called its modules is found, with a warning that says where it is now."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+from actorraft.moved import MOVED
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_an_old_name_warns_and_gives_what_is_in_its_place(old: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} is {MOVED[old]} now"):
+        found = importlib.import_module(old)
+    place = vars(importlib.import_module(MOVED[old]))
+    assert all(vars(found)[name] is value for name, value in place.items() if not name.startswith("__"))
+
+
+def test_a_name_that_never_was_is_still_an_import_error() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("actorraft.nonsense")
+
+
+@pytest.mark.parametrize(
+    ("room", "name"),
+    [
+        ("client", "Client"),
+        ("client", "connect"),
+        ("cluster", "Cluster"),
+        ("node", "NodeSpec"),
+        ("pickling", "Encoder"),
+    ],
+)
+def test_a_room_s_own_names_are_at_its_door(room: str, name: str) -> None:
+    assert getattr(importlib.import_module(f"actorraft.{room}"), name).__name__ == name

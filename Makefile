@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-script-location
 PYTEST := $(BIN)/python -m pytest -q
 # Compiled when installed, as pip does with what is not editable: nodes start twice as fast as when each compiles it.
-LIBRARY := actorraft transports statemachines
+LIBRARY := actorraft transports statemachines parameter_server
 CODE   := $(LIBRARY) benchmarks examples tests
 
 #   make slow     the long tests

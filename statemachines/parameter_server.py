@@ -39,6 +39,7 @@ Member: TypeAlias = tuple[Worker, int, int]  # worker, step, base version
 
 ANSWERS_MAX: Final = 128  # of a worker's last steps, whose answers are held for those who ask again
 LEFT_MAX: Final = 10_000  # workers that left whose last step is remembered; the longest gone are forgotten first
+GIVEN_UP: Final = -1  # the answer of a step that was given up
 CHUNK_FLOATS: Final = 1 << 18  # of a vector, in one piece of a snapshot
 
 
@@ -97,11 +98,15 @@ class AnswerForgotten(PushRefused):
     """It was applied so long ago that its answer is no longer held."""
 
 
+class GivenUp(PushRefused):
+    """Its worker has given this step up (`skip`): it is never applied."""
+
+
 class AlreadyApplied(PushRefused):
     """Some members of a sum were applied before; leave them out, and send the rest.
 
     Attributes:
-        members: (worker, step, the answer that it had).
+        members: (worker, step, the answer that it had; GIVEN_UP if its worker gave it up).
     """
 
     def __init__(self, text: str, members: list[tuple[Worker, int, int]]) -> None:
@@ -328,7 +333,10 @@ class ParameterServer(StateMachine):
         """
         known = self._known(worker, step)
         if type(step) is int and 1 <= step <= known.step:
-            return _answer(known, worker, step)
+            answer = _answer(known, worker, step)
+            if answer == GIVEN_UP:
+                raise GivenUp(f"step {step} of worker {worker!r} was given up", worker, step)
+            return answer
         self._check_step(known, worker, step, known.step)
         self._check_base(worker, step, base_version)
         vector = self._vector(update, worker, step)
@@ -343,7 +351,7 @@ class ParameterServer(StateMachine):
             update: the sum of their updates, each times its worker's number of examples (`join`).
 
         Raises:
-            AlreadyApplied: some were applied before; it names them, with their answers.
+            AlreadyApplied: some were applied (or given up) before; it names them, with their answers.
             PushRefused: one of the others may not be applied; it names the first.
         """
         members = [_member(each) for each in members]
@@ -368,6 +376,18 @@ class ParameterServer(StateMachine):
             named = ", ".join(f"{worker!r} step {step}" for worker, step, _ in done)
             raise AlreadyApplied(f"applied before: {named}", done)
         return self._take(members, self._vector(update, *members[0][:2]), weight, summed=True)
+
+    @command
+    def skip(self, worker: Worker, step: int) -> int:
+        """Give up a step that was refused for good, so that the ones after it can be applied; return the last step.
+
+        Its number is used up: it never means another update, whoever may still hold a copy of the first.
+        """
+        known = self._known(worker, step)
+        if type(step) is not int or step > known.step:
+            self._check_step(known, worker, step, known.step, ahead=False)
+            self._note(known, step, GIVEN_UP)
+        return known.step
 
     # --- Queries ---
 
@@ -483,13 +503,13 @@ class ParameterServer(StateMachine):
             raise UnknownWorker(f"worker {worker!r} has not joined, or has left", worker, step)
         return known
 
-    def _check_step(self, known: _Known, worker: Worker, step: int, last: int) -> None:
+    def _check_step(self, known: _Known, worker: Worker, step: int, last: int, *, ahead: bool = True) -> None:
         if type(step) is not int or step < 1:
             raise WrongUpdate(f"steps are ints that count from 1, not {step!r}", worker, step)
         if step > last + 1:
             raise StepAhead(f"worker {worker!r}: step {step} came before step {last + 1}", worker, step)
         ahead_max = self._rule.steps_ahead_max
-        if ahead_max is not None:
+        if ahead and ahead_max is not None:
             slowest = min(each.clock for each in self._workers.values())
             if step + known.head_start - slowest > ahead_max:
                 raise TooFarAhead(
@@ -552,16 +572,19 @@ class ParameterServer(StateMachine):
         else:
             self._add(vector, factor, weight if isinstance(rule, Mean) else float(len(members)), members)
         for worker, step, _ in members:
-            known = self._workers[worker]
-            known.step = step
-            answers = known.answers = known.answers or []
-            answers.append(answer)
-            if len(answers) > 2 * ANSWERS_MAX:
-                del answers[:-ANSWERS_MAX]
+            self._note(self._workers[worker], step, answer)
         self._updates += len(members)
         if not isinstance(rule, Async) and self._is_round_full(self._pending):
             self._close_round()
         return answer
+
+    def _note(self, known: _Known, step: int, answer: int) -> None:
+        """A step of a worker is done, and this is its answer."""
+        known.step = step
+        answers = known.answers = known.answers or []
+        answers.append(answer)
+        if len(answers) > 2 * ANSWERS_MAX:
+            del answers[:-ANSWERS_MAX]
 
     def _add(self, vector: Vector, factor: float, weight: float, members: list[Member]) -> None:
         """Add to the sum of the round; the first one begins it."""

@@ -21,7 +21,7 @@ import pytest
 import actorraft
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("actorraft", "transports", "statemachines")
+PACKAGES = ("actorraft", "transports", "statemachines", "parameter_server")
 
 # room -> (what it may use of others' packages, what of the standard library it may not)
 CLOCKS_AND_DEVICES = {
@@ -35,6 +35,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "actorraft.actors": ({"cloudpickle", "msgspec"}, SOCKETS - {"select"}),  # a child waits for its parent's pipe
     "actorraft.simulation": ({"msgspec", "rich", "typer"}, SOCKETS | {"time"}),
     "transports": ({"zmq"}, {"pickle"}),
+    "parameter_server": ({"numpy"}, SOCKETS | {"pickle", "random"}),
     "statemachines": ({"numpy"}, CLOCKS_AND_DEVICES - {"io", "pickle"}),
 }
 MACHINES_MAY_NAME = ("statemachines", "actorraft.machine", "actorraft.errors", "actorraft.determinism")

@@ -179,6 +179,23 @@ def test_a_step_that_comes_again_is_answered_as_it_was() -> None:
     assert machine.digest() == before
 
 
+def test_a_step_that_was_given_up_never_means_another_update() -> None:
+    machine = server(Mean(k=1))
+    machine.push("a", 1, 0, vector(1))
+    with pytest.raises(ps.RoundClosed):
+        machine.push("b", 1, 0, vector(9))
+    with pytest.raises(ps.StepAhead):
+        machine.skip("b", 2)
+    assert (machine.skip("b", 1), machine.skip("b", 1)) == (1, 1)
+    with pytest.raises(ps.GivenUp):
+        machine.push("b", 1, 1, vector(9))
+    with pytest.raises(ps.AlreadyApplied) as caught:
+        machine.push_sum([("b", 1, 1), ("a", 2, 1)], vector(9))
+    assert caught.value.members == [("b", 1, ps.GIVEN_UP)]
+    assert machine.push("b", 2, 1, vector(1)) == 2
+    assert (machine.progress().updates, moved(machine)) == (2, 2.0)
+
+
 def test_an_answer_from_long_ago_is_not_made_up() -> None:
     machine = server(Async())
     for step in range(1, 3 * ps.ANSWERS_MAX):
@@ -289,7 +306,7 @@ def test_wrong_rules_and_parameters_are_refused_at_once() -> None:
 
 def test_a_machine_is_made_of_commands_and_queries() -> None:
     methods = methods_of(ParameterServer)
-    assert set(methods.commands) == {"join", "leave", "push", "push_sum"}
+    assert set(methods.commands) == {"join", "leave", "push", "push_sum", "skip"}
     assert set(methods.queries) == {"pull", "pull_vector", "layout", "progress"}
 
 
@@ -316,7 +333,9 @@ def some_call(rng: random.Random, machine: ParameterServer) -> Call:
         return "push", (worker, step + rng.randrange(-2, 3), base, update)
     if kind < 0.9:
         return "push", (worker, step + 1, told.version, vector(float("nan")))
-    if kind < 0.94:
+    if kind < 0.92:
+        return "skip", (worker, step + rng.randrange(-1, 3))
+    if kind < 0.95:
         return "leave", (worker,)
     return "join", (worker, rng.choice([1, 2]))
 
@@ -363,11 +382,17 @@ def test_the_logged_calls_replayed_give_the_same_bits_and_every_acknowledged_ste
         log.append((call, apply(machine, number, call)))
     again = server(rule)
     assert [result for _, result in log] == [apply(again, number, call) for number, (call, _) in enumerate(log)]
-    acknowledged = set()
+    acknowledged: set[Any] = set()
+    given_up: set[Any] = set()
     for (method, args), result in log:
         if isinstance(result[0], int) and method in ("push", "push_sum"):
             acknowledged |= {args[:2]} if method == "push" else {member[:2] for member in args[0]}
     for worker, _ in acknowledged:
+        counted[worker] += 1
+    for (method, args), result in log:
+        if method == "skip" and result[0] == args[1] and isinstance(result[0], int) and args[1] > 0:
+            given_up.add(args)
+    for worker, _ in given_up - acknowledged:
         counted[worker] += 1
     for worker in "abc":
         with context():

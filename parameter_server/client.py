@@ -1,0 +1,399 @@
+"""A worker's side: pulls, and pushes that are each applied once, whatever dies in between.
+
+Pushes are pipelined: some may be under way while the next update is computed. They are numbered from the worker's last
+step, which the machine knows, so a worker that was killed goes on where it was acknowledged. What has no answer is sent
+again, in order, to the next front, under the same number; the machine answers what it has already.
+
+A push that is refused for good (its round is closed, its version is too old) ends its future; if others are under way
+behind it, its number is given up (`skip`), never used again: a copy of it may still be at some front. One that is only
+too early waits here.
+
+Threads:    any may call; one thread of this client's own has what is under way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from actorraft import ActorDead, ActorRaftError, Client, MailboxFull, NotYet, Unavailable, UsageError
+from actorraft.futures import ResultFuture
+from statemachines import updates
+from statemachines.parameter_server import GIVEN_UP, GivenUp, PushRefused, StepAhead, TooFarAhead
+
+if TYPE_CHECKING:
+    from actorraft import ActorRef
+    from statemachines.updates import Vector
+
+AGAIN_S: Final = (0.002, 0.2)  # the first and the longest wait before what failed is sent again
+ASK_S: Final = 10.0  # for how long one way is given for an answer, before another is tried
+
+
+class Way(Protocol):
+    """How a worker reaches the server: through a front, or as a client of the cluster."""
+
+    def push(self, member: tuple[Any, int, int], examples: float, update: bytes) -> Future[int]: ...
+    def skip(self, worker: str | int, step: int) -> Future[int]: ...
+    def pull(self, min_version: int) -> Future[tuple[int, bytes]]: ...
+    def join(self, worker: str | int, examples: float) -> Future[int]: ...
+    def leave(self, worker: str | int) -> Future[bool]: ...
+    def layout(self) -> Future[list[tuple[str, tuple[int, ...]]]]: ...
+
+
+class _Front:
+    def __init__(self, ref: ActorRef) -> None:
+        self._ref = ref
+
+    def push(self, member: tuple[Any, int, int], examples: float, update: bytes) -> Future[int]:
+        return self._ref.ask(("push", *member, examples, update), ASK_S)
+
+    def skip(self, worker: str | int, step: int) -> Future[int]:
+        return self._ref.ask(("skip", worker, step), ASK_S)
+
+    def pull(self, min_version: int) -> Future[tuple[int, bytes]]:
+        return self._ref.ask(("pull", min_version), ASK_S)
+
+    def join(self, worker: str | int, examples: float) -> Future[int]:
+        return self._ref.ask(("join", worker, examples), ASK_S)
+
+    def leave(self, worker: str | int) -> Future[bool]:
+        return self._ref.ask(("leave", worker), ASK_S)
+
+    def layout(self) -> Future[list[tuple[str, tuple[int, ...]]]]:
+        return self._ref.ask(("layout",), ASK_S)
+
+
+class _Direct:
+    def __init__(self, client: Client[Any]) -> None:
+        self._commands: Any = client.proxy(timeout=ASK_S)
+        self._reads: Any = client.proxy(timeout=ASK_S, consistency="stale")
+
+    def push(self, member: tuple[Any, int, int], examples: float, update: bytes) -> Future[int]:
+        return self._commands.push.submit(*member, update)  # type: ignore[no-any-return]
+
+    def skip(self, worker: str | int, step: int) -> Future[int]:
+        return self._commands.skip.submit(worker, step)  # type: ignore[no-any-return]
+
+    def pull(self, min_version: int) -> Future[tuple[int, bytes]]:
+        return self._reads.pull_vector.submit(min_version)  # type: ignore[no-any-return]
+
+    def join(self, worker: str | int, examples: float) -> Future[int]:
+        return self._commands.join.submit(worker, examples)  # type: ignore[no-any-return]
+
+    def leave(self, worker: str | int) -> Future[bool]:
+        return self._commands.leave.submit(worker)  # type: ignore[no-any-return]
+
+    def layout(self) -> Future[list[tuple[str, tuple[int, ...]]]]:
+        return self._commands.layout.submit()  # type: ignore[no-any-return]
+
+
+@dataclass(eq=False)
+class _Push:
+    base_version: int
+    update: bytes
+    sent: Vector | None  # what of it goes out, where that is not all
+    future: ResultFuture[int]
+    given_up: bool = False  # its future has ended, and its number is to be used up
+
+
+class ParameterClient:
+    """One worker's way to the parameters.
+
+    Args:
+        worker: its name or number, the same after a restart.
+        way: a front's ref, or several; or a client of the cluster (a Cluster is one) of a ParameterServer.
+        examples: how much its updates count, relative to the others'.
+        compress: None; "bfloat16"; or the share of entries to send, as 0.01: what is held back is added to the next
+            update (error feedback).
+        outstanding_max: pushes without an answer; the next one waits.
+        timeout: seconds to join, and for each pull; None waits for ever.
+
+    Attributes:
+        step: the last one that was acknowledged.
+    """
+
+    def __init__(
+        self,
+        worker: str | int,
+        way: ActorRef | Sequence[ActorRef] | Client[Any],
+        *,
+        examples: float = 1,
+        compress: str | float | None = None,
+        outstanding_max: int = 4,
+        timeout: float | None = 30.0,
+    ) -> None:
+        if not (compress in (None, "bfloat16") or (isinstance(compress, float) and 0.0 < compress <= 1.0)):
+            raise UsageError(f"compress is None, 'bfloat16' or a share from 0.0 to 1.0, not {compress!r}")
+        if isinstance(way, Client):
+            self._ways: list[Way] = [_Direct(way)]
+        else:
+            self._ways = [_Front(ref) for ref in (way if isinstance(way, Sequence) else [way])]
+        if not self._ways:
+            raise UsageError("there is no front to go to")
+        self.worker = worker
+        self._examples = examples
+        self._compress = compress
+        self._timeout = timeout
+        self._way = 0
+        self._room = threading.BoundedSemaphore(outstanding_max)
+        self._residual: Vector | None = None  # what compression held back
+        self._residual_lock = threading.Lock()
+        self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._under_way: list[_Push] = []  # in the order of their steps; the first is step + 1
+        self._round = 0  # of sending all of it again; answers to earlier rounds count only if they are no failure
+        self._again_s: float | None = None
+        self._backoff_s = AGAIN_S[0]
+        self._layout = [(str(name), tuple(shape)) for name, shape in self._ask(lambda way: way.layout())]
+        self._size = sum(_count(shape) for _, shape in self._layout)
+        self.step: int = self._ask(lambda way: way.join(worker, examples))
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"parameter-client-{worker}", daemon=True)
+        self._thread.start()
+
+    # --- For the worker ---
+
+    def push(self, update: Mapping[str, Any] | Vector, base_version: int) -> ResultFuture[int]:
+        """Send an update: what is to be added to the parameters. Wait while too many are without an answer.
+
+        The future ends with the version that has the update, or will have it when its round closes; with a PushRefused
+        if it is refused for good.
+
+        Args:
+            update: name -> array of float32, or all of them as one vector.
+            base_version: of the parameters that it was computed from.
+        """
+        vector = self._vector(update)
+        self._room.acquire()
+        if self._closed:
+            self._room.release()
+            raise UsageError("this client is closed")
+        encoded, sent = self._encode(vector)
+        push = _Push(base_version, encoded, sent, ResultFuture())
+        self._todo.put(lambda: self._begin(push))
+        return push.future
+
+    def pull(self, min_version: int = 0) -> tuple[int, dict[str, Any]]:
+        """Return the version, and the parameters by name, read-only: at `min_version` or later.
+
+        Raises:
+            NotYet: there was no such version in time.
+            Unavailable: nobody served it in time.
+        """
+        version, vector = self.pull_vector(min_version)
+        parameters, start = {}, 0
+        for name, shape in self._layout:
+            stop = start + _count(shape)
+            parameters[name] = vector[start:stop].reshape(shape)
+            start = stop
+        return version, parameters
+
+    def pull_vector(self, min_version: int = 0) -> tuple[int, Vector]:
+        """Return the same as one vector of float32."""
+        import numpy as np
+
+        version, data = self._ask(lambda way: way.pull(min_version))
+        return version, np.frombuffer(data, "<f4")
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until every push has ended.
+
+        Raises:
+            TimeoutError: not in time.
+        """
+        done = threading.Event()
+        self._todo.put(lambda: self._when_idle(done))
+        if not done.wait(timeout):
+            raise TimeoutError("pushes are still without an answer")
+
+    def leave(self) -> None:
+        """Say that nobody need wait for this worker any more."""
+        self.flush(self._timeout)
+        self._ask(lambda way: way.leave(self.worker))
+
+    def close(self) -> None:
+        """End at once; pushes without an answer end as Unavailable, though they may be applied."""
+        if not self._closed:
+            self._closed = True
+            self._todo.put(None)
+            self._thread.join()
+
+    def __enter__(self) -> ParameterClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- What is sent ---
+
+    def _vector(self, update: Mapping[str, Any] | Vector) -> Vector:
+        import numpy as np
+
+        if not isinstance(update, Mapping):
+            vector = np.ascontiguousarray(update)
+        elif set(update) == {name for name, _ in self._layout}:
+            vector = np.concatenate([np.ravel(update[name]) for name, _ in self._layout])
+        else:
+            raise UsageError(f"an update has {sorted(name for name, _ in self._layout)}, not {sorted(update)}")
+        if vector.dtype != np.float32 or vector.shape != (self._size,):
+            raise UsageError(f"an update is {self._size} numbers of float32, not {vector.shape} of {vector.dtype}")
+        return vector
+
+    def _encode(self, vector: Vector) -> tuple[bytes, Vector | None]:
+        if self._compress is None:
+            return updates.whole(vector), None
+        with self._residual_lock:
+            wanted = vector if self._residual is None else vector + self._residual
+            if self._compress == "bfloat16":
+                encoded = updates.rounded(wanted)
+            else:
+                encoded = updates.largest(wanted, max(1, int(self._size * float(self._compress))))
+            sent = updates.read(encoded, self._size)
+            self._residual = wanted - sent
+        return encoded, sent
+
+    # --- Asking one way, then the next ---
+
+    def _ask(self, ask: Callable[[Way], Future[Any]]) -> Any:
+        deadline_s = None if self._timeout is None else time.monotonic() + self._timeout
+        backoff_s = AGAIN_S[0]
+        for number in itertools.count():
+            left_s = ASK_S if deadline_s is None else deadline_s - time.monotonic()
+            way = self._ways[(self._way + number) % len(self._ways)]
+            try:
+                return ask(way).result(max(0.0, min(ASK_S, left_s)))
+            except (ActorRaftError, TimeoutError) as error:
+                if isinstance(error, UsageError) or (deadline_s is not None and time.monotonic() >= deadline_s):
+                    raise error if isinstance(error, UsageError | NotYet) else Unavailable(str(error)) from error
+            time.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, AGAIN_S[1])
+        raise AssertionError("it counts for ever")
+
+    # --- The thread: pushes under way ---
+
+    def _run(self) -> None:
+        self._idle: list[threading.Event] = []
+        while True:
+            try:
+                wait_s = None if self._again_s is None else max(0.0, self._again_s - time.monotonic())
+                todo = self._todo.get(timeout=wait_s)
+            except queue.Empty:
+                self._again_s = None
+                self._send(0)
+                continue
+            if todo is None:
+                break
+            todo()
+        for push in self._under_way:
+            if push.given_up:
+                continue
+            push.future.set_exception(Unavailable("the client was closed before an answer came"))
+            self._room.release()
+        for done in self._idle:
+            done.set()
+
+    def _when_idle(self, done: threading.Event) -> None:
+        if self._under_way:
+            self._idle.append(done)
+        else:
+            done.set()
+
+    def _begin(self, push: _Push) -> None:
+        self._under_way.append(push)
+        if self._again_s is None:
+            self._send(len(self._under_way) - 1)
+
+    def _send(self, first: int) -> None:
+        """Send what is under way, from a place on."""
+        sent_round = self._round
+        for place in range(first, len(self._under_way)):
+            push = self._under_way[place]
+            step, way = self.step + 1 + place, self._ways[self._way]
+            try:
+                if push.given_up:
+                    answer = way.skip(self.worker, step)
+                else:
+                    answer = way.push((self.worker, step, push.base_version), self._examples, push.update)
+            except (ActorDead, MailboxFull, Unavailable) as error:
+                self._failed(error, sent_round)
+                return
+            answer.add_done_callback(
+                lambda answer, push=push: self._todo.put(lambda: self._ended(push, answer, sent_round))  # type: ignore[misc]
+            )
+
+    def _ended(self, push: _Push, answer: Future[int], sent_round: int) -> None:
+        if push not in self._under_way:
+            return  # answered before, by another way
+        if push.given_up and sent_round != self._round:
+            return  # what became of it as an update is told already
+        error = answer.exception()
+        if error is None:
+            self._backoff_s = AGAIN_S[0]
+            if push is self._under_way[0]:  # else the answers of those before it are lost, or on their way
+                self._settle(push, answer.result())
+            else:
+                self._failed(StepAhead("the answers of earlier pushes are missing"), sent_round)
+        elif isinstance(error, StepAhead | TooFarAhead) or not isinstance(error, PushRefused):
+            self._failed(error, sent_round)
+        elif push is self._under_way[0]:
+            self._refuse(push, error)
+        else:  # what becomes of those before it comes first
+            self._failed(StepAhead("the answers of earlier pushes are missing"), sent_round)
+
+    def _settle(self, push: _Push, version: int) -> None:
+        self._under_way.pop(0)
+        self.step += 1
+        self._end(push, version)
+
+    def _refuse(self, push: _Push, error: PushRefused) -> None:
+        """It is never applied. Its number is used up only if others were sent under later ones."""
+        if push.given_up:  # the worker is not known any more; the next push says so
+            self._settle(push, GIVEN_UP)
+            return
+        if push.sent is not None:
+            with self._residual_lock:
+                self._residual = push.sent if self._residual is None else self._residual + push.sent
+        if isinstance(error, GivenUp):
+            self.step += 1
+        if len(self._under_way) == 1 or isinstance(error, GivenUp):
+            self._under_way.pop(0)
+            self._end(push, error)
+            return
+        push.future.set_exception(error)
+        push.given_up = True
+        self._round += 1
+        self._send(0)
+
+    def _end(self, push: _Push, result: int | PushRefused) -> None:
+        self._room.release()
+        if not push.given_up:
+            if isinstance(result, PushRefused):
+                push.future.set_exception(result)
+            else:
+                push.future.set_result(result)
+        if not self._under_way:
+            for done in self._idle:
+                done.set()
+            self._idle = []
+
+    def _failed(self, error: BaseException, sent_round: int) -> None:
+        """Send all of it again, a little later; to another front, if it was not the machine that said no."""
+        if sent_round != self._round:
+            return
+        self._round += 1
+        if not isinstance(error, PushRefused):
+            self._way = (self._way + 1) % len(self._ways)
+        self._again_s = time.monotonic() + self._backoff_s
+        self._backoff_s = min(2 * self._backoff_s, AGAIN_S[1])
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for each in shape:
+        count *= each
+    return count

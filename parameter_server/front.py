@@ -1,0 +1,325 @@
+"""An actor that sums the updates of many workers before they are replicated, and serves pulls from one copy.
+
+While one window is being committed, the next one gathers: what comes meanwhile goes into the log as one sum, whose
+order is fixed here, once. A worker is answered when its window is committed. Nothing is remembered here that counts:
+which steps were applied is known to the machine, so a front that is killed, or doubled, loses and doubles nothing.
+Its workers ask again, here after a restart or at another front, and are answered as they would have been.
+
+Process:    an actor's. Messages come in its loop; all else is done by one thread, in the order in which it comes.
+Shape:      messages are tuples of scalars: ("push", worker, step, base version, examples, update), ("pull", version),
+            ("skip", worker, step), ("join", worker, examples), ("leave", worker), ("layout",).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from actorraft import Actor, ActorRaftError, NotYet, OutcomeUnknown, Unavailable, UsageError, connect
+from statemachines import updates
+from statemachines.parameter_server import (
+    GIVEN_UP,
+    AlreadyApplied,
+    GivenUp,
+    NotFinite,
+    ParameterServer,
+    PushRefused,
+    WrongUpdate,
+)
+
+if TYPE_CHECKING:
+    from statemachines.updates import Vector
+
+AGAIN_S: Final = 0.005  # when what was not taken, or not there yet, is asked for again
+PULL_S: Final = 5.0  # for how long a pull waits for its version
+
+
+@dataclass(eq=False)
+class _Push:
+    """One update that is not answered yet; whoever sent it twice is answered twice."""
+
+    worker: str | int
+    step: int
+    base_version: int
+    examples: float
+    update: bytes
+    vector: Vector
+    futures: list[Future[int]] = field(default_factory=list)
+
+    @property
+    def member(self) -> tuple[str | int, int, int]:
+        return self.worker, self.step, self.base_version
+
+
+@dataclass
+class _Pull:
+    min_version: int
+    future: Future[tuple[int, bytes]]
+    deadline_s: float
+
+
+class ParameterFront(Actor):
+    """Sums windows of updates for a cluster of ParameterServers.
+
+    Args:
+        endpoints: as `actorraft.connect` takes them.
+        window_max: updates in one sum.
+        windows_outstanding_max: sums that may be on their way to the log at once.
+    """
+
+    def __init__(
+        self, endpoints: Mapping[int, str] | str, *, window_max: int = 256, windows_outstanding_max: int = 2
+    ) -> None:
+        self._endpoints = endpoints
+        self._window_max = window_max
+        self._windows_outstanding_max = windows_outstanding_max
+
+    def on_start(self) -> None:
+        """Connect, and begin to work."""
+        client = connect(self._endpoints, ParameterServer, timeout=60.0)
+        server: Any = client.proxy(timeout=None)
+        self._layout = server.layout()
+        size = sum(_count(shape) for _, shape in self._layout)
+        self._bench = _Bench(
+            server,
+            client.proxy(timeout=PULL_S, consistency="stale"),
+            size,
+            self._window_max,
+            self._windows_outstanding_max,
+        )
+        self._server = server
+        self._client = client
+
+    def receive(self, message: Any) -> Any:
+        """Take a message; the answer of a push is the version that has it, or will have it."""
+        match message:
+            case ("push", worker, step, base_version, examples, update):
+                return self._bench.push(worker, step, base_version, examples, update)
+            case ("pull", min_version):
+                return self._bench.pull(min_version)
+            case ("join", worker, examples):
+                return self._server.join.submit(worker, examples)
+            case ("leave", worker):
+                return self._server.leave.submit(worker)
+            case ("skip", worker, step):
+                return self._server.skip.submit(worker, step)
+            case ("layout",):
+                return self._layout
+        raise UsageError(f"a ParameterFront does not know {str(message)[:100]!r}")
+
+    def on_stop(self) -> None:
+        """Answer who still waits, as far as that goes."""
+        self._bench.stop()
+        self._client.close()
+
+
+class _Bench:
+    """Where updates are gathered, summed and sent. One thread has all of it; the methods in front only ask it."""
+
+    def __init__(self, server: Any, reader: Any, size: int, window_max: int, outstanding_max: int) -> None:
+        self._server = server
+        self._reader = reader
+        self._size = size
+        self._window_max = window_max
+        self._outstanding_max = outstanding_max
+        self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._open: dict[tuple[str | int, int], _Push] = {}  # by worker and step: what is not answered yet
+        self._gathered: deque[_Push] = deque()
+        self._outstanding = 0  # windows
+        self._singly = 0  # of those gathered, how many go one by one: their sum was refused as a whole
+        self._known = 0  # a version that there certainly is
+        self._copy: tuple[int, bytes] = (-1, b"")
+        self._pulls: list[_Pull] = []
+        self._fetching = False
+        self._again_s: float | None = None
+        self._thread = threading.Thread(target=self._run, name="parameter-front", daemon=True)
+        self._thread.start()
+
+    def push(self, worker: Any, step: int, base_version: int, examples: float, update: bytes) -> Future[int]:
+        """Gather an update; a future of its answer."""
+        future: Future[int] = Future()
+        self._todo.put(lambda: self._gather(future, worker, step, base_version, examples, update))
+        return future
+
+    def pull(self, min_version: int) -> Future[tuple[int, bytes]]:
+        """Return a future of the parameters, at that version or later."""
+        future: Future[tuple[int, bytes]] = Future()
+        self._todo.put(lambda: self._add_pull(_Pull(min_version, future, time.monotonic() + PULL_S)))
+        return future
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._todo.put(None)
+        self._thread.join(1.0)
+
+    # --- The thread ---
+
+    def _run(self) -> None:
+        while True:
+            try:
+                wait_s = None if self._again_s is None else max(0.0, self._again_s - time.monotonic())
+                todo = self._todo.get(timeout=wait_s)
+            except queue.Empty:
+                todo = self._try_again
+            if todo is None:
+                return
+            todo()
+            while not self._todo.empty():  # what has come by now is one window
+                more = self._todo.get()
+                if more is None:
+                    return
+                more()
+            self._send_windows()
+            self._serve_pulls()
+
+    def _try_again(self) -> None:
+        self._again_s = None
+
+    def _later(self) -> None:
+        if self._again_s is None:
+            self._again_s = time.monotonic() + AGAIN_S
+
+    # --- Updates ---
+
+    def _gather(
+        self, future: Future[int], worker: Any, step: int, base_version: int, examples: float, update: bytes
+    ) -> None:
+        import numpy as np
+
+        there = self._open.get((worker, step))
+        if there is not None:
+            there.futures.append(future)
+            return
+        try:
+            vector = updates.read(update, self._size)
+        except (ValueError, TypeError) as error:
+            future.set_exception(WrongUpdate(str(error), worker, step))
+            return
+        if not np.isfinite(vector).all():
+            future.set_exception(NotFinite("a NaN or an infinity in the update", worker, step))
+            return
+        push = _Push(worker, step, base_version, examples, update, vector, [future])
+        self._open[(worker, step)] = push
+        self._gathered.append(push)
+
+    def _send_windows(self) -> None:
+        while self._gathered and self._outstanding < self._outstanding_max and self._again_s is None:
+            count = 1 if self._singly else min(len(self._gathered), self._window_max)
+            self._singly = max(0, self._singly - 1)
+            window = [self._gathered.popleft() for _ in range(count)]
+            self._outstanding += 1
+            if count == 1:
+                only = window[0]
+                sent = self._server.push.submit(*only.member, only.update)
+            else:
+                sent = self._server.push_sum.submit([push.member for push in window], _summed(window))
+            sent.add_done_callback(lambda sent, window=window: self._todo.put(lambda: self._committed(window, sent)))
+
+    def _committed(self, window: list[_Push], sent: Future[int]) -> None:
+        self._outstanding -= 1
+        error = sent.exception()
+        if error is None:
+            self._known = max(self._known, sent.result() - 1)
+            for push in window:
+                self._answer(push, sent.result())
+        elif isinstance(error, AlreadyApplied):
+            had = {(worker, step): answer for worker, step, answer in error.members}
+            for push in window:
+                answer = had.get((push.worker, push.step))
+                if answer == GIVEN_UP:
+                    self._answer(push, GivenUp("this step was given up", push.worker, push.step))
+                elif answer is not None:
+                    self._answer(push, answer)
+            self._put_back([push for push in window if (push.worker, push.step) not in had])
+        elif isinstance(error, PushRefused) and len(window) == 1:
+            self._answer(window[0], error)
+        elif isinstance(error, NotFinite):  # each is finite by itself
+            self._put_back(window)
+            self._singly += len(window)
+        elif isinstance(error, PushRefused):
+            refused = [push for push in window if (push.worker, push.step) == (error.worker, error.step)]
+            for push in refused or window:
+                self._answer(push, error)
+            self._put_back([push for push in window if push not in refused] if refused else [])
+        elif isinstance(error, OutcomeUnknown | Unavailable):  # applied or not: the machine knows
+            self._put_back(window)
+            self._later()
+        else:
+            for push in window:
+                self._answer(push, error)
+
+    def _put_back(self, window: list[_Push]) -> None:
+        self._gathered.extendleft(reversed(window))
+
+    def _answer(self, push: _Push, answer: int | BaseException) -> None:
+        del self._open[(push.worker, push.step)]
+        for future in push.futures:
+            if isinstance(answer, BaseException):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+    # --- Pulls ---
+
+    def _add_pull(self, pull: _Pull) -> None:
+        self._pulls.append(pull)
+
+    def _serve_pulls(self) -> None:
+        """Answer from the copy those for whom it is recent enough; have another one fetched for the rest."""
+        version = self._copy[0]
+        if version >= self._known and self._pulls:
+            for pull in self._pulls:
+                if pull.min_version <= version:
+                    pull.future.set_result(self._copy)
+            self._pulls = [pull for pull in self._pulls if pull.min_version > version]
+        if not self._pulls or self._fetching or self._again_s is not None:
+            return
+        now_s = time.monotonic()
+        for pull in self._pulls:
+            if pull.deadline_s <= now_s:
+                pull.future.set_exception(NotYet(f"version {pull.min_version}: this is {version}"))
+        self._pulls = [pull for pull in self._pulls if pull.deadline_s > now_s]
+        if self._pulls:
+            self._fetching = True
+            wanted = max(self._known, min(pull.min_version for pull in self._pulls))
+            fetched = self._reader.pull_vector.submit(wanted)
+            fetched.add_done_callback(lambda fetched: self._todo.put(lambda: self._fetched(fetched)))
+
+    def _fetched(self, fetched: Future[tuple[int, bytes]]) -> None:
+        self._fetching = False
+        error = fetched.exception()
+        if error is None:
+            self._copy = fetched.result()
+            self._known = max(self._known, self._copy[0])
+        elif isinstance(error, ActorRaftError):
+            self._later()
+        else:
+            for pull in self._pulls:
+                pull.future.set_exception(error)
+            self._pulls = []
+
+
+def _summed(window: list[_Push]) -> bytes:
+    """Add up a window, in its order: each update times its worker's examples; as short as its members were."""
+    import numpy as np
+
+    total = window[0].vector * np.float32(window[0].examples)
+    for push in window[1:]:
+        np.add(total, push.vector if push.examples == 1 else push.vector * np.float32(push.examples), out=total)
+    kinds = {updates.kind_of(push.update) for push in window}
+    if kinds == {updates.LARGEST}:
+        return updates.sparse(total)
+    return updates.rounded(total) if kinds == {updates.ROUNDED} else updates.whole(total)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for each in shape:
+        count *= each
+    return count

@@ -1,0 +1,173 @@
+"""A worker's side over a front of the test's own: order, refusals, copies, and what compression holds back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actorraft import ActorDead, UsageError
+from parameter_server.client import ParameterClient
+from statemachines import updates
+from statemachines.parameter_server import Async, Mean, NotFinite, ParameterServer, RoundClosed, Rule
+
+SIZE = 100
+
+
+class Way:
+    """A front without a process: a machine of its own, and a word in what becomes of each message."""
+
+    def __init__(self, rule: Rule, workers: Any = ("a", "b")) -> None:
+        self.machine = ParameterServer({"w": np.zeros((10, 10))}, rule, workers)
+        self.on_push: Callable[[int], str] = lambda step: "answer"
+        self.lock = threading.Lock()
+        self.sent: list[tuple[str, int]] = []
+
+    def ask(self, message: tuple[Any, ...], timeout: float | None = None) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self.lock:
+            kind, *arguments = message
+            what = "answer"
+            if kind == "push":
+                self.sent.append((kind, arguments[1]))
+                what = self.on_push(arguments[1])
+                del arguments[3]
+            if what == "drop":
+                future.set_exception(ActorDead("it never came"))
+                return future
+            method = {"pull": "pull_vector"}.get(kind, kind)
+            try:
+                result = getattr(self.machine, method)(*arguments)
+            except Exception as error:
+                future.set_exception(error)
+                return future
+            if what == "lose the answer":
+                future.set_exception(ActorDead("it died before it could answer"))
+            else:
+                future.set_result(result)
+        return future
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., ParameterClient]]:
+    clients: list[ParameterClient] = []
+
+    def open_client(way: Any, **options: Any) -> ParameterClient:
+        clients.append(ParameterClient("a", way, timeout=20.0, **options))
+        return clients[-1]
+
+    yield open_client
+    for client in clients:
+        client.close()
+
+
+def ones(value: float = 1.0) -> Any:
+    return np.full(SIZE, value, np.float32)
+
+
+def total(way: Way) -> float:
+    vector = np.frombuffer(way.machine.pull_vector()[1], "<f4")
+    assert (vector == vector[0]).all()
+    return float(vector[0])
+
+
+def test_pushes_are_numbered_from_the_last_step_that_the_machine_knows(opened: Any) -> None:
+    way = Way(Async(0.0))
+    first = opened(way)
+    assert [first.push(ones(), 0).result(10) for _ in range(3)] == [1, 2, 3]
+    again = opened(way)
+    assert again.step == 3
+    assert again.push({"w": ones().reshape(10, 10)}, 3).result(10) == 4
+    version, parameters = again.pull(min_version=4)
+    assert (version, parameters["w"].shape, parameters["w"][0, 0]) == (4, (10, 10), 4.0)
+
+
+@pytest.mark.parametrize("fault", ["drop", "lose the answer"])
+def test_what_has_no_answer_is_sent_again_in_order_to_the_next_and_counts_once(opened: Any, fault: str) -> None:
+    way, other = Way(Async(0.0)), Way(Async(0.0))
+    other.machine, other.lock = way.machine, way.lock
+    faults = {2: fault, 3: fault, 7: fault}
+    way.on_push = lambda step: faults.pop(step, "answer")
+    client = opened([way, other], outstanding_max=3)
+    answers = [client.push(ones(), 0) for _ in range(10)]
+    assert [answer.result(10) for answer in answers] == list(range(1, 11))
+    assert way.machine.progress().updates == 10
+    assert total(way) == 10.0
+    assert other.sent, "the other one was asked"
+
+
+def test_one_that_is_refused_for_good_ends_and_those_behind_it_are_applied_once_each(opened: Any) -> None:
+    way = Way(Async(0.0))
+    client = opened(way, outstanding_max=8)
+    updates_sent = [ones(), ones(float("nan")), ones(2.0), ones(4.0)]
+    with way.lock:  # all of them are under way before the first is answered
+        sender = threading.Thread(target=lambda: answers.extend(client.push(each, 0) for each in updates_sent))
+        answers: list[Any] = []
+        sender.start()
+    sender.join(10)
+    assert answers[0].result(10) == 1
+    with pytest.raises(NotFinite):
+        answers[1].result(10)
+    answers[2].result(10)
+    answers[3].result(10)
+    client.flush(10)
+    assert total(way) == 7.0
+    assert way.machine.progress().updates == 3
+    assert opened(way).step == client.step
+
+
+def test_a_closed_round_is_told_and_the_worker_goes_on_in_the_next(opened: Any) -> None:
+    way = Way(Mean(k=1))
+    way.machine.push("b", 1, 0, ones())
+    client = opened(way)
+    with pytest.raises(RoundClosed):
+        client.push(ones(), 0).result(10)
+    version, _ = client.pull()
+    assert client.push(ones(3.0), version).result(10) == 2
+    assert total(way) == 4.0
+
+
+def test_a_push_that_is_too_early_waits_until_the_slowest_has_come(opened: Any) -> None:
+    way = Way(Async(0.0, steps_ahead_max=1))
+    client = opened(way, outstanding_max=8)
+    answers = [client.push(ones(), 0) for _ in range(3)]
+    assert answers[0].result(10) == 1
+    for step in (1, 2):
+        with way.lock:
+            way.machine.push("b", step, 0, ones())
+    for answer in answers:
+        answer.result(10)
+    assert total(way) == 5.0
+
+
+@pytest.mark.parametrize(("compress", "near"), [("bfloat16", 0.01), (0.05, 0.5)])
+def test_what_compression_holds_back_comes_later(opened: Any, compress: Any, near: float) -> None:
+    way = Way(Async(0.0))
+    client = opened(way, compress=compress)
+    rng = np.random.default_rng(1)
+    wanted = np.zeros(SIZE, np.float32)
+    for _ in range(200):
+        update = rng.standard_normal(SIZE).astype(np.float32) * np.float32(0.1)
+        wanted += update
+        client.push(update, 0)
+    client.flush(10)
+    got = np.frombuffer(way.machine.pull_vector()[1], "<f4")
+    assert client._residual is not None
+    assert np.allclose(got + client._residual, wanted, atol=1e-3)
+    assert np.abs(got - wanted).max() < near
+
+
+def test_wrong_updates_are_refused_before_they_are_numbered(opened: Any) -> None:
+    way = Way(Async(0.0))
+    client = opened(way)
+    for wrong in (np.ones(SIZE), ones()[:-1], {"v": ones()}):
+        with pytest.raises(UsageError):
+            client.push(wrong, 0)
+    with pytest.raises(UsageError):
+        ParameterClient("a", way, compress="zip")  # type: ignore[arg-type]
+    assert client.push(ones(), 0).result(10) == 1
+    assert updates.kind_of(updates.sparse(ones(0.0))) == updates.LARGEST

@@ -1,27 +1,51 @@
 """An actor's process from inside: it takes one message after another, and answers.
 
-What `receive` returns answers an ask. What it raises goes to who asked, and the actor lives on; after a tell nobody
-would hear of it, so the actor ends with it, and its supervision decides whether it starts again (fresh: `on_start`).
+What `receive` returns answers an ask. What it raises goes to who asked; after a tell nobody would hear of it, so it is
+logged and counted and `on_failure` is called. Either way the actor lives on with its state: only with
+`Supervision(on_error="restart")` does it end there, to start again fresh.
 
-Process:    one loop, one thread; a ROUTER that all senders' DEALERs are connected to.
+Process:    one loop in the main thread; a ROUTER that all senders' DEALERs are connected to. Coroutines run in a thread
+            beside it (coroutines.py), and put what they come to into `_late`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
+import inspect
+import itertools
+import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from actorraft.actors import actor as actors
 from actorraft.actors import wire
+from actorraft.actors.actor import turn
+from actorraft.actors.coroutines import Coroutines, is_asynchronous, settle
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.system import join_system
-from actorraft.actors.wire import ASK, FRAME_BYTES_MAX, LAST, READ, STOP, Call, dump_error
+from actorraft.actors.wire import (
+    ASK,
+    FRAME_BYTES_MAX,
+    HELLO,
+    LAST,
+    READ,
+    STOP,
+    TELL,
+    Call,
+    Inquiry,
+    NoSuchMethod,
+    callable_methods,
+    dump_error,
+)
 from actorraft.errors import UsageError
+from actorraft.pickling import exceptions
 from actorraft.ports import Kinds
 
 if TYPE_CHECKING:
@@ -29,6 +53,8 @@ if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
     from actorraft.actors.records import Address
     from actorraft.ports import Mailbox
+
+logger = logging.getLogger("actorraft")
 
 FLUSH_S: Final = 0.001  # answers wait for each other no longer than this
 AGAIN_S: Final = 0.005  # when to try again with a sender that does not read
@@ -38,16 +64,90 @@ _decode = msgspec.msgpack.Decoder(list[tuple[int, int, bytes]]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class Manner(NamedTuple):
+    """How an actor takes its messages.
+
+    Attributes:
+        concurrency: how many of them at once, while others are being awaited.
+        on_error: what follows an exception that `receive` lets out: "go on" or "restart".
+    """
+
+    concurrency: int = 1
+    on_error: str = "go on"
+
+
+class _Turn(NamedTuple):
+    """A message that is being taken; a timer's has no sender."""
+
+    sender_id: bytes | None
+    kind: int
+    number: int
+    message: Any
+
+
+class _Timer:
+    """As actor.Timer."""
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.open = True
+
+    def cancel(self) -> bool:
+        was_open, self.open = self.open, False
+        return was_open
+
+
+class Inside:
+    """What the actor may ask of its loop, from any of its threads; there from before its constructor on."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self.wake: Callable[[], None] = lambda: None  # once there is a mailbox, that one's
+        self._fresh: deque[tuple[float, int, _Timer]] = deque()
+        self._timers: list[tuple[float, int, _Timer]] = []  # a heap, the loop's alone
+        self._numbers = itertools.count()
+
+    def stop(self) -> None:
+        self.stopping = True
+        self.wake()
+
+    def after(self, seconds: float, message: Any) -> _Timer:
+        if not 0 <= seconds < float("inf"):
+            raise UsageError(f"a timer is set for 0 seconds or more, not {seconds!r}")
+        timer = _Timer(message)
+        self._fresh.append((time.monotonic() + seconds, next(self._numbers), timer))
+        self.wake()
+        return timer
+
+    def take_due(self) -> _Timer | None:
+        """Return a timer whose time has come; None if there is none."""
+        while self._fresh:
+            heapq.heappush(self._timers, self._fresh.popleft())
+        while self._timers and (not self._timers[0][2].open or self._timers[0][0] <= time.monotonic()):
+            timer = heapq.heappop(self._timers)[2]
+            if timer.cancel():
+                return timer
+        return None
+
+    def wait_s(self) -> float:
+        """Return how long until the next timer, a second at the longest."""
+        if self._fresh:
+            return 0.0
+        return min(1.0, max(0.0, self._timers[0][0] - time.monotonic())) if self._timers else 1.0
+
+
 def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes) -> None:
-    """The whole life of an actor's process; `code` is a pickle of (class, args, kwargs)."""
+    """The whole life of an actor's process; `code` is a pickle of (class, args, kwargs, manner)."""
     from transports.zeromq import ZeroMQMailbox
 
     join_system(run_dir)
-    cls, args, kwargs = wire.loads(code)
+    cls, args, kwargs, manner = wire.loads(code)
     actor = cls.__new__(cls)
     actor.ref = ActorRef(*address)
+    actors.inside = inside = Inside()
     actor.__init__(*args, **kwargs)
-    actor.on_start()
+    coroutines = Coroutines() if is_asynchronous(cls) else None
+    (coroutines.run if coroutines is not None else _call)(actor.on_start)
     mailbox = ZeroMQMailbox(
         0,
         incarnation=os.urandom(8),
@@ -56,21 +156,27 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
         client_endpoint=address.endpoint,
         frame_bytes_max=FRAME_BYTES_MAX,
     )
+    inside.wake = mailbox.wake
     context.on_stop(mailbox.wake)
-    loop = _Loop(actor, mailbox, context)
+    loop = _Loop(actor, mailbox, context, inside, coroutines, manner)
     context.report(("ready", None))
     try:
         loop.run()
-        actor.on_stop()
+        (coroutines.run if coroutines is not None else _call)(actor.on_stop)
     finally:
         loop.farewell()
         mailbox.close()
+
+
+def _call(hook: Callable[[], Any]) -> None:
+    hook()
 
 
 class _Sender:
     """What the actor knows of one sender."""
 
     def __init__(self) -> None:
+        self.ref: ActorRef[Any] | None = None  # if it is an actor
         self.taken = 0
         self.answers: list[tuple[int, bool, bytes]] = []
 
@@ -78,30 +184,61 @@ class _Sender:
 class _Loop:
     """Takes frames from the mailbox, one message after another to the actor, answers in batches back."""
 
-    def __init__(self, actor: Actor, mailbox: Mailbox, context: ChildContext) -> None:
+    def __init__(
+        self,
+        actor: Actor,
+        mailbox: Mailbox,
+        context: ChildContext,
+        inside: Inside | None = None,
+        coroutines: Coroutines | None = None,
+        manner: Manner | None = None,
+    ) -> None:
         self._actor = actor
         self._mailbox = mailbox
         self._context = context
+        self._inside = inside or Inside()
+        self._coroutines = coroutines  # of an asynchronous actor: all of it runs there
+        self._aside = coroutines  # of any other: made for the first coroutine that it returns
+        self._manner = manner or Manner()
         self._senders: dict[bytes, _Sender] = {}
         self._due: dict[bytes, _Sender] = {}  # have something coming
         self._inbox: deque[tuple[bytes, int, int, bytes]] = deque()
-        self._late: deque[tuple[bytes, int, Future[Any]]] = deque()  # answers that were futures, and are done
+        self._late: deque[tuple[_Turn, bool, bool, Any]] = deque()  # what came to an end elsewhere: see _listen
+        self._running = 0  # messages that are being awaited
         self._flushed_s = 0.0
-        self._stopping = False
+        self._crash: BaseException | None = None
+        self.counts: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Take messages until the actor is stopped."""
-        inbox = self._inbox
-        while not self._ending():
-            self._listen(0.0 if inbox else AGAIN_S if self._due else 1.0)
-            while inbox and not self._ending():
-                self._take(*inbox.popleft())
+        """Take messages until the actor is stopped.
+
+        Raises:
+            BaseException: what an actor that is to be restarted after an exception let out.
+        """
+        inbox, inside = self._inbox, self._inside
+        while not (self._is_ending() and not self._running):
+            self._listen(0.0 if inbox and self._may_take() else min(AGAIN_S if self._due else 1.0, inside.wait_s()))
+            while self._may_take():
+                timer = inside.take_due()
+                if timer is not None:
+                    self._begin(_Turn(None, TELL, 0, timer.message), self._actor.ref)
+                elif inbox:
+                    self._take(*inbox.popleft())
+                else:
+                    break
                 if time.monotonic() - self._flushed_s > FLUSH_S:
                     self.flush()
             self.flush()
+        if self._crash is not None:
+            raise self._crash
+        if self._inside.stopping:
+            self._context.report(("stopping", None))
 
-    def _ending(self) -> bool:
-        return self._stopping or self._context.stop_requested
+    def _is_ending(self) -> bool:
+        return self._inside.stopping or self._context.stop_requested or self._crash is not None
+
+    def _may_take(self) -> bool:
+        return self._running < self._manner.concurrency and not self._is_ending()
 
     def _listen(self, wait_s: float) -> None:
         for kind, sender, frame in self._mailbox.wait(wait_s):
@@ -113,54 +250,131 @@ class _Loop:
                     continue
                 self._inbox.extend([(sender, *message) for message in messages])
         while self._late:
-            sender, number, future = self._late.popleft()
-            error = future.exception()
-            self._answer(sender, number, error is None, error if error is not None else future.result())
+            done, was_running, ok, value = self._late.popleft()
+            if was_running:
+                self._running -= 1
+                self._count_taken(done.sender_id)
+            if ok:
+                self._answer(done, True, value)
+            else:
+                self._on_error(done, value)
 
     def _take(self, sender_id: bytes, kind: int, number: int, data: bytes) -> None:
         sender = self._senders.get(sender_id)
         if sender is None:
             sender = self._senders[sender_id] = _Sender()
-        sender.taken += 1
-        self._due[sender_id] = sender
         if kind == STOP:
-            self._context.report(("stopping", None))
-            self._stopping = True
-        elif kind == ASK:
-            try:
-                message = wire.loads(data)
-                result = message.on(self._actor) if type(message) is Call else self._actor.receive(message)
-            except Exception as error:
-                self._answer(sender_id, number, False, error)
-            else:
-                if isinstance(result, Future):
-                    result.add_done_callback(lambda future: self._answer_later(sender_id, number, future))
-                else:
-                    self._answer(sender_id, number, True, result)
-        else:
+            self._count_taken(sender_id)
+            self._inside.stopping = True
+            return
+        if kind == HELLO:
+            sender.ref = wire.loads(data)
+            return
+        if kind not in (TELL, ASK):
+            return
+        try:
             message = wire.loads(data)
-            if type(message) is Call:
-                message.on(self._actor)
-            else:
-                self._actor.receive(message)
+        except BaseException as error:
+            self._count_taken(sender_id)
+            self._on_error(_Turn(sender_id, kind, number, None), error, crashes=False)
+            return
+        self._begin(_Turn(sender_id, kind, number, message), sender.ref)
 
-    def _answer_later(self, sender_id: bytes, number: int, future: Future[Any]) -> None:
-        """In whatever thread: the loop sends it."""
-        self._late.append((sender_id, number, future))
+    def _begin(self, one: _Turn, sender: ActorRef[Any] | None) -> None:
+        """Take a message: here, if that needs nothing to be awaited."""
+        self.counts["messages"] += type(one.message) is not Inquiry
+        if self._coroutines is not None and type(one.message) is not Inquiry:
+            self._running += 1
+            self._coroutines.start(self._run(one, sender, self._act))
+            return
+        turn.set((sender,))
+        try:
+            result = self._act(one.message)
+        except BaseException as error:
+            self._count_taken(one.sender_id)
+            self._on_error(one, error)
+            return
+        finally:
+            turn.set(None)
+        if isinstance(result, Future):
+            self._count_taken(one.sender_id)
+            result.add_done_callback(lambda future: self._on_future(one, future))
+        elif inspect.isawaitable(result):
+            self._running += 1
+            self._aside = self._aside or Coroutines()
+            self._aside.start(self._run(one, sender, lambda _: result))
+        else:
+            self._count_taken(one.sender_id)
+            self._answer(one, True, result)
+
+    def _act(self, message: Any) -> Any:
+        if type(message) is Call:
+            return message.on(self._actor)
+        if type(message) is Inquiry:
+            return callable_methods(type(self._actor)) if message.about == "methods" else dict(self.counts)
+        return self._actor.receive(message)
+
+    async def _run(self, one: _Turn, sender: ActorRef[Any] | None, act: Callable[[Any], Any]) -> None:
+        """In the coroutines' thread: take a message, and what failing brings with it."""
+        turn.set((sender,))
+        try:
+            ok, value = True, await settle(act(one.message))
+        except BaseException as error:
+            ok, value = False, error
+            if one.kind == TELL and self._coroutines is not None:
+                with _logged("on_failure"):
+                    await settle(self._actor.on_failure(error, one.message))
+        self._late.append((one, True, ok, value))
         self._mailbox.wake()
 
-    def _answer(self, sender_id: bytes, number: int, ok: bool, value: Any) -> None:
-        sender = self._senders.get(sender_id)
+    def _on_future(self, one: _Turn, future: Future[Any]) -> None:
+        """In whatever thread: the loop sends what it came to."""
+        if future.cancelled():
+            self._late.append((one, False, False, UsageError("the future that receive returned was cancelled")))
+        else:
+            error = future.exception()
+            self._late.append((one, False, error is None, error if error is not None else future.result()))
+        self._mailbox.wake()
+
+    def _count_taken(self, sender_id: bytes | None) -> None:
+        if sender_id is not None and (sender := self._senders.get(sender_id)) is not None:
+            sender.taken += 1
+            self._due[sender_id] = sender
+
+    # --- What a message comes to ---
+
+    def _on_error(self, one: _Turn, error: BaseException, *, crashes: bool = True) -> None:
+        self.counts["failures"] += 1
+        if one.kind == ASK:
+            self._answer(one, False, error)
+        else:
+            logger.error("what it was told failed\n%s", exceptions.story(error))
+            if self._coroutines is None or not crashes:  # else it has been called, in the coroutines' thread
+                self._tell_of_failure(error, one.message)
+        if crashes and self._manner.on_error == "restart" and type(error) is not NoSuchMethod:
+            self._crash = error
+
+    def _tell_of_failure(self, error: BaseException, message: Any) -> None:
+        with _logged("on_failure"):
+            if self._coroutines is not None:
+                self._coroutines.run(self._actor.on_failure, error, message)
+            else:
+                self._actor.on_failure(error, message)
+
+    def _answer(self, one: _Turn, ok: bool, value: Any) -> None:
+        if one.kind != ASK or one.sender_id is None:
+            return
+        sender = self._senders.get(one.sender_id)
         if sender is None:
             return  # gone meanwhile
-        self._due[sender_id] = sender
+        self._due[one.sender_id] = sender
         try:
             data = wire.dumps(value) if ok else dump_error(value)
         except UsageError as error:
             ok, data = False, dump_error(error)
         if len(data) > FRAME_BYTES_MAX - 1024:
             ok, data = False, dump_error(UsageError(f"an answer of {len(data)} bytes is over {FRAME_BYTES_MAX}"))
-        sender.answers.append((number, ok, data))
+        sender.answers.append((one.number, ok, data))
 
     def flush(self) -> None:
         """Send what is due: answers, and how many messages were taken."""
@@ -205,3 +419,12 @@ class _Loop:
         elif not sent:
             sender.answers.extend(batch)  # it does not read now: again with the next flush
             self._due[sender_id] = sender
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Have nothing that a hook raises end the actor."""
+    try:
+        yield
+    except BaseException as error:
+        logger.error("%s raised\n%s", what, exceptions.story(error))

@@ -11,19 +11,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from actorraft.actors.post import Box, Post
 from actorraft.actors.records import Exit, read_record, record_file
 from actorraft.actors.system import system
-from actorraft.actors.wire import ASK, STOP, TELL, Call, dumps
+from actorraft.actors.wire import ASK, STOP, TELL, Call, Inquiry, dumps
 from actorraft.errors import ActorDead
 from actorraft.futures import ResultFuture
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    from actorraft.actors.actor import Actor
+
+    A_co = TypeVar("A_co", bound=Actor, covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    A_co = TypeVar("A_co", covariant=True)
 
 MAILBOX_MAX = 10_000
 
 
-class ActorRef:
+class ActorRef(Generic[A_co]):
     """The address of an actor; made by `spawn` and `actor_ref`.
 
     Attributes:
@@ -104,6 +115,11 @@ class ActorRef:
         """
         return ActorProxy(self, timeout)
 
+    def counts(self, *, timeout: float | None = 5.0) -> dict[str, int]:
+        """Ask the actor's process how many messages it has begun to take ("messages"), and how many raised."""
+        told: dict[str, int] = self.ask(Inquiry("counts"), timeout).result()
+        return {"messages": 0, "failures": 0, **told}
+
     def _send(
         self, kind: int, data: bytes, timeout: float | None = None, future: ResultFuture[Any] | None = None
     ) -> None:
@@ -142,6 +158,10 @@ class ActorProxy:
         if name.startswith("_"):
             raise AttributeError(name)
         return ProxyMethod(self._ref, name, self._timeout)
+
+    def __dir__(self) -> list[str]:
+        names: list[str] = self._ref.ask(Inquiry("methods"), self._timeout).result()
+        return names
 
     def __repr__(self) -> str:
         return f"<proxy of {self._ref!r}>"

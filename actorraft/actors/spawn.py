@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from actorraft.actors import wire
 from actorraft.actors.actor import Actor
-from actorraft.actors.loop import run_actor
+from actorraft.actors.coroutines import is_asynchronous
+from actorraft.actors.loop import Manner, run_actor
 from actorraft.actors.records import Record
 from actorraft.actors.ref import MAILBOX_MAX, ActorRef
 from actorraft.actors.supervision import Supervision
@@ -51,17 +52,21 @@ class ActorOptions:
         mailbox_max: how many messages one sender may have with it that it has not taken.
         supervision: what happens when its process (one of its replicas) dies unasked; None: it stays down. Actors that
             are given one and the same Supervision object are a group for its strategy.
+        concurrency: how many messages an actor with coroutines takes at once, while others are being awaited.
         replicas: above 1, it runs on so many nodes, kept equal by Raft: see actorraft.cluster.replicated_actor.
     """
 
     name: str | None = None
     mailbox_max: int = MAILBOX_MAX
     supervision: Supervision | None = field(default_factory=Supervision)
+    concurrency: int = 1
     replicas: int = 1
 
     def __post_init__(self) -> None:
         if self.mailbox_max < 1:
             raise UsageError(f"mailbox_max is at least 1, not {self.mailbox_max!r}")
+        if type(self.concurrency) is not int or self.concurrency < 1:
+            raise UsageError(f"concurrency is a whole number, 1 or more, not {self.concurrency!r}")
         if type(self.replicas) is not int or self.replicas < 1:
             raise UsageError(f"replicas is a whole number, 1 or more, not {self.replicas!r}")
 
@@ -80,13 +85,18 @@ class ActorOptions:
         wire.send_by_value_if_needed(actor_class)
         address = system().spawn(
             run_actor,
-            wire.dumps((actor_class, args, kwargs)),
+            wire.dumps((actor_class, args, kwargs, self._manner(actor_class))),
             kind=actor_class.__name__,
             name=self.name,
             mailbox_max=self.mailbox_max,
             supervision=self.supervision,
         )
         return ActorRef(*address)
+
+    def _manner(self, cls: type[Actor]) -> Manner:
+        if self.concurrency > 1 and not is_asynchronous(cls):
+            raise UsageError(f"concurrency above 1 is for actors with coroutines, and {cls.__name__} has no async def")
+        return Manner(self.concurrency, self.supervision.on_error if self.supervision is not None else "go on")
 
 
 def check_actor_class(cls: Callable[..., Actor]) -> type[Actor]:

@@ -9,6 +9,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
+from actorraft.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Supervision:
@@ -18,6 +20,8 @@ class Supervision:
         restart: "permanent" (always), "transient" (only after a crash), "temporary" (never).
         strategy: whom else a death concerns: nobody, all, or those that were started after it.
         max_restarts: within `period_s` seconds; one more, and the process stays down.
+        on_error: what follows an exception that an actor lets out: "go on" (it keeps its state and takes the next
+            message), or "restart" (it ends, and starts again fresh). Either way who asked gets the exception.
         backoff_s: the wait before the first restart in a row, and the longest.
     """
 
@@ -26,6 +30,11 @@ class Supervision:
     max_restarts: int = 5
     period_s: float = 30.0
     backoff_s: tuple[float, float] = (0.1, 5.0)
+    on_error: Literal["go on", "restart"] = "go on"
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("go on", "restart"):
+            raise UsageError(f'on_error is "go on" or "restart", not {self.on_error!r}')
 
 
 class RestartLog:

@@ -12,25 +12,29 @@ Security:   a pickle is a program. These are read only from mailboxes in a direc
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import pickle
 import sys
-import traceback
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 import cloudpickle  # type: ignore[import-untyped]
 
+from actorraft.actors.actor import HOOKS, Actor
 from actorraft.errors import CommandFailed, RemoteTraceback, UsageError
+from actorraft.pickling import exceptions
 from actorraft.pickling.names import module_is_importable
 
 TELL: Final = 0
 ASK: Final = 1
 STOP: Final = 2
 READ: Final = 3  # the sender has read the last answers
+HELLO: Final = 4  # first over a link, and not counted: the ref of a sender that is an actor itself
 
 LAST: Final = -1  # the number of what is no answer, but says that no more will come
 FRAME_BYTES_MAX: Final = 64 << 20
 
+_ENDS_OTHERS: Final = (StopIteration, StopAsyncIteration)  # mean something else to who raises them anew
 _SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None)})
 _known: set[str] = set()  # modules that were looked at
 
@@ -64,6 +68,16 @@ def send_by_value_if_needed(code: Any) -> None:
         cloudpickle.register_pickle_by_value(module)
 
 
+class NoSuchMethod(AttributeError):
+    """A call of what is no method, or is not for others: the caller's mistake."""
+
+
+class Inquiry(NamedTuple):
+    """A message that asks what runs the actor: about its "methods" or its "counts"."""
+
+    about: str
+
+
 class Call(NamedTuple):
     """A message that is a method call, made by a proxy."""
 
@@ -83,29 +97,46 @@ def check_callable(cls: type, name: str) -> Any:
         AttributeError: there is none of that name.
     """
     function = inspect.getattr_static(cls, name, None)
-    if name.startswith("_") or not inspect.isfunction(function) or name in ("receive", "on_start", "on_stop"):
-        raise AttributeError(f"{cls.__name__} has no method {name!r} that others may call")
+    if name.startswith("_") or not inspect.isfunction(function) or name in HOOKS or vars(Actor).get(name) is function:
+        raise NoSuchMethod(f"{cls.__name__} has no method {name!r} that others may call")
     return function
 
 
+def callable_methods(cls: type) -> list[str]:
+    """Return the names of the methods that others may call."""
+    names = []
+    for name in dir(cls):
+        with contextlib.suppress(NoSuchMethod):
+            check_callable(cls, name)
+            names.append(name)
+    return names
+
+
 def dump_error(error: BaseException) -> bytes:
-    """Make bytes of an exception, with its traceback as text; of one that cannot be rebuilt, a CommandFailed."""
-    text = "".join(traceback.format_exception(error))
-    try:
-        data = dumps((error, text))
-        loads(data)
-    except Exception:
-        try:
-            message = str(error)
-        except Exception:
-            message = "(its message cannot be shown)"
-        data = dumps((CommandFailed(type(error).__name__, message, text), text))
-    return data
+    """Make bytes of an exception: what it says, its traceback as text, and its parts if it can be raised elsewhere.
+
+    Never raises, whatever the exception does.
+    """
+    body = None
+    if _can_be_raised(error) and exceptions.can_be_shown(error):
+        with contextlib.suppress(BaseException):
+            body = dumps(exceptions.take_apart(error))
+    told = exceptions.type_name(error), exceptions.message(error), exceptions.story(error)
+    return pickle.dumps((*told, body), pickle.HIGHEST_PROTOCOL)
 
 
 def load_error(data: bytes) -> BaseException:
-    """The other way round; the remote traceback is the cause."""
-    error, text = loads(data)
-    assert isinstance(error, BaseException)
-    error.__cause__ = RemoteTraceback(text)
-    return error
+    """The other way round; the remote traceback is the cause. One that cannot be rebuilt is a CommandFailed."""
+    type_name, message, text, body = pickle.loads(data)
+    error: Any = None
+    if body is not None:
+        with contextlib.suppress(BaseException):
+            error = exceptions.put_together(loads(body))
+    if not _can_be_raised(error):
+        error = CommandFailed(type_name, message, text)
+    exceptions.set_cause(error, RemoteTraceback(text))
+    return error  # type: ignore[no-any-return]
+
+
+def _can_be_raised(error: Any) -> TypeGuard[Exception]:
+    return issubclass(type(error), Exception) and not issubclass(type(error), _ENDS_OTHERS)

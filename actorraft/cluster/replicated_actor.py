@@ -5,8 +5,8 @@ replica, and survives the death of any minority of them. The ref has the surface
 replicated if `receive` is what a command must be: the same everywhere, without a clock or dice (`actorraft.context()`
 has both), and sending nothing (each replica would send).
 
-Differs:    from an ordinary actor: what `receive` raises after a tell ends nobody (the sender's log has it); `kill` and
-            the end of the process that spawned it end all replicas; `watch` tells of each replica's exits.
+Differs:    from an ordinary actor: what `receive` raises after a tell is in the sender's log; `kill` and the end of the
+            process that spawned it end all replicas; `watch` tells of each replica's exits; it has no coroutines.
 Process:    whoever spawned it owns the processes. Everybody else reaches them as a client, and learns from the actor's
             record, as with any actor, where they are and that they are gone.
 """
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from actorraft.actors.actor import Actor
+from actorraft.actors.coroutines import is_asynchronous
 from actorraft.actors.records import (
     DEAD,
     UP,
@@ -328,6 +329,11 @@ class _Replication:
         """Start a cluster that holds the actor; return the address once it takes messages."""
         from actorraft.cluster.spawn import ReplicatedStateMachine
 
+        if is_asynchronous(cls):
+            raise UsageError(
+                f"{cls.__name__} has an async def, and cannot be replicated: what a coroutine waits for comes at "
+                "another time on each replica"
+            )
         here = system()
         ref = ReplicatedActorRef(*here.reserve(cls.__name__, options.name, options.mailbox_max))
         me = identify(os.getpid())

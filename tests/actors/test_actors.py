@@ -33,6 +33,7 @@ from actorraft.errors import (
     StartError,
     UsageError,
 )
+from tests.actors.helpers import until
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = Supervision(backoff_s=(0.01, 0.01))
@@ -45,15 +46,6 @@ def resources() -> tuple[int, int]:
     return len(os.listdir("/proc/self/fd")), threading.active_count()
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
-    """Wait for something that another process does."""
-    deadline_s = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.005)
-    return value
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_is_left() -> Iterator[None]:
     before = resources()
@@ -62,20 +54,6 @@ def _nothing_is_left() -> Iterator[None]:
     close_system()
     assert resources() == before
     assert not [each for each in Path(tempfile.gettempdir()).glob("actorraft-actors-*") if each not in run_dirs]
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., ActorRef]]:
-    """Start actors that are killed at the end of the test."""
-    started: list[ActorRef] = []
-
-    def start_one(cls: type[Actor], *args: Any, **options: Any) -> ActorRef:
-        started.append(ActorOptions(**options).spawn(cls, *args))
-        return started[-1]
-
-    yield start_one
-    for ref in started:
-        ref.kill()
 
 
 class Counter(Actor):
@@ -188,11 +166,26 @@ def test_an_exception_goes_to_who_asked_with_its_traceback_and_the_actor_lives(s
     assert ref.is_alive()
 
 
+def test_an_exception_is_rebuilt_without_its_constructor(start: Callable[..., ActorRef]) -> None:
+    class OddError(Exception):
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__("odd")
+            self.two = two
+
+    def raise_odd(actor: Actor) -> None:
+        raise OddError(1, 2)
+
+    with pytest.raises(OddError, match="odd") as failure:
+        start(Doer).ask(raise_odd).result()
+    assert failure.value.two == 2
+
+
 def test_an_exception_that_cannot_be_rebuilt_comes_as_what_it_said(start: Callable[..., ActorRef]) -> None:
     def raise_odd(actor: Actor) -> None:
         class OddError(Exception):
             def __init__(self, one: int, two: int) -> None:
                 super().__init__("odd")
+                self.held = threading.Lock()
 
         raise OddError(1, 2)
 
@@ -379,8 +372,8 @@ def test_a_ref_survives_a_restart_and_what_was_not_sent_waits_for_it(start: Call
     assert ref.is_alive()
 
 
-def test_an_exception_after_a_tell_ends_the_actor_and_it_starts_again(start: Callable[..., ActorRef]) -> None:
-    ref = start(Doer, supervision=QUICK)
+def test_an_actor_that_is_to_crash_starts_again_after_an_exception(start: Callable[..., ActorRef]) -> None:
+    ref = start(Doer, supervision=Supervision(backoff_s=(0.01, 0.01), on_error="restart"))
     exits: list[Exit] = []
     ref.watch(exits.append)
 

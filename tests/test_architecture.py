@@ -32,7 +32,8 @@ SOCKETS = {"socket", "select", "selectors", "ssl", "asyncio"}
 RULES: dict[str, tuple[set[str], set[str]]] = {
     "actorraft.raft": (set(), CLOCKS_AND_DEVICES),
     "actorraft.storage": ({"msgspec", "rich", "typer"}, SOCKETS | {"pickle", "random"}),
-    "actorraft.actors": ({"cloudpickle", "msgspec"}, SOCKETS - {"select"}),  # a child waits for its parent's pipe
+    # a child waits for its parent's pipe, and runs its actor's coroutines
+    "actorraft.actors": ({"cloudpickle", "msgspec"}, SOCKETS - {"select", "asyncio"}),
     "actorraft.simulation": ({"msgspec", "rich", "typer"}, SOCKETS | {"time"}),
     "transports": ({"zmq"}, {"pickle"}),
     "parameter_server": ({"numpy"}, SOCKETS | {"pickle", "random"}),

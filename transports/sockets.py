@@ -35,6 +35,7 @@ from typing import Any, Final
 
 import zmq
 
+from actorraft.descriptors import reserved
 from actorraft.errors import UsageError
 from actorraft.ports import Envelope, Kinds, Sent
 from transports import hello
@@ -316,7 +317,14 @@ class Sockets:
                 return
             endpoint = join(link.addresses[link.tries % len(link.addresses)], link.port)
         try:
-            dealer = self.socket(zmq.DEALER, self._link_bytes_max(link))
+            with reserved():
+                dealer = self.socket(zmq.DEALER, self._link_bytes_max(link))
+                try:
+                    monitor = self.monitor(dealer, _EVENTS_WATCHED)
+                except zmq.ZMQError:
+                    self._monitored.discard(dealer)
+                    dealer.close(linger=0)
+                    raise
         except zmq.ZMQError as error:  # no descriptors: not a reason to end, they may come free
             self.drop("a link that cannot be opened", str(error))
             return
@@ -326,7 +334,6 @@ class Sockets:
         if self._keys is not None and link.keys:
             dial_with(dealer, self._keys, link.keys[link.tries % len(link.keys)])
         link.tries += 1
-        monitor = self.monitor(dealer, _EVENTS_WATCHED)
         link.dealer, link.monitor = dealer, monitor
         link.drain = partial(self._drain_dealer, link)
         self.watch(monitor, lambda happened, _: self._drain_monitor(link, happened))

@@ -89,10 +89,10 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
         identity.write_text(draw_storage_id())
     own, storage_id = KeyPair.load(secret), identity.read_text().strip()
     shown = KeyPair.of_secret(token["k"])
-    seeds = dict(enumerate(at for at, _ in token["m"]))
-    keys = Keys(shown, {number: (key,) for number, (_, key) in enumerate(token["m"])})
+    seeds = {-1 - number: at for number, (at, _) in enumerate(token["m"])}  # which node is where, the cluster says
+    keys = Keys(shown, {-1 - number: (key,) for number, (_, key) in enumerate(token["m"])})
     peer = advertise or listen
-    thread = ClientThread(seeds, lambda: zeromq_channel(keys, bytes.fromhex(token["c"])))
+    thread = ClientThread(seeds, lambda: zeromq_channel(keys, bytes.fromhex(token["c"])), learns=True)
     try:
         asked = {
             "public_key": own.public,

@@ -80,12 +80,16 @@ def _led_by_other(thread: ClientThread, node_id: int) -> Callable[[], bool]:
 def status(thread: ClientThread, timeout: float, make_row: MakeRow) -> Status:
     """Ask every node how it is; a dead member is a row, not an error."""
     asked = {node_id: thread.admin(node_id, "status", {}, timeout) for node_id in sorted(thread.endpoints)}
-    rows: list[MemberStatus] = []
+    said: dict[int, dict[str, Any]] = {}
+    errors: dict[int, str] = {}
     for node_id, future in asked.items():
         try:
-            rows.append(make_row(node_id, future.result(), None))
+            said[node_id] = future.result()
         except ActorRaftError as error:
-            rows.append(make_row(node_id, {}, str(error)))
+            errors[node_id] = str(error)
+    for one in said.values():  # who is refused by the others is the last to know
+        errors |= {node_id: why for node_id, why in one.get("refused", {}).items() if node_id in errors}
+    rows = [make_row(node_id, said.get(node_id, {}), errors.get(node_id)) for node_id in asked]
     commit_index = max((row.commit_index for row in rows), default=-1)
     return Status(
         MemberStatus(**{**asdict(row), "lag_entries": commit_index - row.last_applied}) if row.error is None else row

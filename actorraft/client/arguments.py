@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from actorraft.errors import UsageError
@@ -76,6 +76,21 @@ def check_endpoints(endpoints: Any) -> dict[int, str]:
         if checked.setdefault(node_id, endpoint) != endpoint:
             raise UsageError(f"endpoints names node {node_id} twice: {checked[node_id]} and {endpoint}")
     return checked
+
+
+def check_seeds(endpoints: Any) -> tuple[str, ...]:
+    """Return clients' endpoints of a cluster, of which it is not said which node is where; "host:port" is tcp.
+
+    Raises:
+        UsageError: these are none.
+    """
+    seeds = tuple(endpoints) if isinstance(endpoints, Sequence | Set) else ()
+    if not seeds or not all(isinstance(each, str) and each for each in seeds):
+        raise UsageError(
+            "endpoints is a mapping from node id to endpoint, a list of endpoints, or a client's folder, not "
+            f"{endpoints!r}"
+        )
+    return tuple(dict.fromkeys(each if "://" in each else f"tcp://{each}" for each in seeds))
 
 
 def seconds(timeout: float | None) -> str:

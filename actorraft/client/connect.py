@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from actorraft.client.arguments import check_endpoints, check_timeout
+from actorraft.client.arguments import check_endpoints, check_seeds, check_timeout
 from actorraft.client.client import Client
 from actorraft.client.thread import ClientThread
 
@@ -22,7 +22,7 @@ M = TypeVar("M")
 
 
 Folder = str | os.PathLike[str]
-Endpoints = Mapping[int, str] | Folder
+Endpoints = Mapping[int, str] | Sequence[str] | Folder  # of one cluster; one that lives is enough
 
 
 @overload
@@ -43,7 +43,8 @@ def connect(
     """Reach a running cluster.
 
     Args:
-        endpoints: `cluster.endpoints`, also after a way through JSON; or a client's folder, which names them.
+        endpoints: `cluster.endpoints`, also after a way through JSON; a client's folder, which names them; or a list
+            of clients' endpoints, of which one that answers is enough.
         machine: the machine's class, for `proxy()`.
         keys: a client's folder, where `endpoints` is none and names none.
         timeout: seconds to find a leader; None waits for ever.
@@ -92,16 +93,28 @@ def open_thread(endpoints: Endpoints, keys: Folder | None = None) -> ClientThrea
     folder = os.fspath(keys or "")
     if isinstance(endpoints, str | os.PathLike):
         folder, endpoints = os.fspath(endpoints), ClientFolder.load(endpoints).endpoints
+    seeds = () if isinstance(endpoints, Mapping) else check_seeds(endpoints)
     plain: dict[int, str] = {}
-    for node_id, endpoint in check_endpoints(endpoints).items():
+    for node_id, endpoint in ({} if seeds else check_endpoints(endpoints)).items():
         plain[node_id], _, named = endpoint.partition("#")
         folder = folder or named
     found = ClientFolder.load(folder) if folder else None
     if found is None:
-        return ClientThread(plain, lambda: zeromq_channel(None))
+        plain |= _numbered(seeds, {})
+        return ClientThread(plain, lambda: zeromq_channel(None), learns=True)
+    plain |= _numbered(seeds, found.endpoints)
     own = found.keys if found.keys.members else None  # a cluster that was founded without keys, on the loopback
+    if own is not None and seeds:  # whoever answers there proves the key of some member
+        anybody = tuple(dict.fromkeys(key for keys in own.members.values() for key in keys))
+        own = own.trusting({node_id: anybody for node_id in plain if node_id < 0} | dict(own.members))
     cluster_id = bytes.fromhex(found.cluster_id)
-    return ClientThread(plain, lambda: zeromq_channel(own, cluster_id, keyless=own is None), folder=folder)
+    return ClientThread(plain, lambda: zeromq_channel(own, cluster_id, keyless=own is None), folder=folder, learns=True)
+
+
+def _numbered(seeds: Sequence[str], known: Mapping[int, str]) -> dict[int, str]:
+    """Return node id -> endpoint; a negative number where nobody knows yet which node is there."""
+    node_ids = {endpoint: node_id for node_id, endpoint in known.items()}
+    return {node_ids.get(endpoint, -1 - number): endpoint for number, endpoint in enumerate(seeds)}
 
 
 def zeromq_channel(keys: Keys | None, cluster_id: bytes = b"", *, keyless: bool = False) -> Channel:

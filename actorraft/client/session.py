@@ -211,6 +211,8 @@ class ClientSession:
                 self._watches.on_published(reply)
             case codec.AdminReply():
                 self._requests.replied(reply)
+                if reply.error == NOT_LEADER:
+                    self._denied(node_id, None, now_s)
 
     def _learn_frame_bytes_max(self, size_bytes: int) -> None:
         """Make no frame that the cluster would not take."""

@@ -55,6 +55,7 @@ logger = logging.getLogger("actorraft")
 _Ext = msgspec.msgpack.Ext
 HEAD_BYTES = 1024  # of a frame, at most, beside its commands
 ASK_WHERE_S = 0.1  # how often nodes are asked where an unknown leader is
+LEARN_S = 10.0  # how often a client with a leader asks it where all members are
 LINK_S = 1.0  # how long a node that was never reached is given for its link to come up
 FORGOTTEN_S = 60.0  # how long the calls without a deadline of a client that nobody has any more are tried
 JOIN_S = 5.0  # how long `close` waits for the thread, which may be in a callback of the user's
@@ -68,6 +69,7 @@ class ClientThread:
         endpoints: node id -> endpoint, as a channel takes them.
         open_channel: opens links; called once here, and once in each forked process that uses this.
         folder: of a client's keys, for whoever is told of the endpoints.
+        learns: these endpoints are places to begin at; the cluster says where its members are.
         frame_bytes_max: the cluster's, until its nodes say what it is.
     """
 
@@ -77,9 +79,11 @@ class ClientThread:
         open_channel: Callable[[], Channel],
         *,
         folder: str = "",
+        learns: bool = False,
         frame_bytes_max: int = 16 << 20,
     ) -> None:
         self.folder = folder
+        self._learns = learns
         self._members: dict[int, tuple[str, ...]] = {}  # node id -> keys that it was told of since; replaced
         self._endpoints = dict(endpoints)  # replaced, never changed
         self._open_channel = open_channel
@@ -111,6 +115,7 @@ class ClientThread:
         self._watches: dict[int, WatchStream] = {}  # by the number that the session knows it by
         self._watch_ids = itertools.count()
         self._asked_where_s = -math.inf
+        self._learn_s = 0.0  # when the leader is asked where the members are
         self.events = EventHub()
         self.changed = Bell()  # the session's leader or nodes did
 
@@ -357,11 +362,15 @@ class ClientThread:
         session.advance(now_s)
         self._hand_out()
         stranger = session.leadership.stranger
-        if stranger is not None and stranger not in self._endpoints:
+        if stranger is not None and (self._learns or stranger not in self._endpoints):
             self._ask_where(now_s)
+        elif self._learns and session.leader is not None and now_s >= self._learn_s:
+            self._learn_s = now_s + LEARN_S
+            self._ask_for_endpoints(session.leader, now_s)
         if session.frame_bytes_max:
             self._command_bytes_max = session.frame_bytes_max - HEAD_BYTES
         if (session.leader, session.term) != before:
+            self._learn_s = 0.0
             if session.leader not in (None, before[0]):
                 self.events.emit("leader", session.leader, f"leads in term {session.term}")
             self.changed.ring()
@@ -381,18 +390,26 @@ class ClientThread:
             return
         self._asked_where_s = now_s
         for node_id in session.nodes:
-            future: ResultFuture[list[tuple[Any, ...]]] = ResultFuture()
-            future.add_done_callback(self._on_endpoints)
-            session.admin(node_id, "endpoints", {}, future, now_s + 1.0)
+            self._ask_for_endpoints(node_id, now_s)
+
+    def _ask_for_endpoints(self, node_id: int, now_s: float) -> None:
+        future: ResultFuture[list[tuple[Any, ...]]] = ResultFuture()
+        future.add_done_callback(self._on_endpoints)
+        self._session.admin(node_id, "endpoints", {}, future, now_s + 1.0)
 
     def _on_endpoints(self, future: Future[list[tuple[Any, ...]]]) -> None:
-        """Link to nodes that are new."""
-        told = future.result() if future.exception() is None else []
-        new = {node_id: endpoint for node_id, endpoint, *_ in told if node_id not in self._endpoints}
-        if new:
-            self._endpoints = self._endpoints | new
-            self._members = {node_id: tuple(keys) for node_id, _, *keys in told if keys}  # a proven member says so
-            self._link(self._endpoints)
+        """Link to nodes that are new; and, if nobody else says where they are, to those that have moved."""
+        said = future.result() if future.exception() is None else []
+        told = {node_id: endpoint for node_id, endpoint, *_ in said}
+        keys = {node_id: tuple(keys) for node_id, _, *keys in said if keys}  # a proven member says so
+        known = self._endpoints
+        if self._learns and told:  # who was a place to begin at, and has no number of its own, has served
+            known = {node_id: at for node_id, at in known.items() if node_id >= 0} | told
+        else:
+            known = told | known
+        if known != self._endpoints or (self._learns and keys != self._members and keys):
+            self._endpoints, self._members = known, self._members | keys
+            self._link(known)
 
     def _link(self, endpoints: dict[int, str]) -> None:
         if self._channel is not None and not self._closed:

@@ -3,7 +3,9 @@
 A node says its addresses with a number that grows with each of its starts, in the introduction of every link it
 dials, and passes on what it has heard of the others. The highest number wins, so an old announcement that is repeated
 changes nothing. The log has them too, once there is a leader; but if a quorum came back elsewhere nothing could be
-committed to say so, and therefore the book is kept beside the log, and dialled from at once.
+committed to say so, and therefore the book is kept beside the log, and dialled from at once. If all are elsewhere, so
+that nobody can dial anybody, an operator says where one is, by its seed: a seed that has changed since the last start
+goes before what was kept, until that member says otherwise.
 
 Source:     rules.md R5.
 Invariant:  for each member the announcement with the highest number that was ever heard here; of nobody else.
@@ -37,7 +39,7 @@ class AddressBook:
 
     Args:
         node_id: whose book it is.
-        seeds: where to look first; number 0, so that anything a member says itself goes before.
+        seeds: where to look first; number 0, so that anything a member says itself goes before; unless they are new.
         directory: where the book is kept; None: nowhere.
     """
 
@@ -47,8 +49,13 @@ class AddressBook:
         self.node_id = node_id
         self._file = directory / BOOK_FILE if directory is not None else None
         self._files = files or Files()
+        self._seeds = dict(seeds)
         self._known = dict(seeds)
-        for member_id, announcement in self._load().items():
+        kept, kept_seeds = self._load()
+        for member_id, announcement in kept.items():
+            seed = seeds.get(member_id)
+            if seed is not None and kept_seeds.get(member_id, seed) != seed:  # an operator knows better
+                announcement = seed._replace(number=announcement.number)
             self._take(member_id, announcement)
 
     def start(self, peer: str, client: str) -> Announcement:
@@ -96,20 +103,25 @@ class AddressBook:
         self._known[member_id] = announcement
         return True
 
-    def _load(self) -> dict[int, Announcement]:
+    def _load(self) -> tuple[dict[int, Announcement], dict[int, Announcement]]:
         if self._file is None:
-            return {}
+            return {}, {}
         try:
-            kept = json.loads(self._file.read_bytes())
-            return {int(member_id): Announcement(*row) for member_id, row in kept.items()}
+            said = json.loads(self._file.read_bytes())
+            kept, seeds = (
+                {int(member_id): Announcement(*row) for member_id, row in said[name].items()}
+                for name in ("known", "seeds")
+            )
         except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError) as error:
+            return {}, {}
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise StorageFailed(f"{self._file} cannot be read ({error}); remove it, and it is learned anew") from error
+        return kept, seeds
 
     def _store(self) -> None:
         if self._file is not None:
             try:
-                self._files.replace(self._file, json.dumps(self._known).encode())
+                said = {"known": self._known, "seeds": self._seeds}
+                self._files.replace(self._file, json.dumps(said).encode())
             except OSError as error:
                 raise StorageFailed(f"{self._file} cannot be written: {error}") from error

@@ -185,6 +185,7 @@ class Driver:
         self.metrics = Metrics()
         self._handed: deque[tuple[int, float]] = deque()  # (last index, when) of what the executor has not applied yet
         self.difference = self.fault = self.lost_log = ""
+        self.refused: dict[int, str] = {}  # members that are not heard: node id -> why
         self._urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
         self._tell_at_s: float | None = None  # when followers hear of the last commit, if nothing has told them
         self._wake_at_s: float | None = None  # log time at which the machine wants a clock entry
@@ -477,7 +478,8 @@ class Driver:
     # --- What it says of itself ---
 
     def _troubles(self) -> tuple[str, ...]:
-        return self.holding.reason, self.skipping.reason, self.difference, self.fault, self.lost_log
+        told = self.holding.reason, self.skipping.reason, self.difference, self.fault, self.lost_log
+        return (*told, self._on_probation())
 
     def status(self) -> dict[str, Any]:
         """Return this node's view of itself and its cluster, as plain data."""
@@ -499,6 +501,7 @@ class Driver:
             "next_node_id": configuration.next_node_id,
             "dropped": dict(self.counts),
             "metrics": self.metrics.as_dict(),
+            "refused": dict(self.refused),
             "version": __version__,
             "log_bytes": self.snapshots.log_bytes,
             "snapshot_bytes": self.snapshots.newest_bytes,
@@ -506,3 +509,14 @@ class Driver:
             **self.observer.about(),
             "error": "; ".join(filter(None, self._troubles())) or None,
         }
+
+    def _on_probation(self) -> str:
+        """Say that this node does not count yet, and for whom it waits; "" if it does."""
+        known = self.server.probation
+        if known is None:
+            return ""
+        silent = sorted(self.server.voters - known.terms.keys() - {self.node_id})
+        return (
+            "it came with an empty disk, and does not count before enough of the others have answered it and a leader "
+            f"has brought it up to date{f'; not heard yet: {silent}' if silent else ''}"
+        )

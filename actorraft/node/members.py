@@ -78,10 +78,12 @@ class Members:
         configuration = self._driver.server.configuration
         known = dict(configuration.storage_ids).get(said.node_id, "")
         if known and said.storage_id != known:
-            return (
+            why = self._driver.refused[said.node_id] = (
                 f"node {said.node_id} comes with another data directory than it had (storage id {said.storage_id}, "
                 f"was {known}): what it acknowledged is gone. actorraft members remove {said.node_id}, and join anew"
             )
+            return why
+        self._driver.refused.pop(said.node_id, None)
         greeting = codec.decode_greeting(said.payload)
         told = {node_id: Announcement(number, peer, client) for node_id, number, peer, client in greeting.addresses}
         if self._book.hear(told, configuration.members):

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import codec
+from actorraft.descriptors import raise_limit
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
 from actorraft.node.addresses import Announcement
 from actorraft.node.clock import SystemClock
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("actorraft")
 
 ON_PROBATION: Final = "on-probation"  # a file in the data directory, while it is so
+REMOVED: Final = "removed"  # likewise, once this node is no member any more
 EXIT_DISK: Final = 74  # EX_IOERR: the disk refused
 EXIT_POISONED: Final = 78  # EX_CONFIG: a command ends the process, and somebody must do something about that
 
@@ -342,6 +344,7 @@ class RaftNode:
             driver.process_events(())
         if self._members is not None and self._members.removed:
             logger.warning("node %d is no member any more, and leaves; its directory may go", self._spec.node_id)
+            Files().replace(self._spec.directory / REMOVED, b"This node is no member any more.\n")
             return None
         self._leaving.follow()
         if self._context.stop_requested and self._leaving.may_leave():
@@ -480,6 +483,7 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
     from transports.sockets import LinkTimes
     from transports.zeromq import ZeroMQMailbox
 
+    raise_limit()
     sys.setswitchinterval(0.0005)
     mailbox = ZeroMQMailbox(
         spec.node_id,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from actorraft.errors import UsageError
 from actorraft.node.addresses import Announcement
 from actorraft.node.folder import FIRST_START, SECRET_FILE, NodeFolder, take_first_start
-from actorraft.node.process import ON_PROBATION, NodeSpec
+from actorraft.node.process import ON_PROBATION, REMOVED, NodeSpec
 from actorraft.pickling.encoder import encode_factory
 from actorraft.raft import roster
 from actorraft.raft.config import RaftConfig, deciding
@@ -158,6 +158,11 @@ def prepare_data(path: Path, data_dir: Path, folder: NodeFolder) -> Probation | 
     """
     directory = prepare_directory(data_dir)
     mark = directory / ON_PROBATION
+    if (directory / REMOVED).exists():
+        raise UsageError(
+            f"node {folder.node.id} was removed from the cluster, for good: {directory} may go. This machine may join "
+            "anew: actorraft token create, and here actorraft serve --join TOKEN --data-dir NEW_DIRECTORY"
+        )
     if (directory / DATA_FILE).exists():
         return Probation(marked=mark.read_text() == "first start") if mark.exists() else None
     node = folder.node

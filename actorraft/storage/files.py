@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from actorraft.descriptors import open_file
+
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 
@@ -29,11 +31,11 @@ class Files:
 
     def create(self, path: Path) -> int:
         """Open for reading and writing, empty; the name is durable only after `sync_directory`."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        return open_file(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, FILE_MODE)
 
     def open(self, path: Path) -> int:
         """Open for reading and writing what is there."""
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return open_file(path, os.O_RDWR)
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
         """Write all of `parts` at `offset`, in one system call unless the kernel takes less."""
@@ -57,7 +59,7 @@ class Files:
     def sync_directory(self, path: Path) -> None:
         """Return once the names in this directory are on the disk."""
         if self.syncing:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_file(path, os.O_RDONLY)
             try:
                 os.fsync(fd)
             finally:

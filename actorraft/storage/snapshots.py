@@ -24,6 +24,7 @@ from zlib import crc32
 
 import msgspec
 
+from actorraft.descriptors import open_file
 from actorraft.errors import CorruptionError, NoRoom, UsageError
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId
@@ -81,7 +82,7 @@ def snapshot_paths(directory: Path) -> list[Path]:
 def read_footer(path: Path, storage_id: bytes) -> SnapshotFile:
     """Return what the file says of itself, checked; the content is not. Raises CorruptionError, OSError."""
     size = path.stat().st_size
-    with open(path, "rb") as file:
+    with open(open_file(path, os.O_RDONLY), "rb") as file:
         magic = file.read(len(MAGIC))
         file.seek(max(0, size - _TRAILER.size))
         trailer = file.read(_TRAILER.size)
@@ -133,7 +134,7 @@ class BlockReader(io.RawIOBase):
         self._cached = (-1, b"")
         self._fd = -1
         try:
-            self._fd = os.open(snapshot.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_file(snapshot.path, os.O_RDONLY)
         except OSError as error:
             raise guard(error) from error
 

@@ -46,6 +46,20 @@ def test_numbers_grow_with_each_start_and_what_was_heard_is_kept(tmp_path: Path)
     assert again[1] == at(5, "moved")
 
 
+def test_a_seed_that_has_changed_since_the_last_start_goes_before_what_was_kept(tmp_path: Path) -> None:
+    book = AddressBook(0, {1: at(0, "file"), 2: at(0, "other")}, tmp_path)
+    book.start("a:1", "a:2")
+    book.hear({1: at(5, "gone"), 2: at(3, "stays")}, ALL)
+    again = AddressBook(0, {1: at(0, "edited"), 2: at(0, "other")}, tmp_path)
+    assert again[1] == at(5, "edited"), "an operator's word"
+    assert again[2] == at(3, "stays")
+    assert not again.hear({1: at(5, "gone")}, ALL), "whoever repeats what this node knew already says nothing new"
+    assert again.hear({1: at(6, "elsewhere")}, ALL), "and the member's own goes before both"
+    again.start("a:1", "a:2")
+    third = AddressBook(0, {1: at(0, "edited"), 2: at(0, "other")}, tmp_path)
+    assert third[1] == at(6, "elsewhere")
+
+
 def test_the_log_is_heard_like_anybody_and_members_that_left_are_forgotten() -> None:
     book = AddressBook(0, {1: at(5, "newer"), 2: at(1, "b")})
     roster = (Member(1, "key", "older:1", "older:2", 4), Member(3, "key", "c:1", "c:2", 1))

@@ -1,0 +1,103 @@
+"""A machine that lost its disk must not come back under its old id: unavailable, never a lost write (rules.md R3).
+
+The leader's machine is lost for good, the third one lags behind (its packets were dropped for a while, and it never
+heard of the last writes); so those writes are on the machine whose disk is emptied, and nowhere else that can answer.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import pytest
+
+from actorraft import Client, OutcomeUnknown, Unavailable
+from statemachines.kv import KVStore
+from tests.machines.hosts import CLIENT, Hosts, eventually
+
+pytestmark = pytest.mark.cluster
+
+
+def acknowledged_by_two(net: Hosts, client: Client[KVStore]) -> tuple[int, int, int]:
+    """Write "x" where only the leader and one more have it; return (leader, the other, the one that lags)."""
+    proxy = client.proxy(timeout=30.0)
+    proxy.set("before", 1)
+    net.settled(client)
+    leader = client.wait_for_leader()
+    other, lags = (node_id for node_id in net.nodes if node_id != leader)
+    gone = net.nodes[lags].number
+    net.router.partition({host.number for host in net.all} - {gone}, {gone})
+    for number in range(20):
+        proxy.set("x", number)
+    net.nodes[lags].kill()  # else it would be told as soon as its host is heard again
+    net.router.heal()
+    return leader, other, lags
+
+
+def never_lost(client: Client[KVStore], within_s: float = 6.0) -> None:
+    """Unavailable, or the write is there; whatever the cluster answers, it knows of it."""
+    until_s = time.monotonic() + within_s
+    while time.monotonic() < until_s:
+        try:
+            assert client.proxy(timeout=2.0).get("x") == 19, "an acknowledged write is gone"
+        except (Unavailable, OutcomeUnknown):
+            continue
+
+
+def test_an_emptied_disk_is_refused_under_its_id_with_what_to_do(net: Hosts) -> None:
+    net.found()
+    net.start()
+    with net.connect() as client:
+        leader, other, lags = acknowledged_by_two(net, client)
+        net.nodes[leader].kill()
+        emptied = net.nodes[other]
+        emptied.kill()
+        shutil.rmtree(emptied.data)
+        net.start(lags)
+        emptied.serve()
+        assert emptied.wait() != 0
+        assert f"node {other} has begun before" in emptied.said()
+        assert "actorraft members remove" in emptied.said()
+        assert "serve --join" in emptied.said()
+        never_lost(client)
+        net.start(leader)  # its disk was there all the time
+        assert client.proxy(timeout=30.0).get("x") == 19
+
+
+def test_folder_and_mark_restored_from_a_copy_beside_an_emptied_disk_lose_nothing(net: Hosts) -> None:
+    net.found()
+    kept = net.all[CLIENT].directory / "kept"
+    shutil.copytree(net.directory, kept, ignore=shutil.ignore_patterns("kept"))
+    net.start()
+    with net.connect() as client:
+        leader, other, lags = acknowledged_by_two(net, client)
+        net.nodes[leader].kill()
+        restored = net.nodes[other]
+        restored.kill()
+        shutil.rmtree(restored.directory)
+        shutil.copytree(kept / restored.directory.name, restored.directory)
+        assert (restored.folder / "first-start").exists()
+        net.start(lags, other)
+        never_lost(client)
+        assert restored.process is not None
+        assert restored.process.poll() is None, (
+            "it waits; it was not refused, since its folder says that it never began"
+        )
+        net.start(leader)
+        assert client.proxy(timeout=30.0).get("x") == 19
+        eventually(lambda: net.status().get(other, {}).get("last_applied") == net.status()[leader]["last_applied"])
+
+
+def test_a_member_that_comes_with_another_machine_s_disk_is_refused_and_named(net: Hosts) -> None:
+    net.found()
+    net.start()
+    with net.connect() as client:
+        client.proxy(timeout=30.0).set("x", 1)
+        one, two = net.nodes[0], net.nodes[1]
+        one.kill()
+        shutil.rmtree(one.data)
+        shutil.copytree(two.data, one.data)
+        one.serve()
+        assert one.wait() != 0
+        assert "node 1" in one.said(), one.said()
+        assert client.proxy(timeout=30.0).get("x") == 1

@@ -93,6 +93,7 @@ def test_a_member_that_comes_with_another_machine_s_disk_is_refused_and_named(ne
     net.start()
     with net.connect() as client:
         client.proxy(timeout=30.0).set("x", 1)
+        net.settled(client)
         one, two = net.nodes[0], net.nodes[1]
         one.kill()
         shutil.rmtree(one.data)

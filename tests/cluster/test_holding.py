@@ -223,7 +223,7 @@ def test_an_answer_that_was_given_stands_when_what_it_took_is_missing_at_the_nex
         for node in cluster.nodes.values():
             node.kill()
     with missing(tmp_path, 0, 1, 2), pytest.raises(StartError, match=r"holds at index \d+: .*may have been answered"):
-        spawn(tmp_path, None, timeout=5.0)
+        spawn(tmp_path, None, timeout=30.0)
     with spawn(tmp_path, None) as cluster:
         assert 2 == cluster.proxy().total()
         agree(cluster)

@@ -100,7 +100,7 @@ def test_nodes_that_die_in_a_command_again_stay_down_and_one_line_goes_past_it(t
     with pytest.raises(
         StartError, match=r"(?s)stays down.*actorraft\.storage skip .* --index \d+ --checksum \w+"
     ) as told:
-        spawn(tmp_path, None, timeout=20.0)
+        spawn(tmp_path, None)
     assert "die of client" in str(told.value)
     assert pids is not None
 

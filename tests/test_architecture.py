@@ -31,7 +31,7 @@ CLOCKS_AND_DEVICES = {
 SOCKETS = {"socket", "select", "selectors", "ssl", "asyncio"}
 RULES: dict[str, tuple[set[str], set[str]]] = {
     "actorraft.raft": (set(), CLOCKS_AND_DEVICES),
-    "actorraft.storage": ({"msgspec", "rich", "typer"}, SOCKETS | {"pickle", "random"}),
+    "actorraft.storage": ({"msgspec", "rich", "typer", "isal", "zlib_ng"}, SOCKETS | {"pickle", "random"}),
     # a child waits for its parent's pipe, and runs its actor's coroutines
     "actorraft.actors": ({"cloudpickle", "msgspec"}, SOCKETS - {"select", "asyncio"}),
     "actorraft.simulation": ({"msgspec", "rich", "typer"}, SOCKETS | {"time"}),

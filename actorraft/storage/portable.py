@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
-from zlib import crc32
 
 from actorraft.errors import CorruptionError, UsageError
 from actorraft.ports import Storage
 from actorraft.raft.messages import Configuration, EntryId, HardState
+from actorraft.storage.checksum import crc32
 from actorraft.storage.directory import this_python
 from actorraft.storage.files import FILE_MODE
 

@@ -21,12 +21,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import msgspec
 
 from actorraft.errors import UsageError
 from actorraft.raft.messages import Configuration, HardState, LogEntry
+from actorraft.storage.checksum import crc32
 
 FORMAT_VERSION = 1
 MAGIC = b"ARaftLog"
@@ -239,10 +239,13 @@ def _decode_entries(data: bytes, offset: int, count: int) -> tuple[list[LogEntry
 # ---- batches and segments -----------------------------------------------------------------------------------------
 
 
-def encode_batch_header(marker: bytes, sequence: int, body: bytes) -> bytes:
-    """Return what goes before the body of a batch."""
-    counts = _LENGTH_SEQUENCE.pack(len(body), sequence)
-    return b"".join((marker, _CRC.pack(crc32(body, crc32(counts))), counts))
+def encode_batch_header(marker: bytes, sequence: int, *body: bytes) -> bytes:
+    """Return what goes before the body of a batch, given in parts."""
+    counts = _LENGTH_SEQUENCE.pack(sum(map(len, body)), sequence)
+    crc = crc32(counts)
+    for part in body:
+        crc = crc32(part, crc)
+    return b"".join((marker, _CRC.pack(crc), counts))
 
 
 def decode_batch(data: bytes, offset: int, marker: bytes) -> Batch | None:

@@ -20,7 +20,6 @@ from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
-from zlib import crc32
 
 import msgspec
 
@@ -28,6 +27,7 @@ from actorraft.descriptors import open_file
 from actorraft.errors import CorruptionError, NoRoom, UsageError
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId
+from actorraft.storage.checksum import crc32
 from actorraft.storage.files import Files
 from actorraft.storage.records import decode_configuration, encode_configuration
 

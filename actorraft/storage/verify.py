@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
 from actorraft.errors import ActorRaftError, CorruptionError, UsageError
 from actorraft.raft.messages import EntryId, HardState, LogEntry
+from actorraft.storage.checksum import crc32
 from actorraft.storage.directory import CLUSTER_FILE, NODE_FILE, DirectoryLock, NodeInfo, cannot_be_used, unseal
 from actorraft.storage.disk import LOG_FOLDER, SNAPSHOT_FOLDER
 from actorraft.storage.image import LogImage

@@ -41,6 +41,8 @@ from actorraft.storage.records import Compact, Reset, SegmentHeader, Start
 logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 << 20
+JOINED_BYTES_MAX = 1 << 16  # a batch that is larger is written from where its parts are, not copied together
+PARTS_MAX = 500  # that one write takes; the kernel's bound is 1,024
 PREALLOCATE_BYTES = 16 << 20
 _ZEROS = memoryview(bytes(256 << 10))
 SUFFIX = ".wal"
@@ -382,19 +384,21 @@ class Wal:
 
     def _append(self, parts: Sequence[bytes]) -> None:
         """Write one batch and sync it: the hot path. Durable on return."""
-        body = b"".join(parts)
-        size = records.BATCH_HEADER_BYTES + len(body)
+        length = sum(map(len, parts))
+        if length < JOINED_BYTES_MAX or len(parts) > PARTS_MAX:
+            parts = (b"".join(parts),)
+        size = records.BATCH_HEADER_BYTES + length
         if size > records.BATCH_BYTES_MAX:
             raise UsageError(f"one write to the log holds at most {records.BATCH_BYTES_MAX} bytes, not {size}")
         if self._offset + size > self.segment_bytes and self._sequence > self.segments[-1].first_sequence + 1:
             self._rotate()
         files = self.files
         sequence = self._sequence
-        header = records.encode_batch_header(self._marker, sequence, body)
+        header = records.encode_batch_header(self._marker, sequence, *parts)
         if self._offset + size > self._zeroed and self._preallocating:
-            files.write(self._fd, (header, body, self._zeros_behind(size)), self._offset)
+            files.write(self._fd, (header, *parts, self._zeros_behind(size)), self._offset)
         else:
-            files.write(self._fd, (header, body), self._offset)
+            files.write(self._fd, (header, *parts), self._offset)
         files.sync_data(self._fd)
         self._offset += size
         self._sequence = sequence + 1

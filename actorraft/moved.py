@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Final
 
 MOVED: Final = {
-    "actorraft.byvalue": "actorraft.pickling.byvalue",
     "actorraft.canonical": "actorraft.pickling.canonical",
     "actorraft.capture": "actorraft.node.capture",
     "actorraft.checks": "actorraft.node.digests",

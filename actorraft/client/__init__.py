@@ -6,7 +6,7 @@ import importlib
 from typing import Any, Final
 
 # Loaded when first used.
-_HOMES: Final = {"Client": "actorraft.client.client", "connect": "actorraft.client.connect"}
+_HOMES: Final = {"Client": "actorraft.client.client"}
 
 
 def __getattr__(name: str) -> Any:

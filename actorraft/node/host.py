@@ -119,6 +119,9 @@ class MachineHost:
         why = self._state.why_unpicklable()
         if why:
             self._fault("snapshot", f"{why}; so no snapshot can be made of it, and the log grows for ever")
+        # Who looks at an object's attributes as a whole makes each slower to read from then on (CPython keeps them in a
+        # dict after that): so the machine that serves is another one, at which nobody has looked yet.
+        self._adopt(self._build(look=False))
 
     @classmethod
     def from_factory(cls, factory: bytes, cluster_seed: int = 0) -> MachineHost:
@@ -146,12 +149,13 @@ class MachineHost:
 
     # --- The machine ---
 
-    def _build(self) -> Any:
+    def _build(self, *, look: bool = True) -> Any:
         built = self._factory()
         holds_objects = issubclass(type(built), CommandObjects)
         machine = built.state if holds_objects else built
         self._holds_objects = holds_objects
-        self._state.built(machine, holds_objects or self._methods_of(type(machine)).row == "objects")
+        if look:
+            self._state.built(machine, holds_objects or self._methods_of(type(machine)).row == "objects")
         return machine
 
     def _methods_of(self, kind: type) -> MachineMethods:

@@ -19,6 +19,7 @@ from actorraft import moved as _moved
 
 if TYPE_CHECKING:
     from actorraft.actors.actor import Actor as Actor
+    from actorraft.actors.letters import dead_letters as dead_letters
     from actorraft.actors.ref import ActorRef as ActorRef
     from actorraft.actors.spawn import spawn as spawn
     from actorraft.actors.supervision import Supervision as Supervision
@@ -60,6 +61,7 @@ __version__ = "0.1.0"
 
 _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.actors.actor": ("Actor",),
+    "actorraft.actors.letters": ("dead_letters",),
     "actorraft.actors.ref": ("ActorRef",),
     "actorraft.actors.spawn": ("spawn",),
     "actorraft.actors.supervision": ("Supervision",),

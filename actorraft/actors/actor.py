@@ -30,6 +30,7 @@ class Inside(Protocol):
 
 
 inside: Inside | None = None  # of the one actor of this process
+own_endpoint = ""  # where that takes messages
 turn: ContextVar[tuple[ActorRef[Any] | None] | None] = ContextVar("turn", default=None)  # (sender,) in a message's turn
 
 

@@ -140,10 +140,11 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
     """The whole life of an actor's process; `code` is a pickle of (class, args, kwargs, manner)."""
     from transports.zeromq import ZeroMQMailbox
 
-    join_system(run_dir)
+    join_system(run_dir, address)
     cls, args, kwargs, manner = wire.loads(code)
     actor = cls.__new__(cls)
     actor.ref = ActorRef(*address)
+    actors.own_endpoint = address.endpoint
     actors.inside = inside = Inside()
     actor.__init__(*args, **kwargs)
     coroutines = Coroutines() if is_asynchronous(cls) else None
@@ -268,7 +269,7 @@ class _Loop:
             self._inside.stopping = True
             return
         if kind == HELLO:
-            sender.ref = wire.loads(data)
+            sender.ref = ActorRef(*wire.loads(data))
             return
         if kind not in (TELL, ASK):
             return

@@ -175,6 +175,13 @@ class Monitor(Generic[P]):
         rule = self._rules.get(process.name, self._supervision)
         if self._ended.is_set():
             return
+        if process.again and process.wanted:
+            process.again = False
+            self.pardon(process.name)
+            self._tell(self._on_planned, process, True)
+            with self._lock:
+                self._due.append((time.monotonic(), process))
+            return
         if rule is None or not process.wanted:
             self._tell(self._on_planned, process, False)
             return

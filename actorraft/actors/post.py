@@ -5,7 +5,8 @@ into one frame, and resolves the futures of a whole frame of answers at once. An
 taken; what it has not taken is the sender's debt, which is bounded exactly.
 
 Invariant:  a message leaves at most once, in order per thread that sends. What was sent to an actor that died then is
-            lost: its asks end with ActorDead. What was not sent yet waits for the actor's restart, for a while.
+            lost: its asks end with ActorDead, and all of it is among the dead letters (letters.py). What was not sent
+            yet waits for the actor's restart, for a while.
 Threads:    `send` and `watch` from any; all else in the post's own thread.
 """
 
@@ -22,8 +23,9 @@ from typing import Any, Final
 
 import msgspec
 
-from actorraft.actors.records import UP, Exit, Record, read_record, record_file
-from actorraft.actors.wire import FRAME_BYTES_MAX, LAST, READ, STOP, load_error, loads
+from actorraft.actors.letters import ring
+from actorraft.actors.records import UP, Address, Exit, Record, is_running, read_record, record_file
+from actorraft.actors.wire import FRAME_BYTES_MAX, HELLO, LAST, READ, STOP, load_error, loads
 from actorraft.errors import ActorDead, ActorRaftError, MailboxFull, OutcomeUnknown, UsageError
 from actorraft.futures import ResultFuture, resolve_many
 from actorraft.ports import Kinds
@@ -46,14 +48,14 @@ Watcher = Callable[[Exit], Any]
 class Box:
     """What waits for one actor, and what is known of it."""
 
-    def __init__(self, endpoint: str, name: str, mailbox_max: int) -> None:
-        self.endpoint = endpoint
-        self.name = name
-        self.mailbox_max = mailbox_max
+    def __init__(self, address: Address) -> None:
+        self.name, self.endpoint, self.mailbox_max, self.mailbox_bytes_max = address
         self.numbers = 0  # given to messages so far
         self.waiting: deque[Message] = deque()
         self.sent = 0  # have left
         self.taken = 0  # of these, off this process's hands: the actor has taken them, or they are lost
+        self.untaken: deque[Message] = deque()  # have left, and are not taken: sent - taken of them
+        self.debt_bytes = 0  # of messages that wait or are untaken
         self.taken_before = 0  # of these, by what was there before the link that is there now
         self.asks: dict[int, ResultFuture[Any]] = {}
         self.linked = False  # whether the channel knows of it
@@ -75,12 +77,17 @@ class Box:
 
 
 class Post:
-    """The sending side of this process; made at the first use, closed at its exit."""
+    """The sending side of this process; made at the first use, closed at its exit.
 
-    def __init__(self) -> None:
+    Args:
+        who: the pickled address of the actor that this process is; empty if it is none.
+    """
+
+    def __init__(self, who: bytes = b"") -> None:
         from transports.zeromq import ZeroMQClientChannel
 
         self.pid = os.getpid()
+        self._who = who
         self._channel = ZeroMQClientChannel(message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
         self._boxes: dict[str, Box] = {}
         self._lock = threading.Lock()  # of `_boxes`, and of numbers and their order
@@ -94,12 +101,13 @@ class Post:
 
     # --- From any thread ---
 
-    def box(self, endpoint: str, name: str, mailbox_max: int) -> Box:
+    def box(self, address: Address) -> Box:
         """Return the box of an actor, and open a link to it if there is none."""
+        endpoint = address.endpoint
         box = self._boxes.get(endpoint)
         if box is not None:
             return box
-        fresh = Box(endpoint, name, mailbox_max)
+        fresh = Box(address)
         record = fresh.record()
         if record is None or record.dead:
             fresh.dead = "is gone"
@@ -125,6 +133,12 @@ class Post:
             if box.dead is None:
                 if box.debt >= box.mailbox_max and kind != STOP:
                     raise MailboxFull(f"{box.name} has not taken the last {box.mailbox_max} messages")
+                size = len(data)
+                if box.debt_bytes + size > box.mailbox_bytes_max:
+                    if size > box.mailbox_bytes_max:
+                        raise UsageError(f"a message of {size} bytes is over {box.name}'s {box.mailbox_bytes_max}")
+                    raise MailboxFull(f"{box.name} has not taken the last {box.debt_bytes} bytes of messages")
+                box.debt_bytes += size
                 number = box.numbers
                 box.numbers += 1
                 if future is not None:
@@ -135,10 +149,11 @@ class Post:
                 self._touched.append(box)
         if box.dead is None:
             self._channel.wake()
-        elif future is None:
+            return
+        ring.add(box.name, [(kind, 0, data)], box.dead)
+        if future is None:
             raise ActorDead(f"{box.name} {box.dead}")
-        else:
-            future.set_exception(ActorDead(f"{box.name} {box.dead}"))
+        future.set_exception(ActorDead(f"{box.name} {box.dead}"))
 
     def watch(self, box: Box, watcher: Watcher) -> None:
         """Tell of the actor's exits from now on; at once, if it is gone."""
@@ -182,6 +197,8 @@ class Post:
                 self._on_frame(box, frame)
             elif kind == Kinds.CONNECTED:
                 box.connected, box.taken_before = True, box.sent
+                if self._who:
+                    self._channel.send(endpoint, _encode([(HELLO, 0, self._who)]))
                 self._touched.append(box)
             elif kind == Kinds.DISCONNECTED:
                 self._on_lost(box)
@@ -234,10 +251,13 @@ class Post:
                     batch.append(waiting.popleft())
                     size += len(batch[-1][2])
                 box.sent += len(batch)
+                box.untaken.extend(batch)
             if not self._channel.send(box.endpoint, _encode(batch)):
                 with self._lock:
                     waiting.extendleft(reversed(batch))
                     box.sent -= len(batch)
+                    for _ in batch:
+                        box.untaken.pop()
                 self._unquiet.add(box.endpoint)  # its queue is full: look again soon
                 return
 
@@ -247,7 +267,13 @@ class Post:
         except msgspec.DecodeError:
             self._channel.drop(f"an answer from {box.name} that does not decode")
             return
-        box.taken = max(box.taken, min(box.sent, box.taken_before + taken))
+        newly = min(box.sent, box.taken_before + taken) - box.taken
+        if newly > 0:
+            untaken = box.untaken
+            size = sum([len(untaken.popleft()[2]) for _ in range(newly)])
+            with self._lock:
+                box.debt_bytes -= size
+                box.taken += newly
         results: list[tuple[ResultFuture[Any], Any]] = []
         failures: list[tuple[ResultFuture[Any], BaseException]] = []
         for number, ok, data in answers:
@@ -272,8 +298,11 @@ class Post:
         box.connected, box.lost_at_s = False, time.monotonic()
         with self._lock:
             box.taken = box.sent
+            lost, box.untaken = box.untaken, deque()
+            box.debt_bytes -= sum(len(data) for _, _, data in lost)
             unsent = {number for _, number, _ in box.waiting}
             futures = [box.asks.pop(number) for number in list(box.asks) if number not in unsent]
+        ring.add(box.name, lost, "died before it had taken this, or while it did")
         error = f"{box.name} died with this ask on its hands: it may have been done or not"
         resolve_many((), [(future, ActorDead(error)) for future in futures])
         box.look_until_s = time.monotonic() + EXIT_KNOWN_S
@@ -291,6 +320,7 @@ class Post:
                 unsent = {number for _, number, _ in box.waiting} & numbers
                 kept = [message for message in box.waiting if message[1] not in unsent]
                 if unsent:
+                    box.debt_bytes -= sum(len(message[2]) for message in box.waiting if message[1] in unsent)
                     box.waiting.clear()
                     box.waiting.extend(kept)
                 futures = [(number in unsent, box.asks.pop(number)) for number in numbers]
@@ -310,8 +340,14 @@ class Post:
             if not box.waiting and now_s >= box.look_until_s:
                 self._unquiet.discard(box.endpoint)
         elif record is None or record.dead:
-            self._bury(box, "is gone")
-        elif now_s - box.lost_at_s > UNREACHABLE_S and record.state == UP:
+            again = box.record()  # between two looks its parent may have started it again
+            if again is None or again.dead:
+                self._bury(box, "is gone")
+        elif (
+            now_s - box.lost_at_s > UNREACHABLE_S
+            and record.state == UP
+            and (record.alive or is_running(record.owner))  # else its parent is about to start it again
+        ):
             self._bury(box, f"could not be reached for {UNREACHABLE_S:.0f} s")
 
     def _tell_watchers(self, box: Box, record: Record | None) -> None:
@@ -340,10 +376,12 @@ class Post:
         with self._lock:
             box.dead = why
             futures = list(box.asks.values())
+            lost = [*box.waiting]
             box.asks.clear()
             box.waiting.clear()
             self._boxes.pop(box.endpoint, None)
         self._unquiet.discard(box.endpoint)
+        ring.add(box.name, lost, why)
         resolve_many((), [(future, ActorDead(f"{box.name} {why}")) for future in futures])
 
 

@@ -95,7 +95,7 @@ class ActorProcess:
         self.logger = logger
         self.reports_fd = self._orders_fd = self._liveness_fd = self._end_fd = -1
         self._payload = cloudpickle.dumps((target, tuple(args), dict(kwargs or {})), pickle.HIGHEST_PROTOCOL)
-        self._output = Path(run_dir) / f"{name.replace(' ', '-').replace('/', '_')}.out"
+        self._output = output_file(Path(run_dir), name)
         self._output_from = 0  # where this life's output begins
         self._launch_prefix = list(launch_prefix)
         self._environment = dict(environment or {})
@@ -107,6 +107,7 @@ class ActorProcess:
         self._pidfd = -1  # the child, whatever becomes of its number
         self._code: int | None = None  # as subprocess has it
         self.wanted = True  # whether it is to be started again should it die
+        self.again = False  # whether it was ended in order to be started again at once
         self._owner_pid = os.getpid()
         self._buffer = bytearray()
         self._reports: deque[Any] = deque()
@@ -403,13 +404,7 @@ class ActorProcess:
         return self._lines(0)[-lines:] if lines > 0 else []
 
     def _lines(self, start: int) -> list[str]:
-        try:
-            with open(self._output, "rb") as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(start if start <= end else 0, end - (256 << 10)))
-                return file.read().decode("utf-8", "replace").splitlines()
-        except OSError:
-            return []
+        return read_lines(self._output, start)
 
     def bound_output(self) -> None:
         """Keep the file of its output from growing for ever: the older part goes (and a line written meanwhile)."""
@@ -437,6 +432,22 @@ class ActorProcess:
 
     def __repr__(self) -> str:
         return f"<ActorProcess {self.name!r} {f'pid {self.pid}' if self.alive else 'down'}>"
+
+
+def output_file(run_dir: Path, name: str) -> Path:
+    """Return where the output of the process of this name goes."""
+    return run_dir / f"{name.replace(' ', '-').replace('/', '_')}.out"
+
+
+def read_lines(file: Path, start: int = 0) -> list[str]:
+    """Return the last 256 KB of a file's lines, from the byte `start` on; none if there is no such file."""
+    try:
+        with open(file, "rb") as output:
+            end = output.seek(0, os.SEEK_END)
+            output.seek(max(start if start <= end else 0, end - (256 << 10)))
+            return output.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
 
 
 def _absolute(path: str) -> str:

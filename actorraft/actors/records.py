@@ -22,6 +22,9 @@ UP: Final = "up"
 RESTARTING: Final = "restarting"
 DEAD: Final = "dead"
 
+MAILBOX_MAX: Final = 10_000
+MAILBOX_BYTES_MAX: Final = 256 << 20
+
 
 class Exit(NamedTuple):
     """How a process of an actor ended.
@@ -49,15 +52,23 @@ class Process(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where an actor takes messages; `mailbox_max`: how many untaken ones a sender may have with it."""
+    """Where an actor takes messages; `mailbox_max`: how many untaken ones a sender may have with it; and of bytes."""
 
     name: str
     endpoint: str
     mailbox_max: int
+    mailbox_bytes_max: int
 
 
 class Record(NamedTuple):
-    """What is known of an actor; `exits` counts how often its process has ended."""
+    """What is known of an actor.
+
+    Attributes:
+        owner: the process that started it, and would start it again.
+        exits: how often its process has ended.
+        replicas: of a replicated actor: (node id, where it takes clients).
+        parent: the endpoint of the actor that its owner is; "" if that is none.
+    """
 
     endpoint: str
     mailbox_max: int
@@ -66,12 +77,21 @@ class Record(NamedTuple):
     state: str
     exits: int = 0
     last_exit: Exit | None = None
-    replicas: tuple[tuple[int, str], ...] = ()  # of a replicated actor: (node id, where it takes clients)
+    replicas: tuple[tuple[int, str], ...] = ()
+    mailbox_bytes_max: int = MAILBOX_BYTES_MAX
+    parent: str = ""
 
     @property
     def dead(self) -> bool:
         """Whether it is gone and nobody will start it again."""
-        return self.state == DEAD or not is_running(self.owner)
+        return self.state == DEAD or (not is_running(self.owner) and not self._may_come_back())
+
+    def _may_come_back(self) -> bool:
+        """Whether its parent is being started again: in `on_start` that may start this one again."""
+        if not self.parent:
+            return False
+        parent = read_record(record_file(self.parent), self.parent)
+        return parent is not None and not parent.dead and (parent.state != UP or parent.process == self.owner)
 
     @property
     def alive(self) -> bool:
@@ -108,18 +128,18 @@ def is_running(process: Process) -> bool:
     return True
 
 
-def kill(process: Process) -> None:
-    """SIGKILL for a process, if it is still that one."""
+def send_signal(process: Process, number: int) -> None:
+    """Signal a process, if it is still that one."""
     if not hasattr(os, "pidfd_open"):
         if is_running(process):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
+                os.kill(process.pid, number)
         return
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(process.pid)  # whatever happens to the number now, this stays that process
         try:
             if is_running(process):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)
 
@@ -132,6 +152,11 @@ def record_file(endpoint: str) -> Path:
 def down_file(endpoint: str) -> Path:
     """Return the file whose presence says that the actor's end is wanted: DIR/NAME.ID.down."""
     return Path(endpoint.removeprefix("ipc://") + ".down")
+
+
+def again_file(endpoint: str) -> Path:
+    """Return the file whose presence says that the actor's end is wanted, and then its start: DIR/NAME.ID.again."""
+    return Path(endpoint.removeprefix("ipc://") + ".again")
 
 
 def read_record(file: Path, endpoint: str | None = None) -> Record | None:

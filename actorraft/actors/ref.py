@@ -13,11 +13,13 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic
 
+from actorraft.actors import actor
 from actorraft.actors.post import Box, Post
-from actorraft.actors.records import Exit, read_record, record_file
+from actorraft.actors.process import output_file, read_lines
+from actorraft.actors.records import MAILBOX_BYTES_MAX, MAILBOX_MAX, Address, Exit, read_record, record_file
 from actorraft.actors.system import system
 from actorraft.actors.wire import ASK, STOP, TELL, Call, Inquiry, dumps
-from actorraft.errors import ActorDead
+from actorraft.errors import ActorDead, UsageError
 from actorraft.futures import ResultFuture
 
 if TYPE_CHECKING:
@@ -31,8 +33,6 @@ else:
 
     A_co = TypeVar("A_co", covariant=True)
 
-MAILBOX_MAX = 10_000
-
 
 class ActorRef(Generic[A_co]):
     """The address of an actor; made by `spawn` and `actor_ref`.
@@ -40,15 +40,23 @@ class ActorRef(Generic[A_co]):
     Attributes:
         name: the actor's; unique in its tree of processes.
         endpoint: where its mailbox is.
-        mailbox_max: how many messages a sender may have with it that it has not taken.
+        mailbox_max, mailbox_bytes_max: how many messages, and bytes of them, a sender may have with it that it has
+            not taken.
     """
 
-    __slots__ = ("_box", "endpoint", "mailbox_max", "name")
+    __slots__ = ("_box", "endpoint", "mailbox_bytes_max", "mailbox_max", "name")
 
-    def __init__(self, name: str, endpoint: str, mailbox_max: int = MAILBOX_MAX) -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoint: str,
+        mailbox_max: int = MAILBOX_MAX,
+        mailbox_bytes_max: int = MAILBOX_BYTES_MAX,
+    ) -> None:
         self.name = name
         self.endpoint = endpoint
         self.mailbox_max = mailbox_max
+        self.mailbox_bytes_max = mailbox_bytes_max
         self._box: tuple[Post, Box] | None = None
 
     def tell(self, message: Any) -> None:
@@ -71,8 +79,11 @@ class ActorRef(Generic[A_co]):
             timeout: seconds; None waits as long as the actor lives.
 
         Raises:
-            MailboxFull, UsageError: as `tell`.
+            MailboxFull: as `tell`.
+            UsageError: as `tell`; or an actor asks itself in the turn of a message, and would wait for its own end.
         """
+        if self.endpoint == actor.own_endpoint and actor.turn.get() is not None:
+            raise UsageError(f"{self.name} asks itself: it could answer only after it has the answer")
         future: ResultFuture[Any] = ResultFuture()
         self._send(ASK, dumps(message), timeout, future)
         return future
@@ -87,6 +98,26 @@ class ActorRef(Generic[A_co]):
     def kill(self) -> None:
         """End the actor's process at once (SIGKILL). It stays down."""
         system().kill(self.name, self.endpoint)
+
+    def restart(self) -> None:
+        """End the actor's process after the message it is at, and start it afresh, whatever its supervision says.
+
+        `on_stop` is called; a process that does not end within 5 s is killed. Returns once the new one takes messages
+        (an actor's own restart comes after its turn). What was sent before and not taken is lost.
+
+        Raises:
+            ActorDead: it is gone.
+            StartError: the new one did not come up in time.
+        """
+        system().restart(self.name, self.endpoint)
+
+    def logs(self, lines: int = 100) -> list[str]:
+        """Return the last lines of what its process, and earlier ones of this name, wrote to standard output and error.
+
+        What it logs comes out in its parent, under `actorraft.actor.<name>`.
+        """
+        run_dir = record_file(self.endpoint).parent
+        return read_lines(output_file(run_dir, f"actor {self.name}"))[-lines:] if lines > 0 else []
 
     def watch(self, callback: Callable[[Exit], Any]) -> None:
         """Have `callback` called with an Exit each time the actor's process ends; at once if it is gone.
@@ -130,12 +161,12 @@ class ActorRef(Generic[A_co]):
 
     def _post_and_box(self) -> tuple[Post, Box]:
         post = system().post
-        box = post.box(self.endpoint, self.name, self.mailbox_max)
+        box = post.box(Address(self.name, self.endpoint, self.mailbox_max, self.mailbox_bytes_max))
         self._box = (post, box)
         return self._box
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.endpoint, self.mailbox_max)
+        return type(self), (self.name, self.endpoint, self.mailbox_max, self.mailbox_bytes_max)
 
     def __eq__(self, other: object) -> bool:
         return self.endpoint == other.endpoint if isinstance(other, ActorRef) else NotImplemented

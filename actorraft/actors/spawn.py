@@ -17,8 +17,8 @@ from actorraft.actors import wire
 from actorraft.actors.actor import Actor
 from actorraft.actors.coroutines import is_asynchronous
 from actorraft.actors.loop import Manner, run_actor
-from actorraft.actors.records import Record
-from actorraft.actors.ref import MAILBOX_MAX, ActorRef
+from actorraft.actors.records import MAILBOX_BYTES_MAX, MAILBOX_MAX, Record
+from actorraft.actors.ref import ActorRef
 from actorraft.actors.supervision import Supervision
 from actorraft.actors.system import system
 from actorraft.errors import UsageError
@@ -50,6 +50,7 @@ class ActorOptions:
     Attributes:
         name: to find it by, with `actor_ref`; letters, digits, - and _. None: one is made.
         mailbox_max: how many messages one sender may have with it that it has not taken.
+        mailbox_bytes_max: how many bytes of them.
         supervision: what happens when its process (one of its replicas) dies unasked; None: it stays down. Actors that
             are given one and the same Supervision object are a group for its strategy.
         concurrency: how many messages an actor with coroutines takes at once, while others are being awaited.
@@ -58,6 +59,7 @@ class ActorOptions:
 
     name: str | None = None
     mailbox_max: int = MAILBOX_MAX
+    mailbox_bytes_max: int = MAILBOX_BYTES_MAX
     supervision: Supervision | None = field(default_factory=Supervision)
     concurrency: int = 1
     replicas: int = 1
@@ -65,6 +67,8 @@ class ActorOptions:
     def __post_init__(self) -> None:
         if self.mailbox_max < 1:
             raise UsageError(f"mailbox_max is at least 1, not {self.mailbox_max!r}")
+        if self.mailbox_bytes_max < 1:
+            raise UsageError(f"mailbox_bytes_max is at least 1, not {self.mailbox_bytes_max!r}")
         if type(self.concurrency) is not int or self.concurrency < 1:
             raise UsageError(f"concurrency is a whole number, 1 or more, not {self.concurrency!r}")
         if type(self.replicas) is not int or self.replicas < 1:
@@ -88,7 +92,7 @@ class ActorOptions:
             wire.dumps((actor_class, args, kwargs, self._manner(actor_class))),
             kind=actor_class.__name__,
             name=self.name,
-            mailbox_max=self.mailbox_max,
+            mailbox=(self.mailbox_max, self.mailbox_bytes_max),
             supervision=self.supervision,
         )
         return ActorRef(*address)
@@ -120,4 +124,4 @@ def actor_ref(name: str) -> ActorRef:
     record = system().find(name)
     if record.replicas and _replication is not None:
         return _replication.ref(name, record)
-    return ActorRef(name, record.endpoint, record.mailbox_max)
+    return ActorRef(name, record.endpoint, record.mailbox_max, record.mailbox_bytes_max)

@@ -13,7 +13,10 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import threading
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,17 +31,20 @@ from actorraft.actors.records import (
     UP,
     Address,
     Record,
+    again_file,
     down_file,
     identify,
-    kill,
+    is_running,
     make_exit,
     read_record,
     record_file,
+    send_signal,
     write_record,
 )
 from actorraft.actors.rundir import RunDir
 from actorraft.actors.surroundings import check_descriptors, interpreter
-from actorraft.errors import UsageError
+from actorraft.actors.wire import dumps
+from actorraft.errors import ActorDead, StartError, UsageError
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
@@ -48,6 +54,7 @@ logger = logging.getLogger("actorraft")
 
 START_S: Final = 30.0
 KILL_S: Final = 5.0
+LOOK_S: Final = 0.01  # how often a restart of somebody else's actor is looked after
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 NAMES_BYTES_MAX: Final = 40 + 1 + 8  # of a socket: name, point, 4 bytes in hexadecimal
 
@@ -62,21 +69,24 @@ class _Child:
         self.target = target
         self.code = code
         self.supervision = supervision
-        self.record = Record(address.endpoint, address.mailbox_max, identify(os.getpid()), None, STARTING)
+        record = read_record(record_file(address.endpoint), address.endpoint)
+        assert record is not None, "it was reserved"
+        self.record = record
         self.process: ActorProcess | None = None
         self.exit: tuple[int | None, str] = (None, "")  # code and reason of the last exit
 
 
 class System:
-    """Of one process; `run_dir` is given in the process of an actor."""
+    """Of one process; `run_dir` and `actor`, its own address, are given in the process of an actor."""
 
-    def __init__(self, run_dir: Path | None = None) -> None:
+    def __init__(self, run_dir: Path | None = None, actor: Address | None = None) -> None:
         self.pid = os.getpid()
         self._own_run: RunDir | None = None
         if run_dir is None:
             self._own_run = RunDir("actorraft-actors-", names_bytes_max=NAMES_BYTES_MAX)
             run_dir = self._own_run.path
         self.run_dir = run_dir
+        self._actor = actor
         self._children: dict[str, _Child] = {}  # by the name of the process
         self._numbers: dict[str, int] = {}
         self._lock = threading.RLock()
@@ -90,7 +100,7 @@ class System:
         """The sending side, made at the first use."""
         with self._lock:
             if self._post is None:
-                self._post = Post()
+                self._post = Post(dumps(tuple(self._actor)) if self._actor is not None else b"")
             return self._post
 
     # --- Starting ---
@@ -102,7 +112,7 @@ class System:
         *,
         kind: str,
         name: str | None,
-        mailbox_max: int,
+        mailbox: tuple[int, int],
         supervision: Supervision | None,
     ) -> Address:
         """Start an actor's process; return where it takes messages once it does.
@@ -110,12 +120,13 @@ class System:
         Args:
             target: what the process runs, given its address and `code`.
             kind: what a name is made of, if none is given.
+            mailbox: how many messages, and bytes, one sender may have with it that it has not taken.
         """
         refuse_nested_spawn()
         interpreter()
         check_descriptors(1)
         with self._lock:
-            address = self.reserve(kind, name, mailbox_max)
+            address = self.reserve(kind, name, *mailbox)
             child = _Child(address, target, code, supervision)
             self._children[f"actor {address.name}"] = child
         try:
@@ -126,8 +137,10 @@ class System:
         self._watch(process, child)
         return address
 
-    def reserve(self, kind: str, name: str | None, mailbox_max: int) -> Address:
+    def reserve(self, kind: str, name: str | None, mailbox_max: int, mailbox_bytes_max: int) -> Address:
         """Take a name, and say in a record that an actor is being started under it, at a fresh endpoint.
+
+        What an earlier life of the actor that this process is has started, and is started again, keeps its endpoint.
 
         Raises:
             UsageError: it is taken, or no name; or this process is ending.
@@ -137,21 +150,41 @@ class System:
                 raise UsageError("this process is ending: no actor can be started")
             name = self._check_name(name) if name is not None else self._fresh_name(kind)
             endpoint = f"ipc://{self.run_dir}/{name}.{os.urandom(4).hex()}"
-            write_record(Record(endpoint, mailbox_max, identify(os.getpid()), None, STARTING))
-            return Address(name, endpoint, mailbox_max)
+            record = Record(endpoint, mailbox_max, identify(os.getpid()), None, STARTING)
+            record = record._replace(mailbox_bytes_max=mailbox_bytes_max)
+            if self._actor is not None:
+                record = record._replace(parent=self._actor.endpoint)
+                before = read_record(self.run_dir / f"{name}.json")
+                if before is not None and self._is_left(before):
+                    again = make_exit(name, None, f"it ended with {self._actor.name}, its parent", restarting=True)
+                    record = record._replace(endpoint=before.endpoint, exits=before.exits + 1, last_exit=again)
+                    down_file(before.endpoint).unlink(missing_ok=True)
+            write_record(record)
+            return Address(name, record.endpoint, mailbox_max, mailbox_bytes_max)
+
+    def _is_left(self, record: Record) -> bool:
+        """Whether an earlier life of this actor has started it, and it ended with that."""
+        return (
+            self._actor is not None
+            and record.parent == self._actor.endpoint
+            and record.state != DEAD
+            and not is_running(record.owner)
+        )
 
     def _check_name(self, name: str) -> str:
         if not _NAME.fullmatch(str(name)):
             raise UsageError(f"an actor's name has 1 to 40 letters, digits, - and _, not {name!r}")
         record = read_record(self.run_dir / f"{name}.json")
-        if record is not None and not record.dead:
+        if record is not None and not record.dead and not self._is_left(record):
             raise UsageError(f"there is an actor named {name!r} already: actor_ref({name!r}) finds it")
         return name
 
     def _fresh_name(self, kind: str) -> str:
         kind = re.sub(r"[^a-z0-9_-]", "", kind.lower())[:20] or "actor"
         number = self._numbers[kind] = self._numbers.get(kind, 0) + 1
-        return f"{kind}-{self.pid}-{number}"
+        if self._actor is None:
+            return f"{kind}-{self.pid}-{number}"
+        return f"{kind}-{zlib.crc32(self._actor.endpoint.encode()):08x}-{number}"  # the same in each of its lives
 
     def _launch(self, child: _Child) -> ActorProcess:
         name = child.address.name
@@ -169,6 +202,7 @@ class System:
         except BaseException:
             process.close()
             raise
+        again_file(child.address.endpoint).unlink(missing_ok=True)
         self._write(child, child.record._replace(process=identify(process.pid), state=UP))
         return process
 
@@ -207,7 +241,7 @@ class System:
         child = self._children.get(f"actor {name}")
         if child is None or child.address.endpoint != endpoint:
             if record.process is not None and record.state == UP:
-                kill(record.process)
+                send_signal(record.process, signal.SIGKILL)
             return
         with self._lock:
             process = child.process
@@ -219,6 +253,34 @@ class System:
                 child.exit = (process.returncode, process.last_words())
             self._down(child)
 
+    def restart(self, name: str, endpoint: str) -> None:
+        """End an actor's process, wherever it was started, so that its owner starts it again; wait for that.
+
+        Raises:
+            ActorDead: it is gone.
+            StartError: it did not come up again in time.
+        """
+        before = read_record(record_file(endpoint), endpoint)
+        if before is None or before.dead:
+            raise ActorDead(f"{name} is gone")
+        again_file(endpoint).touch()
+        began_s, patient = time.monotonic(), True
+        if before.process is not None:
+            send_signal(before.process, signal.SIGTERM)
+            if before.process.pid == os.getpid():
+                return
+        while (record := read_record(record_file(endpoint), endpoint)) is not None and not record.dead:
+            if record.alive and record.process != before.process:
+                return
+            waited_s = time.monotonic() - began_s
+            if patient and waited_s > KILL_S and before.process is not None:
+                patient = False
+                send_signal(before.process, signal.SIGKILL)
+            if waited_s > KILL_S + START_S:
+                raise StartError(f"{name} did not come up again within {waited_s:.0f} s")
+            time.sleep(LOOK_S)
+        raise ActorDead(f"{name} is gone: it did not come up again")
+
     def _on_report(self, process: ActorProcess, report: Any) -> None:
         if report[0] == "stopping":
             process.wanted = False
@@ -229,6 +291,7 @@ class System:
             child.exit = (process.returncode, reason)
             if down_file(child.address.endpoint).exists():
                 process.wanted = False
+            process.again = again_file(child.address.endpoint).exists()
 
     def _on_planned(self, process: ActorProcess, again: bool) -> None:
         child = self._children.get(process.name)
@@ -270,7 +333,8 @@ class System:
                 del self._children[f"actor {child.address.name}"]
             if child.record.state != DEAD:
                 self._write(child, child.record._replace(state=DEAD, process=None))
-            for file in (Path(child.address.endpoint.removeprefix("ipc://")), down_file(child.address.endpoint)):
+            endpoint = child.address.endpoint
+            for file in (Path(endpoint.removeprefix("ipc://")), down_file(endpoint), again_file(endpoint)):
                 file.unlink(missing_ok=True)
             if child.process is not None:
                 child.process.close()
@@ -324,11 +388,11 @@ def system() -> System:
         return _system
 
 
-def join_system(run_dir: str) -> None:
+def join_system(run_dir: str, actor: Address) -> None:
     """In the process of an actor: be part of the tree it was started from."""
     global _system
     with _making:
-        _system = System(Path(run_dir))
+        _system = System(Path(run_dir), actor)
 
 
 def close_system() -> None:

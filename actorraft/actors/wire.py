@@ -29,7 +29,7 @@ TELL: Final = 0
 ASK: Final = 1
 STOP: Final = 2
 READ: Final = 3  # the sender has read the last answers
-HELLO: Final = 4  # first over a link, and not counted: the ref of a sender that is an actor itself
+HELLO: Final = 4  # first over a link, and not counted: the address of a sender that is an actor itself
 
 LAST: Final = -1  # the number of what is no answer, but says that no more will come
 FRAME_BYTES_MAX: Final = 64 << 20

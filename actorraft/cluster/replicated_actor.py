@@ -130,6 +130,15 @@ class ReplicatedActorRef(ActorRef):
         if link is not None and link.cluster is not None:
             link.end()
 
+    def restart(self) -> None:
+        """Restart each replica in turn. For who spawned it."""
+        for node in self.cluster.nodes.values():
+            node.restart()
+
+    def logs(self, lines: int = 100) -> list[str]:
+        """Return the last lines of what each replica's process wrote, one replica after another. For who spawned it."""
+        return [line for node in self.cluster.nodes.values() for line in node.logs(lines)]
+
     def _want_down(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             down_file(self.endpoint).touch()  # its owner looks for this
@@ -335,9 +344,10 @@ class _Replication:
                 "another time on each replica"
             )
         here = system()
-        ref = ReplicatedActorRef(*here.reserve(cls.__name__, options.name, options.mailbox_max))
+        mailbox = options.mailbox_max, options.mailbox_bytes_max
+        ref = ReplicatedActorRef(*here.reserve(cls.__name__, options.name, *mailbox))
         me = identify(os.getpid())
-        record = Record(ref.endpoint, ref.mailbox_max, me, me, UP)
+        record = Record(ref.endpoint, ref.mailbox_max, me, me, UP, mailbox_bytes_max=ref.mailbox_bytes_max)
         try:
             machine = ReplicatedStateMachine(ReplicatedActor, cls, args, kwargs, ref)
             cluster = machine.spawn(options.replicas, supervision=options.supervision, name=ref.name)
@@ -354,7 +364,7 @@ class _Replication:
 
     def ref(self, name: str, record: Record) -> ReplicatedActorRef:
         """Return the address of one that runs."""
-        return ReplicatedActorRef(name, record.endpoint, record.mailbox_max)
+        return ReplicatedActorRef(name, record.endpoint, record.mailbox_max, record.mailbox_bytes_max)
 
 
 replicate_by(_Replication())

@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Final
 
-MOVED: Final = {
+MOVED: Final[dict[str, str | tuple[str, ...]]] = {
     "actorraft.canonical": "actorraft.pickling.canonical",
     "actorraft.capture": "actorraft.node.capture",
     "actorraft.checks": "actorraft.node.digests",
     "actorraft.chunks": "actorraft.node.snapshotting",
     "actorraft.clock": "actorraft.node.clock",
-    "actorraft.control": "actorraft.node.control",
+    "actorraft.control": ("actorraft.node.control", "actorraft.node.driver"),
     "actorraft.definitions": "actorraft.pickling.definitions",
     "actorraft.events": "actorraft.client.events",
-    "actorraft.executor": "actorraft.node.executor",
+    "actorraft.executor": ("actorraft.node.executor", "actorraft.node.work"),
     "actorraft.host": "actorraft.node.host",
     "actorraft.logtime": "actorraft.node.logtime",
     "actorraft.metrics": "actorraft.node.metrics",
@@ -42,6 +42,12 @@ MOVED: Final = {
 }
 
 
+def places_of(old: str) -> tuple[str, ...]:
+    """Return the modules in which what was in `old` is now, the first going before the others."""
+    places = MOVED[old]
+    return (places,) if isinstance(places, str) else places
+
+
 class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Asked last, for what no other finder knows."""
 
@@ -51,10 +57,11 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(fullname, self) if fullname in MOVED else None
 
     def exec_module(self, module: ModuleType) -> None:
-        place = MOVED[module.__name__]
-        warnings.warn(f"{module.__name__} is {place} now", DeprecationWarning, stacklevel=2)
-        found = vars(importlib.import_module(place))
-        vars(module).update({name: value for name, value in found.items() if not name.startswith("__")})
+        places = places_of(module.__name__)
+        warnings.warn(f"{module.__name__} is {' and '.join(places)} now", DeprecationWarning, stacklevel=2)
+        for place in reversed(places):
+            found = vars(importlib.import_module(place))
+            vars(module).update({name: value for name, value in found.items() if not name.startswith("__")})
 
 
 def install() -> None:

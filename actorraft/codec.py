@@ -86,6 +86,7 @@ class Greeting(msgspec.Struct, array_like=True, frozen=True):
     addresses: list[
         tuple[int, int, str, str]
     ] = []  # (node id, number of its start, what peers dial, what clients dial)
+    code: tuple[int, str] | None = None  # version and fingerprint of its machine's code
 
 
 _greeting_decoder = msgspec.msgpack.Decoder(Greeting)
@@ -189,7 +190,28 @@ class Skips(msgspec.Struct, array_like=True, frozen=True, tag=22):
     skips: list[tuple[int, int]]
 
 
-Request = Hello | Register | Commands | CloseSession | Query | Admin | Clock | Watch | Unwatch | Check | Outcome | Skips
+class Code(msgspec.Struct, array_like=True, frozen=True, tag=23):
+    """Made by a leader, never by a client: what follows in the log is applied by this code of the machine."""
+
+    version: int  # its machine_version
+    fingerprint: str  # of its code (pickling/fingerprint.py)
+
+
+Request = (
+    Hello
+    | Register
+    | Commands
+    | CloseSession
+    | Query
+    | Admin
+    | Clock
+    | Watch
+    | Unwatch
+    | Check
+    | Outcome
+    | Skips
+    | Code
+)
 
 # --- Nodes to clients ---
 
@@ -434,11 +456,17 @@ def stamp(log_time_s: float, frame: bytes) -> bytes:
 
 
 _DECISIONS: Final = frozenset((21, 22))  # tags of Outcome and Skips
+_CODE: Final = 23  # tag of Code
 
 
 def is_decision(item: bytes) -> bool:
     """Whether the item of a log entry may say what becomes of earlier entries: a look at one byte of it."""
     return len(item) > STAMP_BYTES + 1 and item[STAMP_BYTES + 1] in _DECISIONS
+
+
+def is_code(item: bytes) -> bool:
+    """Whether the item of a log entry may be a `Code`: a look at one byte of it."""
+    return len(item) > STAMP_BYTES + 1 and item[STAMP_BYTES + 1] == _CODE
 
 
 def unstamp(item: bytes) -> tuple[float, memoryview]:

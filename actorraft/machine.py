@@ -349,12 +349,13 @@ class CommandContext:
         serial: unique per command, strictly increasing over the cluster's life.
         term: of the entry.
         time: seconds of log time; never falls, whatever leaders' wall clocks do.
+        machine_version: by whose rules the command is applied; the class's own, or an older one while an upgrade rolls.
         events: what was published so far: (index, topic, event as encoded by `encode`).
     """
 
     __slots__ = (
         *("_random", "_random_serial", "client_id", "encode", "events", "index", "position", "seed", "serial"),
-        *("term", "time"),
+        *("machine_version", "term", "time"),
     )
 
     def __init__(self, seed: int = 0) -> None:
@@ -362,6 +363,7 @@ class CommandContext:
         self.index = self.position = self.serial = self.term = -1
         self.client_id = -1  # the session that sent the entry; for the library's use
         self.time = 0.0
+        self.machine_version = 0
         self.events: list[tuple[int, str, Any]] = []
         self.encode: Callable[[Any], Any] = _as_it_is
         self._random_serial: int | None = None

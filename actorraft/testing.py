@@ -22,6 +22,7 @@ def context(
     term: int = 1,
     time: float = 0.0,
     seed: int = 0,
+    machine_version: int = 0,
 ) -> Iterator[CommandContext]:
     """Let `actorraft.context()` work inside the block, with these values.
 
@@ -29,7 +30,7 @@ def context(
     """
     made = CommandContext(seed)
     made.begin_entry(index, term, time)
-    made.position, made.serial = position, serial
+    made.position, made.serial, made.machine_version = position, serial, machine_version
     before, active.context = active.context, made
     try:
         yield made

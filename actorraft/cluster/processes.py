@@ -78,6 +78,7 @@ class NodeProcess(ActorProcess):
         self.serving = False  # it has served
         self.paused = False
         self.cut_serial = 0  # of the last partition that is in force there
+        self.early: dict[str, Any] = {}  # what it said at its start before it was waited for
         self.ended: str | None = None  # it is at the end: "", or why it has no snapshot there
 
 
@@ -331,10 +332,14 @@ class NodeProcesses:
 
     def _expect(self, process: NodeProcess, verb: str, deadline_s: float) -> Any:
         """Wait for what a starting node has to say next."""
+        if verb in process.early:
+            return process.early.pop(verb)
         while True:
             said, value = process.receive(max(0.1, deadline_s - time.monotonic()))
             if said == verb:
                 return value
+            if said == "restored":  # a small state is there before the node has said that it is ready
+                process.early[said] = value
             self._on_report(process, (said, value))
             if (said, verb) == ("hold", "restored") and value:
                 return value  # it stores and votes, tries again, and says so in its status

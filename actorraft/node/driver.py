@@ -30,6 +30,7 @@ from actorraft.node.holding import Gate, Holding
 from actorraft.node.logtime import LogTime
 from actorraft.node.metrics import Metrics
 from actorraft.node.requests import Requests
+from actorraft.node.rules import Rules
 from actorraft.node.skipping import Learned, Skipping
 from actorraft.node.snapshotting import Snapshotting
 from actorraft.node.work import ExecutorPort
@@ -143,6 +144,7 @@ class Driver:
         counts: what goes wrong and is dropped, by name; may be shared with the transport.
         marks, skips: the executor's.
         keep_skips: makes what is to be skipped durable in the node's folder; None: nowhere.
+        code: what this node's machine is; None: nobody looks after that.
         observer: told what happens.
 
     Attributes:
@@ -172,6 +174,7 @@ class Driver:
         marks: Marks | None = None,
         skips: dict[int, int] | None = None,
         keep_skips: Callable[[dict[int, int]], object] | None = None,
+        code: codec.Code | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.net = net
@@ -205,6 +208,7 @@ class Driver:
             probation=probation,
         )
         self._log_time = LogTime(self.server, self.clock)
+        self.rules = Rules(self.server, self._log_time.now_s, code, restoring=snapshot is not None)
         self._checks = Schedule(0.0 if isinstance(executor, LogOnly) else config.digest_every_s)
         self.snapshots = Snapshotting(self.server, storage, executor, config, snapshot)
         self.requests = Requests(
@@ -214,6 +218,7 @@ class Driver:
             self.clock,
             config,
             snapshots=self.snapshots,
+            rules=self.rules,
             log_time=self._log_time,
             counts=self.counts,
             metrics=self.metrics,
@@ -276,11 +281,13 @@ class Driver:
                 case TickEvent(ticks):
                     server.tick(ticks, asleep=ticks > self.config.heartbeat_ticks)
                     self.holding.tick(ticks)
+                    self.rules.tick()
                     self.skipping.tick()
                     self._wake_machine()
                     self._maybe_check()
                     self.requests.tick()
                 case DisconnectEvent(peer_id):
+                    self.rules.lost(peer_id)
                     server.peer_disconnected(peer_id)
                     self.skipping.connected(peer_id)
                 case ConnectEvent(peer_id):
@@ -423,7 +430,8 @@ class Driver:
             case work.SnapshotFailed(reason):
                 self.snapshots.failed(reason)
                 self.requests.snapshot_ended(reason)
-            case work.Restored(index, log_time_s, wake_at_s):
+            case work.Restored(index, log_time_s, wake_at_s, code):
+                self.rules.restored(code)
                 self.holding.note(None)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self.server.applied(index)
@@ -442,13 +450,14 @@ class Driver:
         if now_s >= due_s:
             self._wake_at_s = None  # said again with the next applied entry
             try:
-                self.server.propose(codec.stamp(now_s, codec.encode(codec.Clock())))
+                if self.rules.may_append():
+                    self.server.propose(codec.stamp(now_s, codec.encode(codec.Clock())))
             except RaftError:
                 self._wake_at_s = due_s
 
     def _maybe_check(self) -> None:
         """Append a check entry when it is due (digests.py)."""
-        if self.server.state is not LeaderState or self.requests.closing:
+        if self.server.state is not LeaderState or self.requests.closing or self.rules.mixed:
             return
         if not self._checks.due(self.clock.monotonic(), self.snapshots.handed_index):
             return

@@ -80,6 +80,7 @@ class Executor:
         marks: where it is said what is being applied, for the next life of this process.
         recursion_max: frames that a command may have above `run`, wherever that is called; None: what there is left.
         skips: index -> checksum of entries that an operator has had skipped; grows with what log and snapshots say.
+        code: what the machine is; None: whatever the log says of code, this applies it.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Executor:
         marks: Marks | None = None,
         recursion_max: int | None = None,
         skips: dict[int, int] | None = None,
+        code: codec.Code | None = None,
     ) -> None:
         self.host = host
         self.marks = marks if marks is not None else Marks()
@@ -110,6 +112,11 @@ class Executor:
         self.serial = 0  # of the next command; over the cluster's whole life
         self.published = History()
         self._context = CommandContext(seed)
+        self._mine = code
+        self.code: codec.Code | None = None  # that rules at `last_applied`, as the log says
+        self._code_from = -1  # since this entry
+        self._refuses = False  # commands that are applied by that code
+        self._use_code(None)
         self._passed_at: float | None = None  # a `wake_at` that a clock entry has reached and the machine has not moved
 
     def run(self, work: Work) -> Done:
@@ -288,6 +295,8 @@ class Executor:
     def _begin_anew(self) -> None:
         """Be as before the first entry."""
         self.host.begin_anew()
+        self._code_from = -1
+        self._use_code(None)
         self.sessions.restore([])
         self.last_applied, self.log_time_s, self.serial = -1, 0.0, 0
         self.published.clear()
@@ -347,7 +356,9 @@ class Executor:
             self.host.end_session(request.client_id)
         if type(request) is codec.Clock:
             self._apply_clock(index, term)
-        if type(request) is codec.Check:
+        if type(request) is codec.Code:
+            self._apply_code(index, term, request)
+        if type(request) is codec.Check and not self._is_mixed:
             self._checked.append(self.checks.check(index, self.serial, request))
         if type(request) is codec.Outcome and request.position not in self._outcomes.get(request.index, ()):
             raise MachineStopped(
@@ -368,8 +379,71 @@ class Executor:
                 )
         self.skips.update(said.skips)
 
+    # --- By which code (rules.py) ---
+
+    def _use_code(self, code: codec.Code | None) -> None:
+        """Apply what follows by the rules of that code; None: of data that 0.1.0 made, or of no data yet."""
+        self.code, mine = code, self._mine
+        if mine is None:
+            self._refuses = self._is_mixed = False
+            return
+        self._is_mixed = code is not None and code != mine
+        self._refuses = self._is_mixed and code is not None and code.version >= mine.version
+        self._context.machine_version = code.version if code is not None else 0
+        self.host.use_rules(self._context.machine_version)
+
+    def _apply_code(self, index: int, term: int, code: codec.Code) -> None:
+        """Go over to other code, step by step from version to version."""
+        mine = self._mine
+        if mine is not None and code.version > mine.version:
+            raise MachineHeld(
+                f"from there on commands are applied by machine_version {code.version}, and this node runs "
+                f"{mine.version}: start it with the newer code",
+                untouched=True,
+            )
+        context = self._context
+        context.begin_entry(index, term, self.log_time_s)
+        context.position, context.serial = 0, self.serial
+        is_new = self.code is None and self.serial == 0
+        now = code.version if is_new else self.code.version if self.code is not None else 0
+        for version in range(now, code.version) if mine is not None else ():
+            context.machine_version = version + 1
+            self.host.use_rules(version)  # if it fails, its state is of that version
+            if not self.host.migrate(version, context):
+                self._use_code(codec.Code(version, code.fingerprint))
+                return  # on every node alike: by the old rules, then
+        self._code_from = index
+        self._use_code(code)
+        self.checks.forget()
+
+    def _refuse(self, index: int) -> None:
+        """Say why this node does not compute anew what other code has.
+
+        Raises:
+            MachineHeld, MachineStopped: always.
+        """
+        mine, code = self._mine, self.code
+        assert mine is not None, "a node that knows no code refuses none"
+        assert code is not None, "what no code is known of is applied"
+        if code.version > mine.version:
+            raise MachineHeld(
+                f"commands are applied by machine_version {code.version}, and this node runs {mine.version}: start it "
+                "with the newer code",
+                untouched=True,
+            )
+        raise MachineStopped(
+            f"the entries from index {index} on are to be applied by the code of {self.host.class_name} that "
+            f"acknowledged them (since index {max(self._code_from, 0)}: {code.fingerprint[:8]}, machine_version "
+            f"{code.version}), and this node runs other code ({mine.fingerprint[:8]}, machine_version "
+            f"{mine.version}): acknowledged results could change. Either start the old code once and close the "
+            "cluster, which leaves nothing to replay; or raise machine_version in the class, whose commands then "
+            "ask context().machine_version by which rules they are applied"
+        )
+
     def _apply_clock(self, index: int, term: int) -> None:
         """Tell the machine the time; counts as one command."""
+        if self._refuses:
+            self._refuse(index)
         context = self._context
         context.begin_entry(index, term, self.log_time_s)
         context.position, context.serial = 0, self.serial
@@ -405,6 +479,8 @@ class Executor:
             commands = []
         if len(commands) != frame.count:
             return [codec.MALFORMED] * frame.count
+        if self._refuses:
+            self._refuse(index)
         context = self._context
         context.begin_entry(index, term, self.log_time_s)
         context.client_id = frame.client_id
@@ -500,7 +576,8 @@ class Executor:
     def _snapshot_head(self) -> bytes:
         first_index = self.published.first_index
         skips = [[index, crc] for index, crc in sorted(self.skips.items()) if index <= self.last_applied]
-        state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), [], skips, first_index]
+        code = [self.code.version, self.code.fingerprint, self._code_from] if self.code is not None else None
+        state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), [], skips, first_index, code]
         head = codec.encode(state)
         return _HEAD.pack(len(head)) + head
 
@@ -552,11 +629,15 @@ class Executor:
                 (size,) = _HEAD.unpack(file.read(_HEAD.size))
                 state = msgspec.msgpack.decode(file.read(size))
                 self.last_applied, self.log_time_s, self.serial, sessions, published, *later = state
-                skips, first_index = later if later else ((), None)  # 0.1.0 has neither
+                skips, first_index, *more = later if later else ((), None)  # 0.1.0 has neither
+                code, self._code_from = None, -1
+                if more and more[0] is not None:
+                    code, self._code_from = codec.Code(*more[0][:2]), more[0][2]
                 for index, crc in skips:
                     self.skips[index] = crc
                 self.sessions.restore(sessions)
                 self._restore_history(file, published, first_index)
+                self._use_code(code)
                 self.host.restore(file)
             self.checks.forget()
         except (StorageFailed, CorruptionError) as error:
@@ -566,7 +647,7 @@ class Executor:
         assert self.last_applied == work.last_index, (
             f"snapshot at {work.last_index} holds the state at {self.last_applied}"
         )
-        return Restored(work.last_index, self.log_time_s, self._wake_at())
+        return Restored(work.last_index, self.log_time_s, self._wake_at(), self.code)
 
 
 # --- Where work is done ---

@@ -16,6 +16,7 @@ Not here:   snapshots and digests of the state (machine_state.py).
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -548,6 +549,46 @@ class MachineHost:
         pieces = self._state.pieces()
         while (piece := self._guarded("snapshot", lambda: next(pieces, None), _LOG_GROWS)) is not None:
             yield piece
+
+    @property
+    def class_name(self) -> str:
+        """How the machine's class is called."""
+        return exceptions.name(type(self.machine))
+
+    def use_rules(self, version: int) -> None:
+        """Commands are applied by the rules of that version of the machine: snapshots are of it too."""
+        self._state.rules = version
+
+    def migrate(self, from_version: int, ctx: CommandContext) -> bool:
+        """Have the machine take the step from that version to the next; return whether it did.
+
+        If its `migrate` raises, its state is as before, and the fault is named.
+
+        Raises:
+            MachineHeld: other nodes may fare better.
+        """
+        migrate = defined(type(self.machine), "migrate", None) if self._row != "objects" else None
+        if migrate is None:
+            return True
+        if ctx is not self._context:
+            self._know(ctx)
+        before = io.BytesIO()
+        self.snapshot(before.write)
+        active.context = ctx
+        try:
+            bound(migrate, self.machine)(from_version)
+        except BaseException as error:
+            active.context = None
+            before.seek(0)
+            self.restore(before)
+            if _is(error, MemoryError | ImportError):
+                raise MachineHeld(str(failed(self.machine, "migrate", error)), untouched=True) from error
+            self._fault("migrate", f"{failed(self.machine, 'migrate', error)}; it stays at version {from_version}")
+            return False
+        finally:
+            active.context = None
+        self._well("migrate")
+        return True
 
     def begin_anew(self) -> None:
         """Become what it was before the first command."""

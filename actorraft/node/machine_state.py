@@ -75,6 +75,7 @@ class MachineState:
         self._class: ClassAttributes | None = None
         self._told: dict[str, str] = {}  # what was found out about an error, by its text
         self._sets_named = False
+        self.rules: int | None = None  # the version by which commands are applied; None: the class's own
 
     def built(self, machine: Any, holds_objects: bool) -> None:
         """Take note of a machine fresh from its constructor."""
@@ -197,7 +198,8 @@ class MachineState:
                 changed = self._definitions.dumps(of_class, for_state=True) if of_class else b""
             except BaseException as error:
                 raise failed(self._machine, "__class__", error) from error
-        head = _encode([self.version, way, chunked, self._definitions.state(), gone, changed])
+        version = self.version if self.rules is None else self.rules
+        head = _encode([version, way, chunked, self._definitions.state(), gone, changed])
         return _HEAD.pack(_MAGIC, len(head)) + head
 
     def _call(self, place: str, hook: Any, *arguments: Any) -> Any:

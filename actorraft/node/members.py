@@ -85,6 +85,7 @@ class Members:
             return why
         self._driver.refused.pop(said.node_id, None)
         greeting = codec.decode_greeting(said.payload)
+        self._driver.rules.hear(said.node_id, greeting.code)
         told = {node_id: Announcement(number, peer, client) for node_id, number, peer, client in greeting.addresses}
         if self._book.hear(told, configuration.members):
             self._use_book()
@@ -117,7 +118,9 @@ class Members:
             (node_id, f"tcp://{at.client}", *keys.get(node_id, ())) for node_id, at in known.items() if at.client
         ]
         rows = [(node_id, *at) for node_id, at in known.items()]
-        self._mailbox.introduce(codec.encode(codec.Greeting(rows)))
+        mine = self._driver.rules.mine
+        code = (mine.version, mine.fingerprint) if mine is not None else None
+        self._mailbox.introduce(codec.encode(codec.Greeting(rows, code)))
 
     # --- As leader ---
 

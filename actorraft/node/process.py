@@ -48,6 +48,7 @@ from actorraft.node.leaving import Leaving
 from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
 from actorraft.node.members import Members
+from actorraft.pickling.fingerprint import fingerprint_of
 from actorraft.ports import GONE, Kinds
 from actorraft.raft import roster
 from actorraft.raft.config import RaftConfig
@@ -236,6 +237,7 @@ class RaftNode:
         storage = open_storage(spec)
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
         skips = read_skips(spec.directory)
+        code = codec.Code(host.version, fingerprint_of(type(host.machine)))
         executor = Executor(
             host,
             session_expiry_s=spec.config.session_expiry_s,
@@ -243,6 +245,7 @@ class RaftNode:
             marks=storage.marks,
             recursion_max=sys.getrecursionlimit(),
             skips=skips,
+            code=code,
         )
         self._machine = MachineThread(executor, mailbox.wake)
         reports = _Reports(context, partial(has_begun, spec.directory))
@@ -260,6 +263,7 @@ class RaftNode:
             skips=skips,
             keep_skips=partial(store_skips, spec.directory),
             counts=mailbox.counts,  # one list of what was dropped, for the status
+            code=code,
             observer=reports,
         )
         host.on_fault = functools.partial(setattr, self.driver, "fault")
@@ -278,6 +282,8 @@ class RaftNode:
         )
         self._members = Members(self.driver, mailbox, spec, self._set_peers) if spec.advertise is not None else None
         if self._members is None:
+            mailbox.judge = self._hear
+            mailbox.introduce(codec.encode(codec.Greeting(code=(code.version, code.fingerprint))))
             self._set_peers(peers)
 
     def _refuse_poison(self, marks: Marks) -> None:
@@ -358,6 +364,10 @@ class RaftNode:
         if self._spec.settings.keys() - dict(configuration.settings).keys():
             self.driver.server.annotate(roster.settle(configuration, self._spec.settings))
             self.driver.process_events(())
+
+    def _hear(self, said: Any) -> str:
+        self.driver.rules.hear(said.node_id, codec.decode_greeting(said.payload).code)
+        return ""
 
     def _on_peer(self, sender: int, frame: bytes, events: list[Event]) -> None:
         if sender in self._cut:

@@ -22,6 +22,7 @@ from actorraft.node import admission, roles, work
 from actorraft.node.logtime import LogTime
 from actorraft.node.metrics import Metrics
 from actorraft.node.reads import Reads
+from actorraft.node.rules import Rules
 from actorraft.node.snapshotting import Snapshotting
 from actorraft.node.watches import Watches
 from actorraft.node.work import ExecutorPort
@@ -68,6 +69,7 @@ class Requests:
         config: RaftConfig,
         *,
         snapshots: Snapshotting,
+        rules: Rules,
         log_time: LogTime,
         counts: Counter[str],
         metrics: Metrics,
@@ -80,6 +82,7 @@ class Requests:
         self._config = config
         self._snapshots = snapshots
         self._log_time = log_time
+        self._rules = rules
         self._counts = counts
         self._metrics = metrics
         self._status = status
@@ -193,6 +196,8 @@ class Requests:
             reason = "busy"  # it has its share; one frame it may always have
         else:
             try:
+                if not self._rules.may_append():
+                    raise NotLeader(None)
                 index = self._server.propose(codec.stamp(self._log_time.now_s(), frame))
             except NotLeader:
                 reason = "not leader"

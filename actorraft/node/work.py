@@ -151,6 +151,7 @@ class Restored(NamedTuple):
     last_index: int
     log_time_s: float
     wake_at_s: float | None
+    code: codec.Code | None = None  # that made the state
 
 
 class Tried(NamedTuple):

@@ -1,0 +1,146 @@
+"""Which code of the machine applies from which index on: what a leader writes into the log about it, and when.
+
+A `Code` entry names a machine's version and the fingerprint of its code (pickling/fingerprint.py); what follows it in
+the log is applied by that code. Every node says its own in the introduction of each link. A leader whose code is
+another than the log's writes its own there once all members have said that they run it, or newer. Until then, one with
+a higher `machine_version` goes on by the old rules, which its commands ask for (`context().machine_version`); and one
+of the same version takes no commands, for that is a deploy which cannot roll, and hands over.
+
+Source:     rules.md R10 and R12; docs/decisions/0031.
+Invariant:  versions in the log never fall; before a leader's first command, the log says by which code.
+Threads:    the node's loop.
+Not here:   what an entry of other code does to a node (executor.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+
+from actorraft import codec
+from actorraft.raft.errors import RaftError
+from actorraft.raft.ready import LeaderState
+from actorraft.raft.server import RaftServer
+
+logger = logging.getLogger("actorraft")
+
+
+class Rules:
+    """What one node knows of its own code, its peers' and the log's.
+
+    Args:
+        mine: this node's code; None: nobody looks after that (simulations, a log without a machine).
+        now_s: log time.
+        restoring: a snapshot is being restored, and says which code it is of.
+    """
+
+    def __init__(
+        self, server: RaftServer, now_s: Callable[[], float], mine: codec.Code | None, *, restoring: bool
+    ) -> None:
+        self.mine = mine
+        self._server = server
+        self._now_s = now_s
+        self._restoring = restoring
+        self._base: codec.Code | None = None  # of the newest snapshot
+        self._heard: dict[int, codec.Code] = {}  # what peers on a living link have said
+        self._term = -1  # of which the next is known
+        self._in_log: codec.Code | None = None  # at the end of the log
+        self._said = ""
+
+    def restored(self, code: codec.Code | None) -> None:
+        """The snapshot's state is here, made by that code."""
+        self._base, self._restoring, self._term = code, False, -1
+
+    def hear(self, node_id: int, code: tuple[int, str] | None) -> None:
+        """A peer says which code it runs."""
+        self._heard.pop(node_id, None)
+        if code is not None:
+            self._heard[node_id] = codec.Code(*code)
+
+    def lost(self, node_id: int) -> None:
+        """A peer's link is down: it may come back with other code."""
+        self._heard.pop(node_id, None)
+
+    def may_append(self) -> bool:
+        """Whether this leader may append a command now; writes down first by which code, if that must be said.
+
+        Raises:
+            RaftError: it may not append anything now.
+        """
+        mine, server = self.mine, self._server
+        if mine is None or (self._term == server.current_term and self._in_log is mine):
+            return True
+        if server.state is not LeaderState:
+            return True  # the core says so itself
+        if self._restoring:
+            return False
+        if self._term != server.current_term:
+            self._term, self._in_log = server.current_term, self._look()
+        known = self._in_log
+        if known == mine:
+            self._in_log = mine
+            return True
+        if known is None or (mine.version >= known.version and not self.waits_for):
+            server.propose(codec.stamp(self._now_s(), codec.encode(mine)))
+            self._in_log = mine
+            return True
+        return mine.version > known.version
+
+    def tick(self) -> None:
+        """Look whether the log's code can be this node's now; hand over if this node may not take commands."""
+        if self.mine is None or self._server.state is not LeaderState or self._server.transfer_target is not None:
+            return
+        if self._restoring or not self._server.committed_in_own_term:
+            return
+        if self._term != self._server.current_term:
+            self._term, self._in_log = self._server.current_term, self._look()
+        if self._in_log is None:
+            return  # with the first command
+        with contextlib.suppress(RaftError):  # later, then
+            if self.may_append():
+                return
+            able = [one for one, code in self._heard.items() if code == self._in_log]
+            if able or self._heard.keys() >= self._server.configuration.members - {self._server.node_id}:
+                self._say(
+                    f"this node runs code {_words(self.mine)} and the log is at {_words(self._in_log)}: it takes no "
+                    f"commands before nodes {self.waits_for} run the same. Changed code that is to roll through the "
+                    "nodes raises machine_version"
+                )
+            if able:
+                self._server.transfer_leadership(min(able))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether this node, as leader, runs other code than the log is applied by."""
+        known = self._in_log if self._term == self._server.current_term else None
+        return known is not None and self.mine is not None and known != self.mine
+
+    @property
+    def waits_for(self) -> list[int]:
+        """Members that have not said that they run this node's code, or newer."""
+        if self.mine is None:
+            return []
+        ready = {self._server.node_id}
+        ready |= {one for one, code in self._heard.items() if code == self.mine or code.version > self.mine.version}
+        return sorted(self._server.configuration.members - ready)
+
+    def _look(self) -> codec.Code | None:
+        """Return the code that the log ends with."""
+        log = self._server.log
+        for _, item in reversed(log.between(log.first_index, len(log))):
+            if type(item) is bytes and codec.is_code(item):
+                with contextlib.suppress(codec.MalformedFrame):
+                    found = codec.decode_request(codec.unstamp(item)[1])
+                    if type(found) is codec.Code:
+                        return found
+        return self._base
+
+    def _say(self, words: str) -> None:
+        if words != self._said:
+            self._said = words
+            logger.warning("%s", words)
+
+
+def _words(code: codec.Code) -> str:
+    return f"{code.fingerprint[:8]} of version {code.version}"

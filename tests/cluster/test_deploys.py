@@ -1,0 +1,193 @@
+"""New code, old data: who may apply what, and what is refused; with real processes and a module that is edited."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import actorraft
+
+pytestmark = pytest.mark.cluster
+
+SHOP = """
+from actorraft import StateMachine, command, query, context
+class Shop(StateMachine):
+    {version}
+    def __init__(self): self.sales = 0
+    @command
+    def buy(self, n): self.sales += {sum}; return self.sales
+    {more}
+"""
+# An upgrade that rolls: commands of version 1 are applied as they were while version 2 is on its way.
+VERSION_2 = {
+    "version": "machine_version = 2",
+    "sum": "n * 10 if context().machine_version >= 2 else n",
+    "more": "def migrate(self, from_version): self.moved = [*getattr(self, 'moved', []), from_version]",
+}
+VERSION_1 = {"version": "machine_version = 1", "sum": "n", "more": ""}
+OPEN = """
+import json, sys, time
+sys.dont_write_bytecode = True
+sys.path[:0] = [{root!r}, {home!r}]
+from pathlib import Path
+from actorraft import ReplicatedStateMachine, Supervision, StartError, ActorRaftError, Unavailable
+from shop import Shop
+
+def write(source): (Path({home!r}) / "shop.py").write_text(source)
+def states(cluster): return [cluster.query(lambda shop: vars(shop), to=node_id) for node_id in cluster.nodes]
+def until(ask):
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if ask(): return
+        except ActorRaftError: pass
+        assert time.monotonic() < deadline, ask
+        time.sleep(0.05)
+def said(value): print(json.dumps(value), flush=True)
+data = {data!r}
+"""
+
+
+def shop(home: Path, **parts: str) -> str:
+    source = SHOP.format(**{"version": "", "sum": "n", "more": "", **parts})
+    (home / "shop.py").write_text(source)
+    return source
+
+
+def run(home: Path, script: str) -> list[Any]:
+    root = str(Path(actorraft.__file__).parent.parent)
+    head = OPEN.format(root=root, home=str(home), data=str(home / "data"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", head + textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        cwd=home,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+KILLED = """
+with ReplicatedStateMachine(Shop).spawn(3, data_dir=data) as cluster:
+    said([cluster.proxy().buy(1) for _ in range(5)])
+    for node in cluster.nodes.values(): node.kill()
+"""
+
+
+def test_changed_code_does_not_compute_anew_what_other_code_has_acknowledged(tmp_path: Path) -> None:
+    shop(tmp_path)
+    assert run(tmp_path, KILLED) == [[1, 2, 3, 4, 5]]
+    shop(tmp_path, sum="n * 10")
+    [refused] = run(
+        tmp_path,
+        """
+        try: ReplicatedStateMachine(Shop).spawn(data_dir=data, timeout=20, supervision=None)
+        except StartError as error: said(str(error))
+        """,
+    )
+    for words in ("Shop", "from index", "start the old code once", "raise machine_version"):
+        assert words in refused
+    shop(tmp_path)  # the way out
+    assert run(tmp_path, "with ReplicatedStateMachine(Shop).spawn(data_dir=data) as c: said(c.proxy().buy(1))") == [6]
+    shop(tmp_path, sum="n * 10")
+    assert run(tmp_path, "with ReplicatedStateMachine(Shop).spawn(data_dir=data) as c: said(c.proxy().buy(1))") == [16]
+
+
+def test_an_edit_that_changes_nothing_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    source = shop(tmp_path)
+    run(tmp_path, KILLED)
+    (tmp_path / "shop.py").write_text("# A comment.\n\n" + source.replace("self, n)", "self, n: int) -> int"))
+    assert run(tmp_path, "with ReplicatedStateMachine(Shop).spawn(data_dir=data) as c: said(c.proxy().buy(1))") == [6]
+
+
+def test_a_higher_version_replays_by_the_old_rules_and_migrates_once_a_step_on_every_node(tmp_path: Path) -> None:
+    shop(tmp_path)
+    run(tmp_path, KILLED)
+    shop(tmp_path, **VERSION_2)
+    [then, states] = run(
+        tmp_path,
+        """
+        with ReplicatedStateMachine(Shop).spawn(data_dir=data) as cluster:
+            said(cluster.proxy(timeout=60).buy(1))
+            until(lambda: len({str(state) for state in states(cluster)}) == 1)
+            said(states(cluster))
+        """,
+    )
+    assert (then, states) == (15, [{"sales": 15, "moved": [0, 1]}] * 3)
+
+
+def test_a_version_rolls_through_the_nodes_and_takes_effect_when_all_have_it(tmp_path: Path) -> None:
+    shop(tmp_path, **VERSION_1)
+    newer = SHOP.format(**VERSION_2)
+    values = run(
+        tmp_path,
+        f"""
+        with ReplicatedStateMachine(Shop).spawn(3, data_dir=data) as cluster:
+            bank = cluster.proxy(timeout=60)
+            got = [bank.buy(1)]
+            write({newer!r})
+            for number, node in enumerate(list(cluster.nodes.values())):
+                node.restart()
+                if number < 2: got += [bank.buy(1), bank.buy(1)]
+            until(lambda: all("moved" in state for state in states(cluster)))
+            said(got)
+            said(bank.buy(1))
+            said(states(cluster))
+        """,
+    )
+    assert values == [[1, 2, 3, 4, 5], 15, [{"sales": 15, "moved": [1]}] * 3]
+
+
+def test_changed_code_of_the_same_version_is_refused_at_the_first_new_node_while_the_old_ones_serve(
+    tmp_path: Path,
+) -> None:
+    shop(tmp_path)
+    changed = SHOP.format(version="", sum="n * 10", more="")
+    values = run(
+        tmp_path,
+        f"""
+        with ReplicatedStateMachine(Shop).spawn(3, data_dir=data, supervision=None) as cluster:
+            bank = cluster.proxy(timeout=60)
+            bank.buy(1)
+            write({changed!r})
+            new = next(node_id for node_id in cluster.nodes if node_id != cluster.leader())
+            try: cluster.nodes[new].restart()
+            except StartError: pass
+            said([bank.buy(1), bank.buy(1)])
+            until(lambda: not cluster.nodes[new].alive)
+            said(cluster.status()[new].error)
+            said(bank.buy(1))
+        """,
+    )
+    assert values[0] == [2, 3]
+    assert "raise machine_version" in values[1]
+    assert values[2] == 4
+
+
+def test_a_migration_that_raises_leaves_state_and_version_as_they_were_on_every_node(tmp_path: Path) -> None:
+    shop(tmp_path)
+    run(tmp_path, KILLED)
+    fails = VERSION_2 | {
+        "version": "machine_version = 1",
+        "more": "def migrate(self, v): self.sales = 99; raise OSError",
+    }
+    shop(tmp_path, **fails)
+    [then, states, errors] = run(
+        tmp_path,
+        """
+        with ReplicatedStateMachine(Shop).spawn(data_dir=data) as cluster:
+            said(cluster.proxy(timeout=60).buy(1))
+            until(lambda: all("migrate" in str(row.error) for row in cluster.status()))
+            said(states(cluster))
+            said([row.error for row in cluster.status()])
+        """,
+    )
+    assert (then, states) == (6, [{"sales": 6}] * 3)
+    assert all("Shop" in error for error in errors)

@@ -24,7 +24,12 @@ class Place:
     """
 
     def __init__(
-        self, data_dir: str | os.PathLike[str] | None, machine: str, nodes: int | None, name: str | None
+        self,
+        data_dir: str | os.PathLike[str] | None,
+        machine: str,
+        nodes: int | None,
+        name: str | None,
+        formerly: str | None = None,
     ) -> None:
         self._run = RunDir()
         self.run_dir = self._run.path
@@ -40,15 +45,17 @@ class Place:
                     node_ids=tuple(range(nodes or 3)),
                     founder_ids=tuple(range(nodes or 3)),
                     hash_seed=int.from_bytes(os.urandom(4), "little"),
-                    name=name or machine.partition(":")[2].rpartition(".")[2].lower(),
+                    name=name or machine.rpartition(":")[2].rpartition(".")[2].lower(),
                 )
                 self._directory.create(self.info)
             else:
-                self.info = self._directory.check(machine)
+                self.info = self._directory.check(machine, formerly)
                 if nodes is not None and nodes != len(self.info.node_ids):
                     raise UsageError(
                         f"{self._directory.path} holds a cluster of {len(self.info.node_ids)} nodes, not {nodes}"
                     )
+                if self._directory.info is not None and self._directory.info.machine != machine:
+                    self._directory.update(self.info)  # it is called so from here on
                 if name is not None:
                     self.info = replace(self.info, name=name)
         except BaseException:

@@ -77,6 +77,7 @@ class ReplicatedStateMachine(Generic[M]):
         supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
         name: str | None = None,
         from_snapshot: str | os.PathLike[str] | None = None,
+        formerly: str | None = None,
         timeout: float = 30.0,
     ) -> Cluster[M]:
         """Start the nodes, each in an OS process of its own; return once a leader is ready.
@@ -93,6 +94,8 @@ class ReplicatedStateMachine(Generic[M]):
             supervision: how nodes that die unasked are started again; None: not at all.
             name: for logs and `repr`; by default the machine's.
             from_snapshot: what `export_snapshot` wrote: a new cluster begins with that state.
+            formerly: what the machine was called when `data_dir` or `from_snapshot` was made ("module:Class", or its
+                `machine_name`), said once after it was renamed or moved.
             timeout: seconds until a leader must be ready.
 
         Raises:
@@ -111,6 +114,7 @@ class ReplicatedStateMachine(Generic[M]):
         check_a("config", config, RaftConfig)
         check_a("supervision", supervision, Supervision)
         check_a("name", name, str)
+        check_a("formerly", formerly, str)
         data_dir, from_snapshot = check_path("data_dir", data_dir), check_path("from_snapshot", from_snapshot)
         addresses = check_listen(listen) if listen is not None else ()
         health = check_http(http) if http is not None else ()
@@ -122,8 +126,8 @@ class ReplicatedStateMachine(Generic[M]):
         with explained(), contextlib.ExitStack() as undo:
             machine = machine_name(self._machine, self._args)
             if from_snapshot is not None:
-                check_portable(from_snapshot, machine)
-            place = Place(data_dir, machine, nodes, name)
+                check_portable(from_snapshot, machine, formerly)
+            place = Place(data_dir, machine, nodes, name, formerly)
             undo.callback(place.close)
             if from_snapshot is not None and not place.is_new:
                 raise UsageError(f"{data_dir} holds a cluster already; from_snapshot is for a new one")
@@ -213,6 +217,7 @@ class ReplicatedStateMachine(Generic[M]):
         supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
         name: str | None = None,
         from_snapshot: str | os.PathLike[str] | None = None,
+        formerly: str | None = None,
         timeout: float = 30.0,
     ) -> Cluster[M]:
         """`spawn`, from a coroutine: the event loop goes on meanwhile. Cancelled, it leaves nothing behind."""
@@ -228,6 +233,7 @@ class ReplicatedStateMachine(Generic[M]):
             supervision=supervision,
             name=name,
             from_snapshot=from_snapshot,
+            formerly=formerly,
             timeout=timeout,
         )
         loop, start, context = asyncio.get_running_loop(), _Start(), contextvars.copy_context()

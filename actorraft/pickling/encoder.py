@@ -25,7 +25,7 @@ import cloudpickle.cloudpickle as cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
 from actorraft.errors import ActorRaftError, UsageError
-from actorraft.machine import CommandObjects
+from actorraft.machine import CommandObjects, defined
 from actorraft.pickling import byvalue, exceptions
 from actorraft.pickling.byvalue import HEAP_TYPE, CodePickler, Ref, fingerprint_of
 from actorraft.pickling.canonical import SCALARS
@@ -422,9 +422,17 @@ def encode_factory(machine: Callable[..., Any], args: tuple[Any, ...], kwargs: d
 
 
 def machine_name(machine: Callable[..., Any], args: tuple[Any, ...] = ()) -> str:
-    """Return the name under which a data directory remembers whose it is: module:qualname."""
+    """Return the name under which data remembers whose it is: the class's `machine_name`, else module:qualname.
+
+    Raises:
+        UsageError: `machine_name` is no name.
+    """
     if machine is CommandObjects and args:
         return machine_name(args[0])
     if isinstance(machine, functools.partial):
         return machine_name(machine.func)
-    return ":".join(name_of(machine))
+    if not isinstance(machine, type) or (own := defined(machine, "machine_name", None)) is None:
+        return ":".join(name_of(machine))
+    if type(own) is not str or not own.isprintable() or not own.strip():
+        raise UsageError(f"{exceptions.name(machine)}.machine_name is a text that names the machine, not {own!r}")
+    return own

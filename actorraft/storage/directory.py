@@ -170,12 +170,20 @@ class ClusterDirectory:
         assert self.info is None, f"{self.path} holds a cluster already"
         self.update(info)
 
-    def check(self, machine: str) -> ClusterInfo:
-        """Return `info`, if this interpreter and that machine can go on with what is here. Raises UsageError."""
+    def check(self, machine: str, formerly: str | None = None) -> ClusterInfo:
+        """Return `info`, if this interpreter and that machine can go on with what is here. Raises UsageError.
+
+        Args:
+            formerly: what the machine was called when this was made; `info` then has its name of today.
+        """
         info = self.info
         assert info is not None, f"{self.path} holds no cluster"
-        if info.machine != machine:
-            raise UsageError(f"{self.path} was made for the machine {info.machine}, not for {machine}")
+        if info.machine not in (machine, formerly):
+            raise UsageError(
+                f"{self.path} was made for the machine {info.machine}, not for {machine}; if it is the same one under "
+                f"another name, say so once: spawn(..., formerly={info.machine!r})"
+            )
+        info = replace(info, machine=machine)
         if info.python != this_python():
             raise UsageError(
                 f"{self.path} was made by Python {info.python} and this is Python {this_python()}: "

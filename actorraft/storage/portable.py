@@ -75,7 +75,7 @@ def write_portable(path: str | os.PathLike[str], info: PortableInfo, chunks: Ite
     return target
 
 
-def check_portable(path: str | os.PathLike[str], machine: str) -> PortableInfo:
+def check_portable(path: str | os.PathLike[str], machine: str, formerly: str | None = None) -> PortableInfo:
     """Read the file once, whole; return what it is.
 
     Raises:
@@ -89,8 +89,11 @@ def check_portable(path: str | os.PathLike[str], machine: str) -> PortableInfo:
                 pass
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    if info.machine not in ("", machine):
-        raise UsageError(f"{path} holds the state of the machine {info.machine}, not of {machine}")
+    if info.machine not in ("", machine, formerly):
+        raise UsageError(
+            f"{path} holds the state of the machine {info.machine}, not of {machine}; if it is the same one under "
+            f"another name: spawn(..., formerly={info.machine!r})"
+        )
     if info.python != this_python():
         raise UsageError(f"{path} was written by Python {info.python} and this is Python {this_python()}")
     return info

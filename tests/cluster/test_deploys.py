@@ -191,3 +191,39 @@ def test_a_migration_that_raises_leaves_state_and_version_as_they_were_on_every_
     )
     assert (then, states) == (6, [{"sales": 6}] * 3)
     assert all("Shop" in error for error in errors)
+
+
+def test_a_renamed_or_moved_class_opens_its_data_once_it_says_what_it_was_called(tmp_path: Path) -> None:
+    shop(tmp_path)
+    run(tmp_path, KILLED)
+    (tmp_path / "store.py").write_text(SHOP.format(version="", sum="n", more="").replace("class Shop", "class Store"))
+    values = run(
+        tmp_path,
+        """
+        from actorraft import UsageError
+        from store import Store
+        try: ReplicatedStateMachine(Store).spawn(data_dir=data)
+        except UsageError as error: said(str(error))
+        with ReplicatedStateMachine(Shop).spawn(data_dir=data) as cluster:
+            cluster.export_snapshot(Path(data).parent / "copy")
+        for formerly in ("shop:Shop", None):
+            with ReplicatedStateMachine(Store).spawn(data_dir=data, formerly=formerly) as cluster:
+                said(cluster.proxy().buy(1))
+        with ReplicatedStateMachine(Store).spawn(from_snapshot=Path(data).parent / "copy", formerly="shop:Shop") as one:
+            said(one.proxy().buy(1))
+        """,
+    )
+    assert "formerly='shop:Shop'" in values[0]
+    assert values[1:] == [6, 7, 6]
+
+
+def test_a_class_with_a_name_of_its_own_may_be_called_and_lie_as_it_likes(tmp_path: Path) -> None:
+    source = SHOP.format(version="machine_name = 'the shop'", sum="n", more="")
+    (tmp_path / "shop.py").write_text(source)
+    run(tmp_path, KILLED.replace("node.kill()", "pass"))
+    (tmp_path / "store.py").write_text(source.replace("class Shop", "class Store"))
+    script = """
+        from store import Store
+        with ReplicatedStateMachine(Store).spawn(data_dir=data) as cluster: said(cluster.proxy().buy(1))
+    """
+    assert run(tmp_path, script) == [6]

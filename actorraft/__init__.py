@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from actorraft.node.driver import MessageEvent as MessageEvent
     from actorraft.raft.config import RaftConfig as RaftConfig
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.actors.actor": ("Actor",),

@@ -119,8 +119,8 @@ class ResultFuture(Future[T]):
     _result: Any = None
     _exception: BaseException | None = None
     _watched = False  # whether somebody must be told of the end
-    _deadline_s: float | None = None  # by the steady clock: when whoever ends it has to have done so
-    _overdue: type[ActorRaftError] = OutcomeUnknown  # what a call is that nobody has ended by then
+    deadline_s: float | None = None  # by the steady clock: when whoever ends it has to have done so
+    overdue: type[ActorRaftError] = OutcomeUnknown  # what a call is that nobody has ended by then
     _condition: Any = _NoLock()
     _state: Any = _State()
     _waiters = _Lazy(_Waiters)  # of concurrent.futures.wait and as_completed
@@ -172,8 +172,8 @@ class ResultFuture(Future[T]):
         if self.done():  # before it could know of us
             return
         patience_s = timeout
-        if self._deadline_s is not None:
-            late_s = self._deadline_s + LATE_S - monotonic()
+        if self.deadline_s is not None:
+            late_s = self.deadline_s + LATE_S - monotonic()
             patience_s = late_s if timeout is None else min(timeout, late_s)
         if patience_s is None or patience_s > threading.TIMEOUT_MAX:
             sleeper.acquire()
@@ -183,7 +183,7 @@ class ResultFuture(Future[T]):
             except ValueError:
                 return  # it has ended just now
             if patience_s is not timeout:
-                raise self._overdue(
+                raise self.overdue(
                     "the time of this call is over and the thread that should have ended it has not: it is held up, by "
                     "a callback that waits for something perhaps"
                 )

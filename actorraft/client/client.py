@@ -151,7 +151,7 @@ class Client(Generic[M]):
         """Wait for a future of this client's; where that would hold up others, say what to do `instead`."""
         if self._thread.is_current:
             raise UsageError("a blocking call in a future's callback would wait for itself: use submit there")
-        if asyncio._get_running_loop() is not None:
+        if asyncio._get_running_loop() is not None:  # noqa: SLF001 (None, where the public one raises)
             _warn_of_loop(instead)
         return future.result()
 

@@ -175,13 +175,13 @@ class _Proxy:
     _machine: type
 
     def __getattr__(self, name: str) -> Any:
-        machine = type(self)._machine
+        machine = _machine_of(self)
         if name.startswith("__"):
             raise AttributeError(f"the proxy of {machine.__qualname__} has no attribute {name!r}")
         raise AttributeError(_why_not(machine, name), name=name, obj=self)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        machine = type(self)._machine.__qualname__
+        machine = _machine_of(self).__qualname__
         raise AttributeError(f"cannot set {name!r} through a proxy of {machine}: the state changes by commands only")
 
     def __reduce__(self) -> NoReturn:
@@ -191,7 +191,12 @@ class _Proxy:
         return sorted(name for name, value in vars(self).items() if isinstance(value, RemoteMethod))
 
     def __repr__(self) -> str:
-        return f"<proxy of {type(self)._machine.__qualname__} on {vars(self)['_Proxy__client']!r}>"
+        return f"<proxy of {_machine_of(self).__qualname__} on {vars(self)['_Proxy__client']!r}>"
+
+
+def _machine_of(proxy: _Proxy) -> type:
+    machine: type = vars(type(proxy))["_machine"]
+    return machine
 
 
 def _why_not(machine: type, name: str) -> str:

@@ -195,7 +195,7 @@ class ClientThread:
         if timeout is None:
             call = (encoded, future, math.inf)
         else:
-            future._deadline_s = deadline_s = monotonic() + timeout
+            future.deadline_s = deadline_s = monotonic() + timeout
             call = (encoded, future, deadline_s)
         self._inbox.append(call)
         if self._sleeping:
@@ -240,9 +240,9 @@ class ClientThread:
 
     def _future(self, timeout: float | None) -> ResultFuture[Any]:
         future: ResultFuture[Any] = ResultFuture()
-        future._overdue = Unavailable  # it changes nothing
+        future.overdue = Unavailable  # it changes nothing
         if timeout is not None:
-            future._deadline_s = monotonic() + timeout
+            future.deadline_s = monotonic() + timeout
         return future
 
     def watch(self, topic: str, from_index: int | None) -> WatchStream:

@@ -69,13 +69,14 @@ class Member(Generic[M]):
             while (report := self._process.receive(max(0.1, deadline_s - time.monotonic())))[0] != "ready":
                 if report[0] == "stopped":
                     raise StartError(f"node {self.id} did not start: {report[1]}")
-                self._hear(report)
+                self.hear(report)
             self._monitor.watch(self._process)
         except BaseException:
             self.stop(0.0)
             raise
 
-    def _hear(self, report: tuple[str, Any]) -> None:
+    def hear(self, report: tuple[str, Any]) -> None:
+        """Take note of what the node's process says."""
         verb, value = report
         if verb == "bound":
             self._bound = value
@@ -142,7 +143,7 @@ class Member(Generic[M]):
 def _heard(own: weakref.ref[Member[Any]], report: tuple[str, Any]) -> None:
     member = own()
     if member is not None:
-        member._hear(report)
+        member.hear(report)
 
 
 def client_folder_of(folder: str | os.PathLike[str]) -> Path:

@@ -22,7 +22,7 @@ from types import FrameType
 def limit_recursion(frames_max: int) -> None:
     """Allow so many frames above the caller's."""
     depth = 0
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (the interpreter's own)
     while frame is not None:
         depth += 1
         frame = frame.f_back

@@ -136,7 +136,7 @@ class DirectoryLock:
     def _held_here(self) -> bool:
         for lock in list(_locks):
             with contextlib.suppress(OSError):  # closed meanwhile
-                if lock._held and os.path.samestat(os.fstat(self._fd), os.fstat(lock._fd)):
+                if lock._held and os.path.samestat(os.fstat(self._fd), os.fstat(lock._fd)):  # noqa: SLF001 (another of the same class)
                     return True
         return False
 

@@ -300,7 +300,7 @@ def test_a_future_is_not_sent_to_another_process() -> None:
 
 def test_a_call_whose_time_is_over_ends_for_who_waits_even_if_nobody_ends_it() -> None:
     future = ResultFuture[int]()
-    future._deadline_s = monotonic() - LATE_S
+    future.deadline_s = monotonic() - LATE_S
 
     with pytest.raises(OutcomeUnknown, match="held up"):
         future.result()

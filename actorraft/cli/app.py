@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import actorraft
-from actorraft.cli import clients, founding, members, serving
+from actorraft.cli import calling, clients, folders, founding, keys, members, serving
 
 app = typer.Typer(
     name="actorraft",
@@ -18,6 +18,9 @@ founding.register(app)
 serving.register(app)
 members.register(app)
 clients.register(app)
+keys.register(app)
+calling.register(app)
+folders.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -50,6 +50,8 @@ def serve(
         spec = plan(folder, read)
     context = Foreground(read, say)
     run_node(context, spec)  # type: ignore[arg-type]
+    if context.again:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _with_hash_seed(folder: NodeFolder) -> None:

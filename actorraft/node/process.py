@@ -44,6 +44,7 @@ from actorraft.node.driver import (
 from actorraft.node.executor import Executor
 from actorraft.node.health import HealthServer
 from actorraft.node.host import MachineHost
+from actorraft.node.key_change import KeyChange
 from actorraft.node.leaving import Leaving
 from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
@@ -100,6 +101,7 @@ class NodeSpec:
         hands_over: hand leadership over before leaving.
         http: where health and metrics are served, as host:port; "": nowhere.
         settings: what decides replicated state, as this start says it, as JSON by name; the log must agree.
+        key_file: where this node's secret key is, if it may be replaced while the cluster serves.
     """
 
     node_id: int
@@ -122,6 +124,7 @@ class NodeSpec:
     hands_over: bool = False
     http: str = ""
     settings: dict[str, str] = field(default_factory=dict)
+    key_file: Path | None = None
     run: int = 0
 
 
@@ -285,6 +288,10 @@ class RaftNode:
             mailbox.judge = self._hear
             mailbox.introduce(codec.encode(codec.Greeting(code=(code.version, code.fingerprint))))
             self._set_peers(peers)
+        elif spec.key_file is not None:
+            self.driver.requests.own_verbs = KeyChange(
+                spec.key_file, lambda: self.driver.server.configuration, spec.node_id, context
+            ).verbs
 
     def _refuse_poison(self, marks: Marks) -> None:
         """Stay down where a command has ended this process again and again; a new run of the cluster tries once."""

@@ -76,6 +76,7 @@ class Requests:
         status: Callable[[], dict[str, Any]],
         read_asked: Callable[[int], object],
     ) -> None:
+        self.own_verbs: dict[str, Callable[[], Any]] = {}  # what its process does for an administrator
         self._server = server
         self._executor = executor
         self._clients = clients
@@ -352,6 +353,8 @@ class Requests:
                     return
                 case "change_membership":
                     value = self._server.change_membership(codec.decode_changes(request.arguments["changes"]))
+                case verb if verb in self.own_verbs:
+                    value = self.own_verbs[verb]()
                 case verb if verb in admission.VERBS:
                     asked = dict(request.arguments)
                     if verb == "join" and self._clients is not None:
@@ -361,6 +364,6 @@ class Requests:
                     error = f"unknown request {request.verb!r}"
         except NotLeader:
             error = "not leader"
-        except (RaftError, KeyError, TypeError, ValueError) as problem:
+        except (RaftError, KeyError, TypeError, ValueError, OSError) as problem:
             error = str(problem) or type(problem).__name__
         self.reply(client, codec.AdminReply(request.request_id, error, value))

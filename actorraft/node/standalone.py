@@ -147,6 +147,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         hands_over=True,
         http=folder.http.listen,
         settings={name: value for name, value in settings_of(folder, config).items() if name in DECIDING},
+        key_file=path.absolute() / SECRET_FILE if keys is not None else None,
     )
 
 
@@ -226,6 +227,7 @@ class Foreground:
 
     def __init__(self, folder: NodeFolder, say: Callable[[str], None]) -> None:
         self.stop_requested = False
+        self.again = False  # it leaves to begin anew at once, with another key
         self._folder = folder
         self._say = say
         self._bound: tuple[str, str] = ("", "")
@@ -260,9 +262,17 @@ class Foreground:
         if self.stop_requested:
             callback()
 
+    def begin_anew(self) -> None:
+        """Leave as if asked to, and begin again in the same process."""
+        self.again = True
+        self._leave()
+
     def _ask_to_stop(self, number: int, _: object) -> None:
         if self.stop_requested:
             os._exit(128 + number)
+        self._leave()
+
+    def _leave(self) -> None:
         self.stop_requested = True
         for callback in self._on_stop:
             callback()

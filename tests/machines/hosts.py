@@ -94,8 +94,12 @@ class Host:
 
     def serve(self, *more: str, folder: bool = True, environment: dict[str, str] | None = None) -> None:
         """Run `actorraft serve` here; the same line for the first and every later start."""
-        assert self.process is None or self.process.poll() is not None, f"host {self.number} serves already"
         words = [*([str(self.folder)] if folder else []), "--data-dir", str(self.data), *more]
+        self.serve_line(words, environment)
+
+    def serve_line(self, words: list[str], environment: dict[str, str] | None = None) -> None:
+        """Run `actorraft serve` with these words."""
+        assert self.process is None or self.process.poll() is not None, f"host {self.number} serves already"
         self.lines, self.serves_s, self.began_s = [], None, time.monotonic()
         self.process = subprocess.Popen(
             ["ip", "netns", "exec", self.namespace, sys.executable, "-m", "actorraft", "serve", *words],

@@ -157,6 +157,7 @@ class Link:
         self.addresses: tuple[str, ...] = ()  # what the name was when it was dialled
         self.dialled_s = 0.0  # when that was
         self.ask_s = 0.0  # when to ask for the name again
+        self.refused = False  # it was told so, and libzmq does not connect again by itself
         self.broken_off = 0  # handshakes one after another that the other end did not finish
         self.greet_s = 0.0  # when to say hello again
         self.greet_wait_s = GREET_S[0]
@@ -334,6 +335,7 @@ class Sockets:
         if self._keys is not None and link.keys:
             dial_with(dealer, self._keys, link.keys[link.tries % len(link.keys)])
         link.tries += 1
+        link.refused = False
         link.dealer, link.monitor = dealer, monitor
         link.drain = partial(self._drain_dealer, link)
         self.watch(monitor, lambda happened, _: self._drain_monitor(link, happened))
@@ -371,7 +373,7 @@ class Sockets:
                 if now_s >= link.greet_s:
                     self._greet(link)
                 wait_s = LOOK_S
-            elif link.named or len(link.keys) > 1 or link.dealer is None:
+            elif link.named or len(link.keys) > 1 or link.dealer is None or link.refused:
                 self._try_elsewhere(link, now_s)
                 wait_s = ASK_S if link.dealer is not None or link.addresses else LOOK_S
             else:
@@ -385,7 +387,8 @@ class Sockets:
             self._resolver.ask(link.host)
         known = self._resolver.addresses.get(link.host, ())
         long_since = now_s - link.dialled_s >= CONNECT_MS / 1000
-        if known != link.addresses or (long_since and (link.dealer is None or len(known) > 1 or len(link.keys) > 1)):
+        elsewhere = link.dealer is None or link.refused or len(known) > 1 or len(link.keys) > 1
+        if known != link.addresses or (long_since and elsewhere):
             self._hang_up(link)
             self._dial(link)
 
@@ -452,6 +455,8 @@ class Sockets:
             while link.monitor is not None:
                 event, _ = _EVENT.unpack(link.monitor.recv_multipart(_NOW)[0])
                 if event & (REFUSED | BROKEN_OFF):
+                    link.refused = link.refused or bool(event & REFUSED)  # a key that is new may be known there soon
+                    self._look_s = min(self._look_s, time.monotonic() + LOOK_S)
                     link.broken_off += 1
                     if event & REFUSED or link.broken_off >= BROKEN_OFF_MAX:
                         key = f", whose key is {fingerprint(link.keys[0])}" if link.keys else ""

@@ -67,6 +67,7 @@ def test_every_command_of_the_deployment_guide_runs_in_order(net: Hosts, tmp_pat
                 words = localized(line, host, machines).split()
                 assert words[:2] == ["actorraft", "serve"]
                 (host.directory / "var" / "lib").mkdir(parents=True, exist_ok=True)
+                net.nodes[int(name.removeprefix("host"))] = host
                 host.serve_line(words[2:])
             for name in where:
                 host = machines[int(name.removeprefix("host"))]

@@ -202,7 +202,7 @@ class Hosts:
 
     def settled(self, client: Client[KVStore]) -> None:
         """Wait until every member has begun: until then one that came late does not count (rules.md R3)."""
-        eventually(lambda: all(row.alive and not row.error for row in client.status()), 40.0, f"{client.status()}")
+        eventually(lambda: all(row.alive and not row.error for row in client.status()), 40.0, client.status)
 
     def cut_off(self, node_id: int) -> None:
         """Lose every packet to and from a node's host, without a word to anybody."""
@@ -232,11 +232,11 @@ def hosts(directory: Path, count: int = 4) -> Iterator[Hosts]:
         print(made.logs())
 
 
-def eventually(holds: Callable[[], Any], within_s: float = 30.0, what: str = "") -> Any:
+def eventually(holds: Callable[[], Any], within_s: float = 30.0, what: str | Callable[[], Any] = "") -> Any:
     """Wait until something holds, and return it."""
     until_s = time.monotonic() + within_s
     while not (found := holds()):
-        assert time.monotonic() < until_s, what or f"not within {within_s} s"
+        assert time.monotonic() < until_s, (what() if callable(what) else what) or f"not within {within_s} s"
         time.sleep(0.02)
     return found
 

@@ -826,3 +826,38 @@ def test_fifty_mailboxes_leave_nothing_behind() -> None:
         world.close()
 
     assert resources() == before
+
+
+def test_a_link_that_was_refused_is_dialled_again_and_let_in_once_its_key_is_known() -> None:
+    """libzmq gives up for good after a refusal; a member that has just joined is not known everywhere at once."""
+    pairs = {0: KeyPair.generate(), 1: KeyPair.generate()}
+    known = {node_id: (pair.public,) for node_id, pair in pairs.items()}
+
+    def make(node_id: int, members: dict[int, tuple[str, ...]]) -> ZeroMQMailbox:
+        return ZeroMQMailbox(
+            node_id,
+            incarnation=bytes(8),
+            cluster_id=bytes(8),
+            peer_endpoint="tcp://127.0.0.1:0",
+            client_endpoint=None,
+            frame_bytes_max=1 << 20,
+            keys=Keys(pairs[node_id], members),
+        )
+
+    old, new = make(0, {0: known[0]}), make(1, known)
+    try:
+        new.set_peers({0: old.endpoints[0]})
+        until_s = time.monotonic() + 20.0
+        while not new.counts["a handshake that failed"]:
+            old.wait(0.01)
+            new.wait(0.01)
+            assert time.monotonic() < until_s
+        old.set_keys(known)
+        old.set_peers({1: new.endpoints[0]})
+        while not new._links[0].up:
+            old.wait(0.01)
+            new.wait(0.01)
+            assert time.monotonic() < until_s, "it never came back"
+    finally:
+        old.close()
+        new.close()

@@ -139,6 +139,7 @@ class Query(msgspec.Struct, array_like=True, frozen=True, tag=5):
     body: bytes
     min_index: int = -1  # the state that serves it has applied at least this entry
     wait_s: float = 0.0  # for how long its asker waits, from when it was sent; 0: not said
+    parks: bool = False  # it is one read, of which the machine has said NOT_YET: it stays here until that has changed
 
 
 class Admin(msgspec.Struct, array_like=True, frozen=True, tag=6):
@@ -417,6 +418,7 @@ def decode_changes(changes: Any) -> list[MemberChange]:
 
 GIVEN_UP: Final = msgspec.msgpack.Ext(7, b"")  # the result of a no-op in the place of a command that was given up
 MALFORMED: Final = msgspec.msgpack.Ext(8, b"")  # the result of a command in a frame that does not decode
+NOT_YET: Final = msgspec.msgpack.Ext(9, b"")  # the answer of a machine that has not what is asked for yet
 
 
 def join_body(values: Sequence[bytes]) -> bytes:

@@ -3,11 +3,11 @@
 ActorRaftError
 ├── UsageError (also a ValueError)   the call itself is wrong; nothing was sent
 ├── Unavailable                      no leader took it in time; certainly not applied
-│   └── Busy                         the same, the last refusal came from a bounded queue
+│   ├── Busy                         the same, the last refusal came from a bounded queue
+│   └── NotYet                       raised by a machine's query: the state has not got there in time
 ├── OutcomeUnknown (a TimeoutError)  sent, no answer: it may or may not apply, never twice; ask `resolve()`
 ├── CommandFailed                    committed; the command raised what cannot be rebuilt here
 ├── ResultLost                       committed and applied; the result cannot be sent back
-├── NotYet                           raised by a query of a machine's: ask again when more is applied
 ├── UnknownType                      the receiver has no class of that name
 ├── StartError                       a process did not come up; says why, with its last words
 ├── MailboxFull, ActorDead           the actor has not taken what was sent / is gone
@@ -37,6 +37,13 @@ class Unavailable(ActorRaftError):
 
 class Busy(Unavailable):
     """As Unavailable, the last refusal coming from a bounded queue. Send less, or send it again later."""
+
+
+class NotYet(Unavailable):
+    """Raised by a machine's query: the state does not have yet what is asked for.
+
+    A read of a cluster's waits at the node until it has, and ends with this at its deadline.
+    """
 
 
 class OutcomeUnknown(ActorRaftError, TimeoutError):
@@ -108,10 +115,6 @@ def _with_source(frame: re.Match[str]) -> str:
 
 class ResultLost(ActorRaftError):
     """The command was committed and applied, but its result cannot be sent back."""
-
-
-class NotYet(ActorRaftError):
-    """Raised by a machine's query: the state does not have yet what is asked for. A later one may."""
 
 
 class UnknownType(ActorRaftError):

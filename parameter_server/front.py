@@ -136,7 +136,7 @@ class _Bench:
         self._known = 0  # a version that there certainly is
         self._copy: tuple[int, bytes] = (-1, b"")
         self._pulls: list[_Pull] = []
-        self._fetching = False
+        self._fetching: list[int] = []  # the least versions that are asked for
         self._again_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="parameter-front", daemon=True)
         self._thread.start()
@@ -278,7 +278,7 @@ class _Bench:
                 if pull.min_version <= version:
                     pull.future.set_result(self._copy)
             self._pulls = [pull for pull in self._pulls if pull.min_version > version]
-        if not self._pulls or self._fetching or self._again_s is not None:
+        if not self._pulls or self._again_s is not None:
             return
         now_s = time.monotonic()
         for pull in self._pulls:
@@ -286,16 +286,17 @@ class _Bench:
                 pull.future.set_exception(NotYet(f"version {pull.min_version}: this is {version}"))
         self._pulls = [pull for pull in self._pulls if pull.deadline_s > now_s]
         if self._pulls:
-            self._fetching = True
             wanted = max(self._known, min(pull.min_version for pull in self._pulls))
-            fetched = self._reader.pull_vector.submit(wanted)
-            fetched.add_done_callback(lambda fetched: self._todo.put(lambda: self._fetched(fetched)))
+            if not self._fetching or wanted < min(self._fetching):  # who asks for less does not wait for who asks more
+                self._fetching.append(wanted)
+                fetched = self._reader.pull_vector.submit(wanted)
+                fetched.add_done_callback(lambda fetched: self._todo.put(lambda: self._fetched(fetched, wanted)))
 
-    def _fetched(self, fetched: Future[tuple[int, bytes]]) -> None:
-        self._fetching = False
+    def _fetched(self, fetched: Future[tuple[int, bytes]], wanted: int) -> None:
+        self._fetching.remove(wanted)
         error = fetched.exception()
         if error is None:
-            self._copy = fetched.result()
+            self._copy = max(self._copy, fetched.result(), key=lambda copy: copy[0])
             self._known = max(self._known, self._copy[0])
         elif isinstance(error, ActorRaftError):
             self._later()

@@ -17,12 +17,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
+
 from actorraft import codec
 from actorraft.client.failures import Failure
 from actorraft.client.leader import HELLO_S, Leadership
-from actorraft.errors import Unavailable, UsageError
+from actorraft.errors import NotYet, Unavailable, UsageError
 
+ALONE_MAX = 1000  # reads that wait at nodes for the machine to get where they ask for
 REMIND_S = 1.0  # an answer that is later than this may be lost; the next time it is asked for after twice as long
+
+
+_Ext = msgspec.msgpack.Ext
 
 
 class QueryCall(NamedTuple):
@@ -32,6 +38,7 @@ class QueryCall(NamedTuple):
         to: "leader", "any" or a node's id.
         min_index: what the state that serves it must have, beside what `consistency` says.
         held: says whether it must not be sent yet.
+        alone: the machine had not yet what it asks for: it waits at the node, in a frame of its own.
     """
 
     encoded: bytes
@@ -41,6 +48,7 @@ class QueryCall(NamedTuple):
     to: str | int
     min_index: int = -1
     held: Callable[[], bool] | None = None
+    alone: bool = False
 
 
 @dataclass
@@ -53,6 +61,7 @@ class QueryFrame:
     data: bytes  # the frame as it was sent
     remind_s: float  # when it is sent again
     patience_s: float = REMIND_S  # how long after that the next time
+    alone: bool = False
 
 
 class Reads:
@@ -111,6 +120,9 @@ class Reads:
             return
         self._retry_s = 0.0
         done = [(call, value) for call, value in zip(frame.calls, reply.values, strict=False) if call is not None]
+        if _Ext in set(map(type, reply.values)) and codec.NOT_YET in reply.values:
+            self._again([call._replace(alone=True) for call, value in done if value == codec.NOT_YET])
+            done = [(call, value) for call, value in done if value != codec.NOT_YET]
         if done:
             self.answers.append(([call for call, _ in done], [value for _, value in done]))
         self._again(frame.calls[len(reply.values) :])
@@ -171,7 +183,8 @@ class Reads:
                 self._send(frame.node_id, frame.data)
         if late:
             error = Unavailable(f"no node served the read in time ({self._leadership.where()})")
-            self._failures.extend(Failure(call.future, error) for call in late)
+            not_yet = NotYet("the state did not get in time to where the read asked for it")
+            self._failures.extend(Failure(call.future, not_yet if call.alone else error) for call in late)
 
     def deadline_s(self) -> float:
         """When `expire` or `pump` has something to do."""
@@ -194,14 +207,18 @@ class Reads:
         if not self._waiting or now_s < self._retry_s:
             return
         waiting, self._waiting = self._waiting, deque()
-        groups: dict[tuple[str, str | int, bool], list[QueryCall]] = {}
+        groups: dict[tuple[str, str | int, bool, int], list[QueryCall]] = {}
+        together = sum(not frame.alone for frame in self._frames.values())
+        alone = len(self._frames) - together
         for call in waiting:
             if call.held is not None and call.held():
                 self._wait_on([call], now_s + HELLO_S)
             else:
-                groups.setdefault((call.consistency, call.to, call.min_index >= 0), []).append(call)
-        for (consistency, to, _), calls in groups.items():
-            node_id = self._target(to) if len(self._frames) < self._frames_max else None
+                kind = (call.consistency, call.to, call.min_index >= 0, len(groups) if call.alone else -1)
+                groups.setdefault(kind, []).append(call)
+        for (consistency, to, _, number), calls in groups.items():
+            room = together < self._frames_max if number < 0 else alone < ALONE_MAX
+            node_id = self._target(to) if room else None
             if node_id is None:
                 self._wait_on(calls, now_s + HELLO_S)  # sooner, when a leader, a link or an answer comes
                 continue
@@ -219,10 +236,14 @@ class Reads:
                 body,
                 min_index,
                 0.0 if wait_s == math.inf else wait_s,
+                number >= 0,
             )
             data = codec.encode(query)
             if self._send(node_id, data):
-                self._frames[request_id] = QueryFrame([*calls], node_id, to, data, now_s + REMIND_S)
+                frame = QueryFrame([*calls], node_id, to, data, now_s + REMIND_S, alone=number >= 0)
+                self._frames[request_id] = frame
+                together += not frame.alone
+                alone += frame.alone
             else:
                 self._wait_on(calls, now_s + self._leadership.backoff_s())
 

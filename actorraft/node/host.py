@@ -24,7 +24,8 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import msgspec
 
-from actorraft.errors import ActorRaftError, StorageFailed, UnknownType, UsageError
+from actorraft import codec
+from actorraft.errors import ActorRaftError, NotYet, StorageFailed, UnknownType, UsageError
 from actorraft.machine import (
     NO_HOOKS,
     CommandContext,
@@ -504,6 +505,8 @@ class MachineHost:
         try:
             return self.encode_value(self._ask(request))
         except BaseException as error:
+            if _is(error, NotYet):
+                return codec.NOT_YET
             return self._error(request, error, self._queries, "query")
 
     def _ask(self, request: Any) -> Any:

@@ -1,7 +1,8 @@
 """The reads that clients wait for at one node: what each still needs, and whose turn it is.
 
 A read goes through three stations: the core says at which index it may be served (unless any state will do), the
-executor is given the log up to there, and then its client's turn comes. Only a few are with the executor at a time, one
+executor is given the log up to there, and then its client's turn comes. One of which the machine says that it has not
+got there yet comes back to the second station, for the next entry. Only a few are with the executor at a time, one
 client after the other, so that whoever asks for much does not keep the others waiting, nor the commands.
 
 Every read that is not refused is answered once. A read that is asked again while it waits or runs is the same read: it
@@ -39,7 +40,7 @@ AT_ONCE_CALLS: Final = 256  # and reads in them, if there is more than one frame
 class _Read:
     """One frame of reads, from when it came until it is answered or dropped."""
 
-    __slots__ = ("client", "over", "query", "running", "told", "until_s")
+    __slots__ = ("at_index", "client", "over", "query", "running", "told", "until_s")
 
     def __init__(self, client: Any, query: codec.Query, until_s: float, *, told: bool) -> None:
         self.client = client
@@ -47,6 +48,7 @@ class _Read:
         self.until_s = until_s
         self.told = told  # when its time is over: its asker did not say when that is
         self.running = False  # the executor has it
+        self.at_index = -1  # the executor was given the log up to there before it
         self.over = False  # it was answered, refused or dropped before its turn came
 
 
@@ -150,6 +152,7 @@ class Reads:
                 del turns[client]
             if not read.over:
                 read.running = True
+                read.at_index = self._snapshots.handed_index
                 self._running += 1
                 self._running_calls += read.query.count
                 self._executor.submit(work.Read(client, read.query))
@@ -162,6 +165,26 @@ class Reads:
             self._running_calls -= read.query.count
             self._drop(read)
             self._serve()
+
+    def not_yet(self, client: Any, request_id: int) -> bool:
+        """The machine has not what one asks for: ask again after more is applied; False if it is not to wait here."""
+        read = self._reads.get((client, request_id))
+        if read is None or not read.running:
+            return True
+        read.running = False
+        self._running -= 1
+        self._running_calls -= read.query.count
+        waits = (
+            read.query.parks
+            and read.until_s > self._clock.monotonic()
+            and (read.query.follower or self._server.state is LeaderState)
+        )
+        if waits:
+            self._needs(read, read.at_index + 1)
+        else:
+            self._drop(read)
+        self._serve()
+        return waits
 
     # --- The end of those that are not served ---
 

@@ -296,7 +296,11 @@ class Requests:
         return ended
 
     def answered(self, client: Any, reply: codec.Reply) -> None:
-        """The executor has an answer."""
+        """The executor has an answer, or the machine has not what is asked for yet."""
+        if type(reply) is codec.Answers and reply.values == [codec.NOT_YET]:
+            if not self._reads.not_yet(client, reply.request_id):
+                self.reply(client, reply)
+            return
         sent = self.reply(client, reply)
         if isinstance(reply, codec.Answers | codec.QueryRefused):
             self._reads.answered(client, reply.request_id)

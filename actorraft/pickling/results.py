@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from actorraft import codec
-from actorraft.errors import ActorRaftError, CommandFailed, RemoteTraceback, ResultLost, UnknownType, UsageError
+from actorraft.errors import ActorRaftError, CommandFailed, NotYet, RemoteTraceback, ResultLost, UnknownType, UsageError
 from actorraft.futures import ResultFuture
 from actorraft.pickling import exceptions
 from actorraft.pickling.formats import BY_VALUE, ERROR, LOST, MOVED, NOT_KNOWN, NOT_USABLE, OBJECT, RAISED, check_python
@@ -82,6 +82,8 @@ def decode_value(value: Any) -> Any:
     """Turn what a node sent as a result into the value, or raise what the command raised."""
     if value == codec.MALFORMED:
         raise ActorRaftError("the nodes could not decode the frame that held this command; it changed nothing")
+    if value == codec.NOT_YET:
+        raise NotYet("the state has not got to where the read asks for it yet")
     return decode_result(value)
 
 

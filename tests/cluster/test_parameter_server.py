@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actorraft import Cluster, ReplicatedStateMachine
+from actorraft import Cluster, NotYet, ReplicatedStateMachine
 from statemachines import parameter_server as ps
 from statemachines import updates
 from statemachines.parameter_server import Async, FedBuff, Mean, ParameterServer, Rule
@@ -100,3 +100,18 @@ def test_a_round_closes_by_log_time_without_anybody_asking(raft_cluster: Spawn) 
     server.push("a", 1, 0, ones(5.0))
     assert eventually(lambda: server.progress().version) == 1
     assert server.pull()[1]["w"].tolist() == [5.0] * SIZE
+
+
+@pytest.mark.parametrize("where", [{}, {"to": "any"}, {"consistency": "stale", "to": "any"}])
+def test_reads_of_a_version_to_come_wait_for_it_and_hold_up_no_other(raft_cluster: Spawn, where: Any) -> None:
+    cluster = start(raft_cluster, Async(0.0))
+    server = cluster.proxy(timeout=30.0)
+    waiting: Any = cluster.proxy(timeout=30.0, **where)
+    answers = [waiting.pull.submit(None, 2) for _ in range(30)]
+    assert waiting.pull()[0] == 0, "one that need not wait does not"
+    server.push("a", 1, 0, ones())
+    assert not any(answer.done() for answer in answers)
+    server.push("a", 2, 0, ones())
+    assert [answer.result()[0] for answer in answers] == [2] * 30
+    with pytest.raises(NotYet, match="in time"):
+        cluster.proxy(timeout=0.3).pull(None, 9)

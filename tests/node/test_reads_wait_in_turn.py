@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from actorraft import codec
+from actorraft import NotYet, codec, query
 from actorraft.node import reads
 from actorraft.node.driver import MessageEvent
 from actorraft.node.executor import Apply, Read
 from actorraft.raft.messages import AppendEntries, InstallSnapshot, Message
-from tests.node.helpers import Node
+from tests.node.helpers import Node, Publisher
 
 
 def busy() -> Node:
@@ -212,3 +212,51 @@ def test_reads_are_bounded_by_their_bytes_too(monkeypatch: pytest.MonkeyPatch) -
     node.read("reader", 1, "count", "x" * 9_000, min_index=1_000)
     node.read("reader", 2, "count", "x" * 9_000, min_index=1_000)
     assert [2] == [refused.request_id for refused in node.clients.of("reader", codec.QueryRefused)]
+
+
+# --- Waiting for the machine ---
+
+
+class Later(Publisher):
+    """Has nothing to say before there is enough."""
+
+    @query
+    def at_least(self, count: int) -> int:
+        self.asked += 1
+        if self.n < count:
+            raise NotYet(f"{self.n} of {count}")
+        return self.n
+
+
+@pytest.mark.parametrize("consistency", ["linearizable", "lease", "stale"])
+def test_a_read_that_the_machine_cannot_answer_yet_is_asked_again_after_each_entry_and_answered_once(
+    consistency: str,
+) -> None:
+    node = Node(machine=Later).lead()
+    node.read("reader", 1, "at_least", 2, consistency=consistency, parks=True, wait_s=10.0)
+    asked = node.steps.executor.host.machine.asked
+    for _ in range(5):
+        node.tick(0.1)
+    assert (node.clients.of("reader", codec.Answers), node.steps.executor.host.machine.asked) == ([], asked)
+    node.call("emit")
+    assert node.clients.of("reader", codec.Answers) == []
+    node.call("emit")
+    node.call("emit")
+    assert [[2]] == [answer.values for answer in node.clients.of("reader", codec.Answers)]
+
+
+def test_reads_that_came_together_are_answered_at_once_those_that_must_wait_by_name() -> None:
+    node = Node(machine=Later).lead()
+    node.read("reader", 1, "at_least", 2, count=2, wait_s=10.0)
+    assert [[codec.NOT_YET] * 2] == [answer.values for answer in node.clients.of("reader", codec.Answers)]
+
+
+def test_a_read_waits_for_the_machine_no_longer_than_its_asker_and_takes_nobodys_turn() -> None:
+    node = Node(machine=Later).lead()
+    for number in range(reads.AT_ONCE + 5):
+        node.read("reader", number, "at_least", 2, parks=True, wait_s=1.0)
+    node.read("other", 1)
+    assert [[0]] == [answer.values for answer in node.clients.of("other", codec.Answers)]
+    node.tick(2.0)
+    node.call("emit", 2)
+    assert node.clients.of("reader", codec.Answers) == []

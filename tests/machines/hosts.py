@@ -221,15 +221,16 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def hosts(directory: Path, count: int = 4) -> Iterator[Hosts]:
-    """Make hosts, be on the client's, and take everything away at the end."""
+def hosts(directory: Path, count: int = 4, *, quiet: bool = False) -> Iterator[Hosts]:
+    """Make hosts, be on the client's, and take everything away at the end; say what the nodes said, unless `quiet`."""
     made = Hosts(directory, count)
     try:
         with inside(made.all[CLIENT].namespace):
             yield made
     finally:
         made.close()
-        print(made.logs())
+        if not quiet:
+            print(made.logs())
 
 
 def eventually(holds: Callable[[], Any], within_s: float = 30.0, what: str | Callable[[], Any] = "") -> Any:
@@ -249,6 +250,7 @@ class Load:
         self.errors: list[ActorRaftError] = []
         self.unknown = 0
         self.times_s: list[float] = []  # of the acknowledgements
+        self.client = client
         self._proxy = client.proxy(timeout=timeout)
         self._prefix = prefix
         self._stop = threading.Event()

@@ -32,6 +32,7 @@ def main(
     durability: Annotated[str, typer.Option(help='"fsync" or "os".')] = "fsync",
     history: Annotated[Path | None, typer.Option(help="Write every operation there, a JSON object a line.")] = None,
     namespaces: Annotated[bool, typer.Option(help="Cut packets between network namespaces, where possible.")] = True,
+    serve: Annotated[bool, typer.Option("--serve", help="Nodes without a parent, each on a host of its own.")] = False,
     verbose: Annotated[bool, typer.Option(help="Log faults and what nodes say.")] = False,
 ) -> None:
     """Torment a cluster of real processes while clients work on it, and judge what the clients saw."""
@@ -53,6 +54,7 @@ def main(
         durability=durability,
         history=history,
         namespaces=namespaces,
+        serve=serve,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted, and namespaces, are let go of
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

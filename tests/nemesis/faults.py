@@ -83,6 +83,7 @@ class Faults:
         self.images = dict(images or {})
         self.moved = moved
         self.failing_disks = failing_disks
+        self.supervised = True  # somebody else starts a node again that has died
         self.done: list[Done] = []
         self.problems: list[str] = []  # what went wrong with a fault itself, or with mending it
         self._seed = seed
@@ -196,7 +197,7 @@ class Faults:
             if node_id is None:
                 return
             node, leads = self.cluster.nodes[node_id], node_id == self.cluster.leader()
-            if rng.random() < 0.2 and time.monotonic() - self._last_unasked_s > UNASKED_EVERY_S:
+            if self.supervised and rng.random() < 0.2 and time.monotonic() - self._last_unasked_s > UNASKED_EVERY_S:
                 self._last_unasked_s = time.monotonic()
                 self._kill_unasked(node_id, leads)
                 return

@@ -98,6 +98,10 @@ class Router:
             }
         )
 
+    def cut_pairs(self, pairs: set[tuple[int, int]]) -> None:
+        """Lose every packet from the first to the second of each pair, and no other."""
+        self._cut(pairs)
+
     def cut_link(self, one: int, other: int) -> None:
         """Lose every packet between two nodes, both ways."""
         self._cut(self._rules | {(one, other), (other, one)})

@@ -14,7 +14,7 @@ from typing import Any
 from actorraft import RaftConfig, ReplicatedStateMachine
 from actorraft.cluster.cluster import Cluster
 from actorraft.simulation.linearizability import Operation, read_history, write_history
-from tests.nemesis import disks, namespaces
+from tests.nemesis import disks, namespaces, served
 from tests.nemesis.clients import ClientProcess, Config
 from tests.nemesis.faults import Faults
 from tests.nemesis.judge import Judgement, judge, read_all, wait_until_equal
@@ -31,6 +31,8 @@ class Options:
     Attributes:
         namespaces: nodes in network namespaces, joined by a router that drops packets; else frames are dropped in the
             nodes.
+        serve: nodes are started by `actorraft serve`, each on a host of its own; no parent, no faults of disks or of
+            membership.
         machine: the class that the nodes run; `Registers`, or one of it with a planted bug.
     """
 
@@ -43,6 +45,7 @@ class Options:
     durability: str = "fsync"
     history: Path | None = None
     namespaces: bool = True
+    serve: bool = False
     machine: type[Registers] = Registers
     timeout_s: float = 5.0
 
@@ -73,11 +76,19 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda _text,
         progress("starting", 0.0)
         skipped: dict[str, str] = {}
         kinds = set(options.faults)
+        if options.serve:
+            skipped |= dict.fromkeys(kinds & {"disk", "membership"}, "not of served nodes")
+            kinds -= skipped.keys()
         network, why = _network(stack, options)
         if "disk" in kinds and not disks.why_not():
             stack.enter_context(disks.shared(place))
         mounts = stack.enter_context(contextlib.ExitStack())  # let go of after the cluster
-        cluster = stack.enter_context(_cluster(options, place, network))
+        if options.serve:
+            cluster: Any = stack.enter_context(
+                served.serve(options.machine, options.nodes, options.durability, place / "hosts")
+            )
+        else:
+            cluster = stack.enter_context(_cluster(options, place, network))
         images: dict[int, disks.Image] = {}
         if "disk" in kinds:
             reason = disks.why_not() or _move_to_images(mounts, cluster, place, images)
@@ -94,11 +105,13 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda _text,
             cluster,
             kinds,
             options.seed,
-            network=network,
+            network=None if options.serve else network,
             images=images,
             moved=moved,
             failing_disks=options.durability == "fsync",
         )
+        if options.serve:
+            faults.supervised = False
         began_s = time.monotonic()
         _make_faults(faults, options.seconds, progress)
         time.sleep(QUIET_S)
@@ -116,6 +129,8 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda _text,
 
 def _network(stack: contextlib.ExitStack, options: Options) -> tuple[namespaces.Router | None, str]:
     """Return the router, or None and why there is none."""
+    if options.serve:
+        return None, "packets dropped between hosts"
     if not options.namespaces:
         return None, "frames dropped in the nodes (asked for)"
     reason = namespaces.why_not()

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from actorraft.cli.output import USED_WRONGLY, errors, fail, say
+from actorraft.cli.reaching import ClientFolder
+from actorraft.cluster import recovering
+from actorraft.node.folder import NODE_FILE
 from actorraft.storage import __main__ as storage
 
 
@@ -12,4 +19,51 @@ def register(app: typer.Typer) -> None:
     app.command(name="verify")(storage.verify_command)
     app.command(name="show")(storage.show_command)
     app.command(name="skip")(storage.skip_command)
-    app.command(name="recover")(storage.recover_command)
+    app.command()(recover)
+
+
+def recover(
+    path: Annotated[Path, typer.Argument(help="A node's folder on this machine; or a folder that spawn made.")],
+    keep: Annotated[str, typer.Option(help="Ids of the nodes to go on with; on one machine of many, its own.")] = "",
+    show: Annotated[bool, typer.Option("--show", help="Only say what is here, to compare across machines.")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the node's data is; by default in its folder.")] = None,
+    client: ClientFolder = None,
+    force: Annotated[bool, typer.Option("--force", help="Also if that gives up nodes that are still whole.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Go on with what is left after a majority is lost for good.
+
+    On one machine of many: run it with --show on each that is left, choose the one whose log ends in the latest term,
+    and there at the highest index. It becomes a new cluster of one node, with a new id; the others join it anew.
+    """
+    if not (path / NODE_FILE).is_file():
+        if not keep:
+            raise fail("--keep names the nodes to go on with, as in 0,3", USED_WRONGLY)
+        storage.recover_command(str(path), keep, force, dry_run)
+        return
+    with errors():
+        found = recovering.look(path, data_dir)
+        say(found.words)
+        if show or dry_run:
+            return
+        own = str(found.folder.node.id)
+        if keep != own:
+            raise fail(f"--keep {own}: one machine goes on, the others join it anew", USED_WRONGLY)
+        cluster_id = recovering.go_on_alone(path, found)
+        say(f"node {own} is cluster {cluster_id} now; whatever the lost machines alone had acknowledged is gone")
+        say(f"  actorraft serve {path}{f' --data-dir {data_dir}' if data_dir else ''}")
+        if client is None:
+            say(f'  clients: id = "{cluster_id}" in the [cluster] of their client.toml, or --client FOLDER here')
+            return
+        _tell_client(client, cluster_id, found.folder.node.id)
+        say(f"  {client} is for the new cluster")
+
+
+def _tell_client(folder: Path, cluster_id: str, node_id: int) -> None:
+    from dataclasses import replace
+
+    from transports.keys import ClientFolder as Folder
+
+    own = Folder.load(folder)
+    endpoints = {each: at for each, at in own.endpoints.items() if each == node_id}
+    replace(own, cluster_id=cluster_id, endpoints=endpoints or own.endpoints).save(folder)

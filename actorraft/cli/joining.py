@@ -121,6 +121,7 @@ def _write(directory: Path, told: dict[str, Any], cluster_id: str, storage_id: s
             kwargs=told["settings"]["kwargs"],
             durability=settings["durability"],
             profile=settings["profile"],
+            seed=settings.get("seed", ""),
         ),
         node=NodePart(
             id=told["node_id"],

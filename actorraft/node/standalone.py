@@ -66,7 +66,12 @@ def load_machine(name: str) -> Callable[..., Any]:
 
 def hash_seed_of(folder: NodeFolder) -> int:
     """Return the PYTHONHASHSEED of every node of the cluster, so that sets iterate alike."""
-    return int(folder.cluster.id, 16) % (1 << 32)
+    return seed_of(folder) % (1 << 32)
+
+
+def seed_of(folder: NodeFolder) -> int:
+    """Return the seed of everything that looks random in the machine, and is equal on every node."""
+    return int(folder.cluster.seed) if folder.cluster.seed else int(folder.cluster.id, 16)
 
 
 def overrides_of(data_dir: str | os.PathLike[str] | None, listen: str, advertise: str, http: str) -> dict[str, str]:
@@ -130,7 +135,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         node_id=node.id,
         cluster_id=bytes.fromhex(cluster.id),
         factory=encode_factory(machine or load_machine(cluster.machine), *arguments_of(folder)),
-        machine_seed=int(cluster.id, 16),
+        machine_seed=seed_of(folder),
         directory=data_dir,
         durability=cluster.durability,
         keeps_data=True,

@@ -124,7 +124,7 @@ def _plan(directory: ClusterDirectory, info: ClusterInfo, keep: frozenset[int]) 
     unreadable: dict[int, str] = {}
     for node_id in info.node_ids:
         try:
-            survivors[node_id] = _read(directory.node_path(node_id), node_id, info)
+            survivors[node_id] = read_survivor(directory.node_path(node_id), node_id, info)
         except ActorRaftError as error:
             if node_id in keep:
                 raise
@@ -178,7 +178,7 @@ def _is_majority(node_ids: frozenset[int], configuration: Configuration) -> bool
 # ---- reading ------------------------------------------------------------------------------------------------------
 
 
-def _read(folder: Path, node_id: int, info: ClusterInfo) -> Survivor:
+def read_survivor(folder: Path, node_id: int, info: ClusterInfo) -> Survivor:
     """Read a node's folder whole, changing nothing. Raises UsageError, CorruptionError."""
     if not (folder / NODE_FILE).exists():
         raise UsageError(f"{folder} is missing, or holds no node's data")

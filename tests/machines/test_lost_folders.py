@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from actorraft import Client, OutcomeUnknown, Unavailable
+from actorraft import Client, OutcomeUnknown, Unavailable, connect
 from statemachines.kv import KVStore
 from tests.machines.hosts import CLIENT, Hosts, eventually
 
@@ -101,4 +101,37 @@ def test_a_member_that_comes_with_another_machine_s_disk_is_refused_and_named(ne
         one.serve()
         assert one.wait() != 0
         assert "node 1" in one.said(), one.said()
+        assert client.proxy(timeout=30.0).get("x") == 1
+
+
+def test_one_machine_that_is_left_goes_on_as_a_new_cluster_that_hears_none_of_the_old_one(net: Hosts) -> None:
+    net.found()
+    kept = net.directory / "kept"
+    net.start()
+    with net.connect() as client:
+        client.proxy(timeout=30.0).set("x", 1)
+        net.settled(client)
+    shutil.copytree(net.client_folder, kept)
+    for host in net.nodes.values():
+        host.kill()
+    left, old, lost = net.nodes[0], net.nodes[1], net.nodes[2]
+    shutil.rmtree(lost.directory)
+    where = ("--data-dir", str(left.data))
+    assert "its log ends at index" in net.run("recover", str(left.folder), *where, "--show").stdout
+    assert net.run("recover", str(left.folder), *where, "--keep", "1", check=False).returncode == 2
+    said = net.run("recover", str(left.folder), *where, "--keep", "0").stdout
+    assert "node 0 is cluster" in said
+    net.start(0)
+    with net.connect() as client:
+        assert client.proxy(timeout=30.0).get("x") == 1
+        net.start(1)  # it turns up
+        eventually(lambda: old.serves_s)
+        with pytest.raises(Unavailable):
+            connect(kept, KVStore, timeout=2.0).close()
+        dropped = client._thread.admin(0, "status", {}, 5.0).result()["dropped"]
+        assert any("introduction" in what or "key" in what for what in dropped), dropped
+        assert [row.id for row in client.status()] == [0]
+        new = net.nodes[3] = net.all[4]
+        new.serve("--join", net.run("token", "create").stdout.strip(), "--listen", f"{new.address}:7100", folder=False)
+        eventually(lambda: '"voter"' in net.run("members", "list", "-o", "json").stdout.partition('"id": 3')[2], 40.0)
         assert client.proxy(timeout=30.0).get("x") == 1

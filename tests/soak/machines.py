@@ -76,7 +76,13 @@ def moves(net: Hosts) -> str:
     host.kill()
     host.serve("--listen", f"{host.address}:{PORT + 100}")
     eventually(lambda: host.serves_s)
-    eventually(lambda: next(row.alive and not row.lag_entries > 100 for row in load.client.status() if row.id == moved))
+    index = load.client.status()[load.leader].commit_index
+
+    def fed() -> bool:
+        said = load.client._thread.admin(load.leader, "status", {}, 5.0).result()
+        return bool(said["match_index"].get(moved, -1) >= index)
+
+    eventually(fed)
     assert host.serves_s is not None
     took_s = time.monotonic() - host.serves_s
     ended(net, load, 0.0)

@@ -26,13 +26,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from actorraft.machine import Method
+
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 # Says nothing of what the code does; some of it is not in every minor.
 _SILENT: Final = frozenset(("annotation", "returns", "type_comment", "type_params", "ctx", "kind", "type_ignores"))
 _FOREIGN: Final = frozenset(("actorraft", *sys.stdlib_module_names))
-_SCALARS: Final = (int, float, complex, str, bytes, type(None))
+_SCALARS: Final = (bool, int, float, complex, str, bytes, type(None))
 DEPTH_MAX: Final = 8  # of what a closure holds
 
 
@@ -144,7 +146,7 @@ class _Walk:
     def _value(self, value: Any, depth: int) -> str:
         """Say what a closure holds, as far as that is plain data or code."""
         kind = type(value)
-        if isinstance(value, _SCALARS):
+        if kind in _SCALARS:
             return f"{kind.__name__} {value!r}"
         if depth < DEPTH_MAX:
             if kind in (list, tuple):
@@ -154,11 +156,11 @@ class _Walk:
             if kind is dict:
                 pairs = (f"{self._value(k, depth + 1)}: {self._value(v, depth + 1)}" for k, v in value.items())
                 return f"dict ({', '.join(pairs)})"
-            if isinstance(value, types.FunctionType | type):
-                if isinstance(value, types.FunctionType) and not _is_foreign(str(value.__module__)):
+            if kind is types.FunctionType or issubclass(kind, type):
+                if kind is types.FunctionType and not _is_foreign(str(value.__module__)):
                     self._take_definition(value)
                     self._take_closure(value, depth + 1)
-                elif isinstance(value, type):
+                elif issubclass(kind, type):
                     self.take(value)
                 return f"code {value.__module__}:{value.__qualname__}"
         return f"a {kind.__module__}:{kind.__qualname__}"
@@ -168,7 +170,10 @@ class _Walk:
     def _take_node(self, name: str, node: ast.AST, module: _Module) -> None:
         self._pieces[name] = ""  # it may reach itself
         normal = _Normal()
-        self._pieces[name] = normal.text(node)
+        try:
+            self._pieces[name] = normal.text(node)
+        except RecursionError:  # a sum of hundreds of terms; of this piece only the name is known
+            self._pieces[name] = "too deep"
         for path in sorted(normal.reached):
             self._reach(path.split("."), module)
 
@@ -230,18 +235,20 @@ def _is_foreign(module: str) -> bool:
 def _functions_in(value: Any) -> Iterator[types.FunctionType]:
     """Yield the functions that an attribute of a class is made of."""
     for _ in range(DEPTH_MAX):
-        if isinstance(value, types.FunctionType):
+        if type(value) is types.FunctionType:
             yield value
-        if isinstance(value, property):
+        if issubclass(type(value), property):
             for part in (value.fget, value.fset, value.fdel):
-                if isinstance(part, types.FunctionType):
+                if type(part) is types.FunctionType:
                     yield part
             return
-        found = getattr(value, "__func__", None) or getattr(value, "__wrapped__", None)
-        found = found or getattr(value, "function", None)
-        if found is None:
-            return
-        value = found
+        if issubclass(type(value), staticmethod | classmethod):
+            value = value.__func__
+            continue
+        if type(value) is not types.FunctionType and not issubclass(type(value), Method):
+            return  # nothing is asked of the user's own objects
+        held = value.__dict__
+        value = held.get("__wrapped__") or held.get("function")
 
 
 # --- Sources ---

@@ -311,3 +311,24 @@ importlib.reload(shop.bank)
 assert fingerprint_of(shop.bank.Bank) != first
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+class Hostile:
+    """An object that answers nothing."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise OSError(name)
+
+
+def test_nothing_is_asked_of_the_user_s_objects_and_no_expression_is_too_deep(tmp_path: Path) -> None:
+    held = Hostile()
+
+    class Holds:
+        attribute = held
+
+        def apply(self, command: object) -> object:
+            return held
+
+    assert len(fingerprint.fingerprint_of(Holds)) == 32
+    deep = "LIMIT = " + " + ".join(["1"] * 900)
+    assert len(asked(write(tmp_path, rules=RULES.replace("LIMIT = 100", deep)))) == 32

@@ -195,6 +195,7 @@ def main(specification: BinaryIO, orders_fd: int, reports_fd: int, header: dict[
     reports = Reports(reports_fd)
     context = ChildContext(header["name"], orders_fd, reports)
     signal.signal(signal.SIGTERM, context.ask_to_stop)
+    os.register_at_fork(after_in_child=_hear_signals)
     logging.getLogger().addHandler(ReportHandler(reports))
     logging.getLogger("actorraft").setLevel(header["log_level"])
     code = 1
@@ -216,6 +217,12 @@ def main(specification: BinaryIO, orders_fd: int, reports_fd: int, header: dict[
         sys.stderr.flush()
     reports.flush(FAREWELL_S)
     os._exit(code)  # nothing of the user's may keep a process that was told to leave
+
+
+def _hear_signals() -> None:
+    """In a fork of a child: SIGTERM ends it, as who forked it (multiprocessing, say) counts on."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _tell_failure(reports: Reports, error: BaseException) -> None:

@@ -32,6 +32,8 @@ from actorraft.actors.ref import ActorRef
 from actorraft.actors.system import join_system
 from actorraft.actors.wire import (
     ASK,
+    DEFINE,
+    DEFINITION,
     FRAME_BYTES_MAX,
     HELLO,
     LAST,
@@ -141,7 +143,7 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
     from transports.zeromq import ZeroMQMailbox
 
     join_system(run_dir, address)
-    cls, args, kwargs, manner = wire.loads(code)
+    cls, args, kwargs, manner = wire.unpack(code)
     actor = cls.__new__(cls)
     actor.ref = ActorRef(*address)
     actors.own_endpoint = address.endpoint
@@ -180,6 +182,8 @@ class _Sender:
         self.ref: ActorRef[Any] | None = None  # if it is an actor
         self.taken = 0
         self.answers: list[tuple[int, bool, bytes]] = []
+        self.owner = wire.new_owner()  # of what it defines here
+        self.writer = wire.Writer(lambda data: self.answers.append((DEFINITION, True, data)))
 
 
 class _Loop:
@@ -269,7 +273,14 @@ class _Loop:
             self._inside.stopping = True
             return
         if kind == HELLO:
-            sender.ref = ActorRef(*wire.loads(data))
+            address, definitions = wire.loads(data)
+            sender.ref = ActorRef(*address) if address is not None else None
+            for each in definitions:
+                self._define(sender, each)
+            return
+        if kind == DEFINE:
+            self._count_taken(sender_id)
+            self._define(sender, data)
             return
         if kind not in (TELL, ASK):
             return
@@ -280,6 +291,13 @@ class _Loop:
             self._on_error(_Turn(sender_id, kind, number, None), error, crashes=False)
             return
         self._begin(_Turn(sender_id, kind, number, message), sender.ref)
+
+    @staticmethod
+    def _define(sender: _Sender, data: bytes) -> None:
+        try:
+            wire.define(data, sender.owner)
+        except BaseException as error:
+            logger.error("what a sender defined cannot be built here: %s", exceptions.summary(error))
 
     def _begin(self, one: _Turn, sender: ActorRef[Any] | None) -> None:
         """Take a message: here, if that needs nothing to be awaited."""
@@ -370,11 +388,12 @@ class _Loop:
             return  # gone meanwhile
         self._due[one.sender_id] = sender
         try:
-            data = wire.dumps(value) if ok else dump_error(value)
-        except UsageError as error:
-            ok, data = False, dump_error(error)
+            data = sender.writer.dumps(value) if ok else dump_error(value, sender.writer.dumps)
+        except BaseException as error:
+            ok, data = False, dump_error(error, sender.writer.dumps)
         if len(data) > FRAME_BYTES_MAX - 1024:
-            ok, data = False, dump_error(UsageError(f"an answer of {len(data)} bytes is over {FRAME_BYTES_MAX}"))
+            large = UsageError(f"an answer of {len(data)} bytes is over {FRAME_BYTES_MAX}")
+            ok, data = False, dump_error(large, sender.writer.dumps)
         sender.answers.append((one.number, ok, data))
 
     def flush(self) -> None:
@@ -393,6 +412,11 @@ class _Loop:
                 size += len(answer[2])
             self._send(sender_id, sender, batch)
 
+    def _forget(self, sender_id: bytes) -> None:
+        sender = self._senders.pop(sender_id, None)
+        if sender is not None:
+            wire.forget(sender.owner)
+
     def farewell(self) -> None:
         """Send the last answers and wait, not for ever, until they are read: a link that ends drops what is unread."""
         until_s = time.monotonic() + FAREWELL_S
@@ -405,7 +429,7 @@ class _Loop:
                 if sent:
                     reading.add(sender_id)
                 elif sent is None:
-                    del self._senders[sender_id]
+                    self._forget(sender_id)
             if not self._senders or time.monotonic() >= until_s:
                 return
             for kind, sender_id, frame in self._mailbox.wait(AGAIN_S):
@@ -416,7 +440,7 @@ class _Loop:
     def _send(self, sender_id: bytes, sender: _Sender, batch: list[tuple[int, bool, bytes]]) -> None:
         sent = self._mailbox.try_send_client(sender_id, _encode((sender.taken, batch)))
         if sent is None:
-            self._senders.pop(sender_id, None)  # gone, and with it all that it had coming
+            self._forget(sender_id)  # gone, and with it all that it had coming
         elif not sent:
             sender.answers.extend(batch)  # it does not read now: again with the next flush
             self._due[sender_id] = sender

@@ -15,6 +15,7 @@ from __future__ import annotations
 import heapq
 import logging
 import os
+import pickle
 import threading
 import time
 from collections import deque
@@ -25,9 +26,24 @@ import msgspec
 
 from actorraft.actors.letters import ring
 from actorraft.actors.records import UP, Address, Exit, Record, is_running, read_record, record_file
-from actorraft.actors.wire import FRAME_BYTES_MAX, HELLO, LAST, READ, STOP, load_error, loads
+from actorraft.actors.wire import (
+    DEFINE,
+    DEFINITION,
+    FRAME_BYTES_MAX,
+    HELLO,
+    LAST,
+    READ,
+    STOP,
+    Writer,
+    define,
+    forget,
+    load_error,
+    loads,
+    new_owner,
+)
 from actorraft.errors import ActorDead, ActorRaftError, MailboxFull, OutcomeUnknown, UsageError
 from actorraft.futures import ResultFuture, resolve_many
+from actorraft.pickling import exceptions
 from actorraft.ports import Kinds
 
 logger = logging.getLogger("actorraft")
@@ -45,10 +61,17 @@ Message = tuple[int, int, bytes]  # kind, number, pickle
 Watcher = Callable[[Exit], Any]
 
 
+given: dict[str, Writer] = {}  # by endpoint, of actors that this process has spawned and sent nothing yet
+
+
 class Box:
     """What waits for one actor, and what is known of it."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, define: Callable[[Box, bytes], None]) -> None:
+        self.writer = given.pop(address.endpoint, None) or Writer(lambda _: None)
+        self.writer.on_definition = lambda data: define(self, data)
+        self.definitions: list[bytes] = []  # that it was sent: a fresh process at the other end needs them again
+        self.owner = new_owner()  # of what its answers define here
         self.name, self.endpoint, self.mailbox_max, self.mailbox_bytes_max = address
         self.numbers = 0  # given to messages so far
         self.waiting: deque[Message] = deque()
@@ -80,10 +103,10 @@ class Post:
     """The sending side of this process; made at the first use, closed at its exit.
 
     Args:
-        who: the pickled address of the actor that this process is; empty if it is none.
+        who: the address of the actor that this process is; None if it is none.
     """
 
-    def __init__(self, who: bytes = b"") -> None:
+    def __init__(self, who: tuple[Any, ...] | None = None) -> None:
         from transports.zeromq import ZeroMQClientChannel
 
         self.pid = os.getpid()
@@ -107,7 +130,7 @@ class Post:
         box = self._boxes.get(endpoint)
         if box is not None:
             return box
-        fresh = Box(address)
+        fresh = Box(address, self._define)
         record = fresh.record()
         if record is None or record.dead:
             fresh.dead = "is gone"
@@ -155,6 +178,16 @@ class Post:
             raise ActorDead(f"{box.name} {box.dead}")
         future.set_exception(ActorDead(f"{box.name} {box.dead}"))
 
+    def _define(self, box: Box, data: bytes) -> None:
+        """Send a definition ahead of the message that needs it."""
+        with self._lock:
+            if box.dead is None:
+                box.definitions.append(data)
+                box.waiting.append((DEFINE, box.numbers, data))
+                box.numbers += 1
+                box.debt_bytes += len(data)
+                self._touched.append(box)
+
     def watch(self, box: Box, watcher: Watcher) -> None:
         """Tell of the actor's exits from now on; at once, if it is gone."""
         with self._lock:
@@ -197,8 +230,9 @@ class Post:
                 self._on_frame(box, frame)
             elif kind == Kinds.CONNECTED:
                 box.connected, box.taken_before = True, box.sent
-                if self._who:
-                    self._channel.send(endpoint, _encode([(HELLO, 0, self._who)]))
+                if self._who is not None or box.definitions:
+                    hello = pickle.dumps((self._who, list(box.definitions)))
+                    self._channel.send(endpoint, _encode([(HELLO, 0, hello)]))
                 self._touched.append(box)
             elif kind == Kinds.DISCONNECTED:
                 self._on_lost(box)
@@ -280,6 +314,12 @@ class Post:
             if number == LAST:
                 self._channel.send(box.endpoint, _encode([(READ, 0, b"")]))  # what came before it is read
                 continue
+            if number == DEFINITION:
+                try:
+                    define(data, box.owner)
+                except BaseException as error:
+                    logger.warning("what %s defined cannot be built here: %s", box.name, exceptions.summary(error))
+                continue
             future = box.asks.pop(number, None)
             if future is None:
                 continue
@@ -288,8 +328,8 @@ class Post:
                     results.append((future, loads(data)))
                 else:
                     failures.append((future, load_error(data)))
-            except Exception as error:
-                lost = ActorRaftError(f"the answer of {box.name} cannot be read here: {type(error).__name__}: {error}")
+            except BaseException as error:
+                lost = ActorRaftError(f"the answer of {box.name} cannot be read here: {exceptions.summary(error)}")
                 lost.__cause__ = error
                 failures.append((future, lost))
         resolve_many(results, failures)
@@ -381,6 +421,7 @@ class Post:
             box.waiting.clear()
             self._boxes.pop(box.endpoint, None)
         self._unquiet.discard(box.endpoint)
+        forget(box.owner)
         ring.add(box.name, lost, why)
         resolve_many((), [(future, ActorDead(f"{box.name} {why}")) for future in futures])
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from actorraft.actors import actor
 from actorraft.actors.post import Box, Post
 from actorraft.actors.process import output_file, read_lines
 from actorraft.actors.records import MAILBOX_BYTES_MAX, MAILBOX_MAX, Address, Exit, read_record, record_file
 from actorraft.actors.system import system
-from actorraft.actors.wire import ASK, STOP, TELL, Call, Inquiry, dumps
+from actorraft.actors.wire import ASK, STOP, TELL, Call, Inquiry
 from actorraft.errors import ActorDead, UsageError
 from actorraft.futures import ResultFuture
 
@@ -67,7 +67,7 @@ class ActorRef(Generic[A_co]):
             ActorDead: it is gone for good. (One that dies later may still not get the message.)
             UsageError: the message cannot be sent at all.
         """
-        self._send(TELL, dumps(message))
+        self._send(TELL, message)
 
     def ask(self, message: Any, timeout: float | None = 5.0) -> ResultFuture[Any]:
         """Send a message; return a future of the answer.
@@ -85,13 +85,13 @@ class ActorRef(Generic[A_co]):
         if self.endpoint == actor.own_endpoint and actor.turn.get() is not None:
             raise UsageError(f"{self.name} asks itself: it could answer only after it has the answer")
         future: ResultFuture[Any] = ResultFuture()
-        self._send(ASK, dumps(message), timeout, future)
+        self._send(ASK, message, timeout, future)
         return future
 
     def stop(self) -> None:
         """Have the actor end after the messages that were sent before. Returns at once; it stays down."""
         try:
-            self._send(STOP, b"")
+            self._send(STOP, None)
         except ActorDead:
             return
 
@@ -138,13 +138,13 @@ class ActorRef(Generic[A_co]):
         record = read_record(record_file(self.endpoint), self.endpoint)
         return record.process.pid if record is not None and record.alive and record.process is not None else None
 
-    def proxy(self, *, timeout: float | None = 5.0) -> Any:
-        """Return an object with the actor's public methods.
+    def proxy(self, *, timeout: float | None = 5.0) -> A_co:
+        """Return an object with the actor's public methods; type checkers see the actor itself.
 
         `m(...)` blocks, `m.submit(...)` gives a future, `m.tell(...)` expects no answer, `await m.aio(...)` is for
         asyncio.
         """
-        return ActorProxy(self, timeout)
+        return cast("A_co", ActorProxy(self, timeout))
 
     def counts(self, *, timeout: float | None = 5.0) -> dict[str, int]:
         """Ask the actor's process how many messages it has begun to take ("messages"), and how many raised."""
@@ -152,12 +152,13 @@ class ActorRef(Generic[A_co]):
         return {"messages": 0, "failures": 0, **told}
 
     def _send(
-        self, kind: int, data: bytes, timeout: float | None = None, future: ResultFuture[Any] | None = None
+        self, kind: int, message: Any, timeout: float | None = None, future: ResultFuture[Any] | None = None
     ) -> None:
         cached = self._box
         if cached is None or cached[0].closed or cached[1].dead is not None or cached[0].pid != os.getpid():
             cached = self._post_and_box()
-        cached[0].send(cached[1], kind, data, timeout, future)
+        post, box = cached
+        post.send(box, kind, box.writer.dumps(message), timeout, future)
 
     def _post_and_box(self) -> tuple[Post, Box]:
         post = system().post

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from actorraft.actors import wire
 from actorraft.actors.actor import Actor
 from actorraft.actors.coroutines import is_asynchronous
 from actorraft.actors.loop import Manner, run_actor
+from actorraft.actors.post import given
 from actorraft.actors.records import MAILBOX_BYTES_MAX, MAILBOX_MAX, Record
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.supervision import Supervision
 from actorraft.actors.system import system
 from actorraft.errors import UsageError
+
+P = ParamSpec("P")
+A = TypeVar("A", bound=Actor)
 
 
 class Replication(Protocol):
@@ -74,7 +78,7 @@ class ActorOptions:
         if type(self.replicas) is not int or self.replicas < 1:
             raise UsageError(f"replicas is a whole number, 1 or more, not {self.replicas!r}")
 
-    def spawn(self, cls: Callable[..., Actor], /, *args: Any, **kwargs: Any) -> ActorRef:
+    def spawn(self, cls: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs) -> ActorRef[A]:
         """Start an actor in a process, or one for each replica; return its address once it takes messages.
 
         Raises:
@@ -86,15 +90,16 @@ class ActorOptions:
             if _replication is None:
                 raise UsageError("replicas above 1 need clusters: take ActorOptions from actorraft itself")
             return _replication.spawn(self, actor_class, args, kwargs)
-        wire.send_by_value_if_needed(actor_class)
+        code, writer = wire.pack((actor_class, args, kwargs, self._manner(actor_class)))
         address = system().spawn(
             run_actor,
-            wire.dumps((actor_class, args, kwargs, self._manner(actor_class))),
+            code,
             kind=actor_class.__name__,
             name=self.name,
             mailbox=(self.mailbox_max, self.mailbox_bytes_max),
             supervision=self.supervision,
         )
+        given[address.endpoint] = writer
         return ActorRef(*address)
 
     def _manner(self, cls: type[Actor]) -> Manner:
@@ -103,14 +108,14 @@ class ActorOptions:
         return Manner(self.concurrency, self.supervision.on_error if self.supervision is not None else "go on")
 
 
-def check_actor_class(cls: Callable[..., Actor]) -> type[Actor]:
+def check_actor_class(cls: object) -> type[Actor]:
     """Return `cls`. Raises UsageError if it is no class of actors."""
     if not (isinstance(cls, type) and issubclass(cls, Actor)):
         raise UsageError(f"spawn takes a class that derives from Actor, not {cls!r}")
     return cls
 
 
-def spawn(cls: Callable[..., Actor], /, *args: Any, **kwargs: Any) -> ActorRef:
+def spawn(cls: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs) -> ActorRef[A]:
     """Start an actor in a process of its own; return its address once it takes messages. See ActorOptions.spawn."""
     return ActorOptions().spawn(cls, *args, **kwargs)
 

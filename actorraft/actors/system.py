@@ -43,7 +43,6 @@ from actorraft.actors.records import (
 )
 from actorraft.actors.rundir import RunDir
 from actorraft.actors.surroundings import check_descriptors, interpreter
-from actorraft.actors.wire import dumps
 from actorraft.errors import ActorDead, StartError, UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class System:
         """The sending side, made at the first use."""
         with self._lock:
             if self._post is None:
-                self._post = Post(dumps(tuple(self._actor)) if self._actor is not None else b"")
+                self._post = Post(tuple(self._actor) if self._actor is not None else None)
             return self._post
 
     # --- Starting ---

@@ -3,10 +3,10 @@
 Wire:       to an actor, a msgpack array of [kind, number, pickle]; from it, [messages taken from this sender so far,
             array of [number, ok, pickle]]. The count is the sender's credit: nobody holds more than `mailbox_max`.
             A message is taken when the actor is done with it.
-Pickles:    made in the sender's thread and read by the receiver alone. A message of plain scalars goes by the C
-            pickler. Anything else goes by cloudpickle, which sends by value what the other process cannot import
-            (classes and functions of `__main__`, a notebook, a module that is not on sys.path), and gives one class
-            back as itself however often it travels.
+Pickles:    made in the sender's thread and read by the receiver alone, as commands are: classes and functions that the
+            other process can import go by name; others (of `__main__`, a notebook, a module that is not on sys.path)
+            are defined once on each link, ahead of what needs them, and named from then on. What a process has of its
+            own under such a name stays what it is there.
 Security:   a pickle is a program. These are read only from mailboxes in a directory that nobody else can enter.
 """
 
@@ -14,58 +14,122 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
+import os
 import pickle
-import sys
+import threading
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeGuard
 
-import cloudpickle  # type: ignore[import-untyped]
+import msgspec
 
 from actorraft.actors.actor import HOOKS, Actor
-from actorraft.errors import CommandFailed, RemoteTraceback, UsageError
+from actorraft.errors import CommandFailed, RemoteTraceback
 from actorraft.pickling import exceptions
-from actorraft.pickling.names import module_is_importable
+from actorraft.pickling.definitions import Definitions
+from actorraft.pickling.encoder import Encoder
+from actorraft.pickling.formats import BY_VALUE
 
 TELL: Final = 0
 ASK: Final = 1
 STOP: Final = 2
 READ: Final = 3  # the sender has read the last answers
-HELLO: Final = 4  # first over a link, and not counted: the address of a sender that is an actor itself
+HELLO: Final = 4  # first over a link, and not counted: (the address of a sender that is an actor itself, definitions)
+DEFINE: Final = 5  # a definition, counted like a message
 
 LAST: Final = -1  # the number of what is no answer, but says that no more will come
+DEFINITION: Final = -2  # the number of what is no answer, but a definition for those that follow
 FRAME_BYTES_MAX: Final = 64 << 20
 
+_BY_VALUE: Final = bytes((BY_VALUE,))
 _ENDS_OTHERS: Final = (StopIteration, StopAsyncIteration)  # mean something else to who raises them anew
 _SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None)})
-_known: set[str] = set()  # modules that were looked at
 
-loads = pickle.loads
+_definitions = Definitions(own_first=True)  # what others have defined here
+_owners = itertools.count(1)
+_building = threading.Lock()  # held by who builds classes, so not by who only names them
+os.register_at_fork(after_in_child=lambda: globals().__setitem__("_building", threading.Lock()))
+_decode = msgspec.msgpack.decode
+_encode = msgspec.msgpack.Encoder().encode
 
 
-def dumps(value: Any) -> bytes:
-    """Make bytes of a message.
+class Writer:
+    """Makes bytes of what goes over one link.
+
+    Attributes:
+        on_definition: called with what is to go ahead of the bytes that are being made; see `define`.
+    """
+
+    __slots__ = ("_encoder", "on_definition")
+
+    def __init__(self, on_definition: Callable[[bytes], Any]) -> None:
+        self.on_definition = on_definition
+        self._encoder: Encoder | None = None  # many links carry nothing but scalars
+
+    def dumps(self, value: Any) -> bytes:
+        """Make bytes of a message, or of an answer.
+
+        Raises:
+            UsageError: it cannot be sent; the message says why.
+        """
+        kind = type(value)
+        if kind in _SCALARS or (kind in (tuple, list) and _SCALARS.issuperset(map(type, value))):
+            return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        if self._encoder is None:
+            self._encoder = Encoder(lambda data: self.on_definition(data))
+        return self._encoder.dumps(value)
+
+
+def new_owner() -> int:
+    """Return a number for a link, to say whose definitions are whose."""
+    return next(_owners)
+
+
+def define(data: bytes, owner: int, *, base: bool = False) -> None:
+    """Take up a definition that came over a link; what this process has itself under that name stays.
 
     Raises:
-        UsageError: it cannot be sent; the message says why.
+        BaseException: whatever building the class raised.
     """
-    kind = type(value)
-    if kind in _SCALARS or (kind in (tuple, list) and _SCALARS.issuperset(map(type, value))):
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    send_by_value_if_needed(kind)
-    try:
-        return cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)  # type: ignore[no-any-return]
-    except Exception as error:
-        raise UsageError(f"a message of type {kind.__qualname__} cannot be sent: {error}") from error
+    with _building:
+        _definitions.define(_decode(data).data, owner, base=base)
 
 
-def send_by_value_if_needed(code: Any) -> None:
-    """Have a class's or function's module sent by value from now on, if another interpreter cannot import it."""
-    name = getattr(code, "__module__", None)
-    if name is None or name in _known:
-        return
-    _known.add(name)
-    module = sys.modules.get(name)
-    if module is not None and name != "__main__" and not module_is_importable(name):
-        cloudpickle.register_pickle_by_value(module)
+def forget(owner: int) -> None:
+    """Let go of what only this link has defined."""
+    with _building:
+        _definitions.end_session(owner)
+
+
+def loads(data: bytes) -> Any:
+    """Read a message or an answer.
+
+    Raises:
+        BaseException: whatever reading it raised.
+    """
+    if data[:1] == _BY_VALUE:
+        with _building:
+            return _definitions.loads(data)
+    return _definitions.loads(data)
+
+
+def pack(value: Any) -> tuple[bytes, Writer]:
+    """Make bytes of what a process begins with, with all the definitions that it needs.
+
+    Returns:
+        The bytes, and a writer for the link to that process, which knows what is defined there.
+    """
+    ahead: list[bytes] = []
+    writer = Writer(ahead.append)
+    return _encode((ahead, writer.dumps(value))), writer
+
+
+def unpack(data: bytes) -> Any:
+    """The other way round, in that process."""
+    ahead, body = _decode(data)
+    for each in ahead:
+        define(each, 0, base=True)
+    return loads(body)
 
 
 class NoSuchMethod(AttributeError):
@@ -112,7 +176,7 @@ def callable_methods(cls: type) -> list[str]:
     return names
 
 
-def dump_error(error: BaseException) -> bytes:
+def dump_error(error: BaseException, dumps: Callable[[Any], bytes]) -> bytes:
     """Make bytes of an exception: what it says, its traceback as text, and its parts if it can be raised elsewhere.
 
     Never raises, whatever the exception does.

@@ -65,9 +65,16 @@ _payload_decoder = msgspec.msgpack.Decoder(Payload)
 
 
 class Definitions:
-    """What the names that no node can import mean; and the pickles read and written in their light."""
+    """What the names that no node can import mean; and the pickles read and written in their light.
 
-    def __init__(self) -> None:
+    Args:
+        own_first: a class or function of that name which this process has without having been sent it is what the name
+            means here, whatever a definition says: for a process that is no node, and has a script of its own.
+    """
+
+    def __init__(self, *, own_first: bool = False) -> None:
+        self._own_first = own_first
+        self._made: set[int] = set()  # ids of what was built here
         self._objects: dict[bytes, Any] = {}  # by fingerprint: what is kept
         self._loose: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()  # what lives all the same
         self._loose_payloads: dict[
@@ -213,6 +220,7 @@ class Definitions:
 
     def _ended(self, fingerprint: bytes, key: int) -> None:
         self._refs.pop(key, None)
+        self._made.discard(key)
         if fingerprint not in self._loose:
             self._loose_payloads.pop(fingerprint, None)
 
@@ -229,6 +237,11 @@ class Definitions:
             return None
         ref = Ref(*ref)
         found = self._objects.get(ref.fingerprint)
+        if found is None and self._own_first and ref.plain:
+            own = look_up(ref.name)
+            if own is not None and id(own) not in self._made:
+                self._take_in(ref, own)
+                return own
         if found is None:
             found = self._loose.get(ref.fingerprint)
             if found is None:
@@ -247,6 +260,8 @@ class Definitions:
 
     def _began(self, ref: Ref | None, made: Any) -> Any:
         self._building[id(made)] = made
+        if self._own_first:
+            self._made.add(id(made))
         if ref is not None:
             self._take_in(Ref(*ref), made)
         return made

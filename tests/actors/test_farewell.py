@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -11,7 +12,6 @@ import pytest
 
 from actorraft import Actor
 from actorraft.actors import loop as module
-from actorraft.actors import wire
 from actorraft.actors.loop import FAREWELL_S
 from actorraft.actors.wire import ASK, LAST, READ
 from actorraft.ports import Envelope, Kinds
@@ -50,7 +50,7 @@ class Mailbox:
 def leave(mailbox: Mailbox) -> float:
     """Have an actor that has answered one ask go; return how long that took, in seconds."""
     loop = module._Loop(Echo(), mailbox, SimpleNamespace(stop_requested=False))  # type: ignore[arg-type]
-    loop._take(b"sender", ASK, 7, wire.dumps("x"))
+    loop._take(b"sender", ASK, 7, pickle.dumps("x"))
     began_s = time.monotonic()
     loop.farewell()
     return time.monotonic() - began_s

@@ -10,7 +10,18 @@ from collections.abc import Awaitable
 from typing import Any, assert_type
 
 import actorraft as ar
-from actorraft import ReplicatedStateMachine, ResultFuture, StateMachine, command, context, query
+from actorraft import (
+    Actor,
+    ActorOptions,
+    ActorRef,
+    ReplicatedStateMachine,
+    ResultFuture,
+    StateMachine,
+    command,
+    context,
+    query,
+    spawn,
+)
 from actorraft.testing import context as testing_context
 
 
@@ -118,3 +129,40 @@ def others() -> None:
     ReplicatedStateMachine(Bank, currency=3)  # wrong
     ReplicatedStateMachine(Bank, "USD", 5)  # wrong
     ReplicatedStateMachine(Bank())  # wrong
+
+
+class Greeter(Actor):
+    def __init__(self, greeting: str, *, loud: bool = False) -> None:
+        self.greeting = greeting.upper() if loud else greeting
+
+    async def receive(self, message: str) -> str:
+        if self.sender is not None:
+            self.sender.tell(message)
+        self.after(1.0, "later").cancel()
+        return f"{self.greeting} {message}"
+
+    def greet(self, name: str) -> str:
+        return f"{self.greeting} {name}"
+
+    async def on_failure(self, error: BaseException, message: object) -> None:
+        self.stop()
+
+
+def any_actor(ref: ActorRef) -> int | None:
+    return ref.pid
+
+
+def actors() -> None:
+    ref = spawn(Greeter, "hello", loud=True)
+    assert_type(ref, ActorRef[Greeter])
+    assert_type(ref.proxy(), Greeter)
+    assert_type(ref.proxy().greet("ann"), str)
+    assert_type(ActorOptions(name="g", concurrency=3).spawn(Greeter, "hello"), ActorRef[Greeter])
+    assert_type(any_actor(ref), int | None)
+    spawn(Greeter)  # wrong
+    spawn(Greeter, 5)  # wrong
+    spawn(Greeter, "hello", quiet=True)  # wrong
+    ActorOptions().spawn(Greeter, "hello", loud="yes")  # wrong
+    spawn(Bank)  # wrong
+    ref.proxy().greet(5)  # wrong
+    ref.proxy().leave()  # wrong

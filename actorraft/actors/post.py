@@ -68,7 +68,8 @@ class Box:
     """What waits for one actor, and what is known of it."""
 
     def __init__(self, address: Address, define: Callable[[Box, bytes], None]) -> None:
-        self.writer = given.pop(address.endpoint, None) or Writer(lambda _: None)
+        made: Writer | None = given.pop(address.endpoint, None)
+        self.writer = made if made is not None else Writer(lambda _: None)
         self.writer.on_definition = lambda data: define(self, data)
         self.definitions: list[bytes] = []  # that it was sent: a fresh process at the other end needs them again
         self.owner = new_owner()  # of what its answers define here

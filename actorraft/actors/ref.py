@@ -127,6 +127,11 @@ class ActorRef(Generic[A_co]):
         post, box = self._post_and_box()
         post.watch(box, callback)
 
+    @property
+    def debt(self) -> int:
+        """How many messages of this process's the actor has not taken, as far as is known here."""
+        return self._box[1].debt if self._box is not None else 0
+
     def is_alive(self) -> bool:
         """Whether the actor's process is there and takes messages; False while it is being started again."""
         record = read_record(record_file(self.endpoint), self.endpoint)

@@ -10,13 +10,15 @@ clusters registers how that is done (`replicate_by`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from actorraft.actors import wire
 from actorraft.actors.actor import Actor
 from actorraft.actors.coroutines import is_asynchronous
 from actorraft.actors.loop import Manner, run_actor
+from actorraft.actors.pool import PoolRef, Route, check_route
 from actorraft.actors.post import given
 from actorraft.actors.records import MAILBOX_BYTES_MAX, MAILBOX_MAX, Record
 from actorraft.actors.ref import ActorRef
@@ -58,6 +60,9 @@ class ActorOptions:
         supervision: what happens when its process (one of its replicas) dies unasked; None: it stays down. Actors that
             are given one and the same Supervision object are a group for its strategy.
         concurrency: how many messages an actor with coroutines takes at once, while others are being awaited.
+        pool: above 1, so many actors behind one ref (see actorraft.actors.pool).
+        route: how that chooses: "round_robin", "least_loaded", or a callable that gives a message's key.
+        public: whether any process of this user on this machine may find it by its name.
         replicas: above 1, it runs on so many nodes, kept equal by Raft: see actorraft.cluster.replicated_actor.
     """
 
@@ -66,6 +71,9 @@ class ActorOptions:
     mailbox_bytes_max: int = MAILBOX_BYTES_MAX
     supervision: Supervision | None = field(default_factory=Supervision)
     concurrency: int = 1
+    pool: int = 1
+    route: Route = "round_robin"
+    public: bool = False
     replicas: int = 1
 
     def __post_init__(self) -> None:
@@ -75,6 +83,13 @@ class ActorOptions:
             raise UsageError(f"mailbox_bytes_max is at least 1, not {self.mailbox_bytes_max!r}")
         if type(self.concurrency) is not int or self.concurrency < 1:
             raise UsageError(f"concurrency is a whole number, 1 or more, not {self.concurrency!r}")
+        if type(self.pool) is not int or self.pool < 1:
+            raise UsageError(f"pool is a whole number, 1 or more, not {self.pool!r}")
+        check_route(self.route)
+        if self.public and self.name is None:
+            raise UsageError("a public actor is found by its name: give it one")
+        if self.pool > 1 and (self.public or self.replicas > 1):
+            raise UsageError("a pool is neither public nor replicated: make its workers one by one, or share its ref")
         if type(self.replicas) is not int or self.replicas < 1:
             raise UsageError(f"replicas is a whole number, 1 or more, not {self.replicas!r}")
 
@@ -86,6 +101,8 @@ class ActorOptions:
             StartError: its constructor or `on_start` raised, or the process did not come up; with its last words.
         """
         actor_class = check_actor_class(cls)
+        if self.pool > 1:
+            return self._spawn_pool(actor_class, args, kwargs)
         if self.replicas > 1:
             if _replication is None:
                 raise UsageError("replicas above 1 need clusters: take ActorOptions from actorraft itself")
@@ -98,9 +115,27 @@ class ActorOptions:
             name=self.name,
             mailbox=(self.mailbox_max, self.mailbox_bytes_max),
             supervision=self.supervision,
+            to_all=self.public,
         )
         given[address.endpoint] = writer
         return ActorRef(*address)
+
+    def _spawn_pool(self, cls: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PoolRef:
+        """Start the workers side by side."""
+        one = [
+            replace(self, pool=1, name=f"{self.name}-{number}" if self.name is not None else None)
+            for number in range(self.pool)
+        ]
+        with ThreadPoolExecutor(self.pool) as starting:
+            started = [starting.submit(options.spawn, cls, *args, **kwargs) for options in one]
+        failed = [each.exception() for each in started if each.exception() is not None]
+        workers = tuple(each.result() for each in started if each.exception() is None)
+        for error in failed:
+            for worker in workers:
+                worker.kill()
+            assert error is not None
+            raise error
+        return PoolRef(workers, self.route)
 
     def _manner(self, cls: type[Actor]) -> Manner:
         if self.concurrency > 1 and not is_asynchronous(cls):

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from actorraft.actors import public
 from actorraft.actors.monitor import Monitor
 from actorraft.actors.post import Post
 from actorraft.actors.process import ActorProcess, refuse_nested_spawn
@@ -71,6 +72,7 @@ class _Child:
         record = read_record(record_file(address.endpoint), address.endpoint)
         assert record is not None, "it was reserved"
         self.record = record
+        self.public = False  # whether it is named where others look too
         self.process: ActorProcess | None = None
         self.exit: tuple[int | None, str] = (None, "")  # code and reason of the last exit
 
@@ -113,12 +115,14 @@ class System:
         name: str | None,
         mailbox: tuple[int, int],
         supervision: Supervision | None,
+        to_all: bool = False,
     ) -> Address:
         """Start an actor's process; return where it takes messages once it does.
 
         Args:
             target: what the process runs, given its address and `code`.
             kind: what a name is made of, if none is given.
+            to_all: whether others than this tree of processes may find it.
             mailbox: how many messages, and bytes, one sender may have with it that it has not taken.
         """
         refuse_nested_spawn()
@@ -127,6 +131,8 @@ class System:
         with self._lock:
             address = self.reserve(kind, name, *mailbox)
             child = _Child(address, target, code, supervision)
+            if to_all:
+                self._publish(child)
             self._children[f"actor {address.name}"] = child
         try:
             process = self._launch(child)
@@ -135,6 +141,14 @@ class System:
             raise
         self._watch(process, child)
         return address
+
+    def _publish(self, child: _Child) -> None:
+        try:
+            public.publish(child.address.name, child.address.endpoint)
+        except BaseException:
+            self._write(child, child.record._replace(state=DEAD))
+            raise
+        child.public = True
 
     def reserve(self, kind: str, name: str | None, mailbox_max: int, mailbox_bytes_max: int) -> Address:
         """Take a name, and say in a record that an actor is being started under it, at a fresh endpoint.
@@ -218,13 +232,15 @@ class System:
             self._monitor.watch(process, child.supervision)
 
     def find(self, name: str) -> Record:
-        """Return what is known of a named actor anywhere in this tree of processes.
+        """Return what is known of a named actor anywhere in this tree of processes, or of a public one elsewhere.
 
         Raises:
             UsageError: there is none of that name.
         """
         record = read_record(self.run_dir / f"{name}.json")
         if record is None or record.dead:
+            record = public.find(name)
+        if record is None:
             raise UsageError(f"there is no actor named {name!r}")
         return record
 
@@ -335,6 +351,8 @@ class System:
             endpoint = child.address.endpoint
             for file in (Path(endpoint.removeprefix("ipc://")), down_file(endpoint), again_file(endpoint)):
                 file.unlink(missing_ok=True)
+            if child.public:
+                public.withdraw(child.address.name, endpoint)
             if child.process is not None:
                 child.process.close()
 

@@ -1,0 +1,119 @@
+"""Public names, and pools of actors behind one ref."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actorraft.actors.actor import Actor
+from actorraft.actors.pool import PoolRef
+from actorraft.actors.ref import ActorRef
+from actorraft.actors.spawn import ActorOptions, actor_ref
+from actorraft.errors import StartError, UsageError
+from tests.actors.helpers import until
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+Start = Callable[..., ActorRef]
+OTHER = """
+import os, sys
+from actorraft import ActorDead, UsageError, actor_ref
+try:
+    ref = actor_ref(sys.argv[1])
+    print(ref.ask(("double", 21)).result())
+except UsageError as error:
+    print(error)
+"""
+
+
+class Doubler(Actor):
+    """Doubles, and says in which process."""
+
+    def receive(self, message: Any) -> Any:
+        return (os.getpid(), message) if message[0] != "double" else 2 * message[1]
+
+
+def other_process(name: str, tmp_path: Path) -> str:
+    """Ask the actor of this name from a process that nothing here has started, with another TMPDIR."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER, name], capture_output=True, text=True, timeout=60, env=environment
+    )
+    return done.stdout.strip() or done.stderr
+
+
+def test_a_public_actor_is_found_by_any_process_of_the_user_until_its_end(start: Start, tmp_path: Path) -> None:
+    name = f"public-{os.getpid()}"
+    ref = start(Doubler, name=name, public=True)
+
+    assert other_process(name, tmp_path) == "42"
+    ref.restart()
+    assert other_process(name, tmp_path) == "42"
+    ref.kill()
+    assert "no actor named" in other_process(name, tmp_path)
+
+
+def test_an_actor_that_is_not_public_is_found_by_its_own_tree_alone(start: Start, tmp_path: Path) -> None:
+    name = f"private-{os.getpid()}"
+    start(Doubler, name=name)
+
+    assert actor_ref(name).ask(("double", 1)).result(20.0) == 2
+    assert "no actor named" in other_process(name, tmp_path)
+
+
+def test_a_public_actor_needs_a_name_and_a_name_has_letters() -> None:
+    with pytest.raises(UsageError, match="name"):
+        ActorOptions(public=True)
+    with pytest.raises(UsageError, match="no actor"):
+        actor_ref("../../etc/passwd")
+
+
+def test_a_pool_gives_each_worker_its_turn_and_a_key_always_the_same_worker(start: Start) -> None:
+    turns = start(Doubler, pool=3)
+    by_key = start(Doubler, pool=3, route=lambda message: message[0])
+    assert isinstance(turns, PoolRef)
+
+    assert len({turns.ask(("where", 0), timeout=20.0).result()[0] for _ in range(3)}) == 3
+    for key in ("a", "b", "c"):
+        assert len({by_key.ask((key, number), timeout=20.0).result()[0] for number in range(4)}) == 1
+    assert turns.is_alive()
+    turns.stop()
+    until(lambda: not turns.is_alive())
+
+
+def test_the_least_loaded_worker_gets_the_next_message(start: Start, tmp_path: Path) -> None:
+    class Gate(Actor):
+        def receive(self, message: Any) -> Any:
+            while message == "block" and not (tmp_path / "open").exists():
+                pass
+            return os.getpid()
+
+    ref = start(Gate, pool=2, route="least_loaded")
+    assert isinstance(ref, PoolRef)
+    blocked = ref.ask("block", timeout=60.0)
+
+    pids = {ref.ask("next", timeout=20.0).result() for _ in range(4)}
+
+    (tmp_path / "open").touch()
+    assert len(pids) == 1
+    assert blocked.result(20.0) not in pids
+
+
+def test_a_pool_of_which_one_does_not_start_leaves_none() -> None:
+    class Failing(Actor):
+        def __init__(self) -> None:
+            raise RuntimeError("not today")
+
+    with pytest.raises(StartError, match="not today"):
+        ActorOptions(pool=2).spawn(Failing)
+    with pytest.raises(UsageError, match="route"):
+        ActorOptions(pool=2, route="anyhow")
+    with pytest.raises(UsageError, match="pool"):
+        ActorOptions(pool=0)

@@ -17,7 +17,7 @@ import itertools
 import logging
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -38,6 +38,7 @@ from actorraft.actors.wire import (
     HELLO,
     LAST,
     READ,
+    SCALARS,
     STOP,
     TELL,
     Call,
@@ -62,6 +63,7 @@ FLUSH_S: Final = 0.001  # answers wait for each other no longer than this
 AGAIN_S: Final = 0.005  # when to try again with a sender that does not read
 FAREWELL_S: Final = 1.0  # how long the last answers of a stopped actor may take to be read
 
+_OURS: Final = frozenset({Call, Inquiry})
 _decode = msgspec.msgpack.Decoder(list[tuple[int, int, bytes]]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -120,6 +122,11 @@ class Inside:
         self._fresh.append((time.monotonic() + seconds, next(self._numbers), timer))
         self.wake()
         return timer
+
+    @property
+    def has_timers(self) -> bool:
+        """Whether there is anything to wait for."""
+        return bool(self._timers or self._fresh)
 
     def take_due(self) -> _Timer | None:
         """Return a timer whose time has come; None if there is none."""
@@ -180,6 +187,7 @@ class _Sender:
 
     def __init__(self) -> None:
         self.ref: ActorRef[Any] | None = None  # if it is an actor
+        self.turn: tuple[ActorRef[Any] | None] = (None,)
         self.taken = 0
         self.answers: list[tuple[int, bool, bytes]] = []
         self.owner = wire.new_owner()  # of what it defines here
@@ -212,7 +220,8 @@ class _Loop:
         self._running = 0  # messages that are being awaited
         self._flushed_s = 0.0
         self._crash: BaseException | None = None
-        self.counts: Counter[str] = Counter()
+        self._messages = self._failures = 0
+        self._in_turn: tuple[ActorRef[Any] | None] | None = None
 
     def run(self) -> None:
         """Take messages until the actor is stopped.
@@ -224,8 +233,7 @@ class _Loop:
         while not (self._is_ending() and not self._running):
             self._listen(0.0 if inbox and self._may_take() else min(AGAIN_S if self._due else 1.0, inside.wait_s()))
             while self._may_take():
-                timer = inside.take_due()
-                if timer is not None:
+                if inside.has_timers and (timer := inside.take_due()) is not None:
                     self._begin(_Turn(None, TELL, 0, timer.message), self._actor.ref)
                 elif inbox:
                     self._take(*inbox.popleft())
@@ -234,6 +242,7 @@ class _Loop:
                 if time.monotonic() - self._flushed_s > FLUSH_S:
                     self.flush()
             self.flush()
+        self._in_turn_of(None)
         if self._crash is not None:
             raise self._crash
         if self._inside.stopping:
@@ -260,7 +269,7 @@ class _Loop:
                 self._running -= 1
                 self._count_taken(done.sender_id)
             if ok:
-                self._answer(done, True, value)
+                self._answer_to(done, True, value)
             else:
                 self._on_error(done, value)
 
@@ -275,6 +284,7 @@ class _Loop:
         if kind == HELLO:
             address, definitions = wire.loads(data)
             sender.ref = ActorRef(*address) if address is not None else None
+            sender.turn = (sender.ref,)
             for each in definitions:
                 self._define(sender, each)
             return
@@ -290,7 +300,26 @@ class _Loop:
             self._count_taken(sender_id)
             self._on_error(_Turn(sender_id, kind, number, None), error, crashes=False)
             return
-        self._begin(_Turn(sender_id, kind, number, message), sender.ref)
+        if self._coroutines is not None or type(message) in _OURS:
+            self._begin(_Turn(sender_id, kind, number, message), sender.ref)
+            return
+        # The way of most messages, without anything that only others need.
+        self._messages += 1
+        if self._in_turn is not sender.turn:
+            self._in_turn_of(sender.turn)
+        try:
+            result = self._actor.receive(message)
+        except BaseException as error:
+            self._count_taken(sender_id)
+            self._on_error(_Turn(sender_id, kind, number, message), error)
+            return
+        if type(result) not in SCALARS:
+            self._finish(_Turn(sender_id, kind, number, message), sender.ref, result)
+            return
+        sender.taken += 1
+        self._due[sender_id] = sender
+        if kind == ASK:
+            self._answer(sender_id, number, True, result)
 
     @staticmethod
     def _define(sender: _Sender, data: bytes) -> None:
@@ -301,20 +330,26 @@ class _Loop:
 
     def _begin(self, one: _Turn, sender: ActorRef[Any] | None) -> None:
         """Take a message: here, if that needs nothing to be awaited."""
-        self.counts["messages"] += type(one.message) is not Inquiry
+        self._messages += type(one.message) is not Inquiry
         if self._coroutines is not None and type(one.message) is not Inquiry:
             self._running += 1
             self._coroutines.start(self._run(one, sender, self._act))
             return
-        turn.set((sender,))
+        self._in_turn_of((sender,))
         try:
             result = self._act(one.message)
         except BaseException as error:
             self._count_taken(one.sender_id)
             self._on_error(one, error)
             return
-        finally:
-            turn.set(None)
+        self._finish(one, sender, result)
+
+    def _in_turn_of(self, now: tuple[ActorRef[Any] | None] | None) -> None:
+        """Say whose message has its turn. It is left said between turns, when no code of the actor's runs here."""
+        self._in_turn = now
+        turn.set(now)
+
+    def _finish(self, one: _Turn, sender: ActorRef[Any] | None, result: Any) -> None:
         if isinstance(result, Future):
             self._count_taken(one.sender_id)
             result.add_done_callback(lambda future: self._on_future(one, future))
@@ -324,13 +359,17 @@ class _Loop:
             self._aside.start(self._run(one, sender, lambda _: result))
         else:
             self._count_taken(one.sender_id)
-            self._answer(one, True, result)
+            self._answer_to(one, True, result)
 
     def _act(self, message: Any) -> Any:
         if type(message) is Call:
             return message.on(self._actor)
         if type(message) is Inquiry:
-            return callable_methods(type(self._actor)) if message.about == "methods" else dict(self.counts)
+            return (
+                callable_methods(type(self._actor))
+                if message.about == "methods"
+                else {"messages": self._messages, "failures": self._failures}
+            )
         return self._actor.receive(message)
 
     async def _run(self, one: _Turn, sender: ActorRef[Any] | None, act: Callable[[Any], Any]) -> None:
@@ -363,9 +402,9 @@ class _Loop:
     # --- What a message comes to ---
 
     def _on_error(self, one: _Turn, error: BaseException, *, crashes: bool = True) -> None:
-        self.counts["failures"] += 1
+        self._failures += 1
         if one.kind == ASK:
-            self._answer(one, False, error)
+            self._answer_to(one, False, error)
         else:
             logger.error("what it was told failed\n%s", exceptions.story(error))
             if self._coroutines is None or not crashes:  # else it has been called, in the coroutines' thread
@@ -380,13 +419,15 @@ class _Loop:
             else:
                 self._actor.on_failure(error, message)
 
-    def _answer(self, one: _Turn, ok: bool, value: Any) -> None:
-        if one.kind != ASK or one.sender_id is None:
-            return
-        sender = self._senders.get(one.sender_id)
+    def _answer_to(self, one: _Turn, ok: bool, value: Any) -> None:
+        if one.kind == ASK and one.sender_id is not None:
+            self._answer(one.sender_id, one.number, ok, value)
+
+    def _answer(self, sender_id: bytes, number: int, ok: bool, value: Any) -> None:
+        sender = self._senders.get(sender_id)
         if sender is None:
             return  # gone meanwhile
-        self._due[one.sender_id] = sender
+        self._due[sender_id] = sender
         try:
             data = sender.writer.dumps(value) if ok else dump_error(value, sender.writer.dumps)
         except BaseException as error:
@@ -394,7 +435,7 @@ class _Loop:
         if len(data) > FRAME_BYTES_MAX - 1024:
             large = UsageError(f"an answer of {len(data)} bytes is over {FRAME_BYTES_MAX}")
             ok, data = False, dump_error(large, sender.writer.dumps)
-        sender.answers.append((one.number, ok, data))
+        sender.answers.append((number, ok, data))
 
     def flush(self) -> None:
         """Send what is due: answers, and how many messages were taken."""

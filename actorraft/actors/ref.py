@@ -154,7 +154,7 @@ class ActorRef(Generic[A_co]):
     def counts(self, *, timeout: float | None = 5.0) -> dict[str, int]:
         """Ask the actor's process how many messages it has begun to take ("messages"), and how many raised."""
         told: dict[str, int] = self.ask(Inquiry("counts"), timeout).result()
-        return {"messages": 0, "failures": 0, **told}
+        return told
 
     def _send(
         self, kind: int, message: Any, timeout: float | None = None, future: ResultFuture[Any] | None = None

@@ -43,7 +43,7 @@ FRAME_BYTES_MAX: Final = 64 << 20
 
 _BY_VALUE: Final = bytes((BY_VALUE,))
 _ENDS_OTHERS: Final = (StopIteration, StopAsyncIteration)  # mean something else to who raises them anew
-_SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None)})
+SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None)})
 
 _definitions = Definitions(own_first=True)  # what others have defined here
 _owners = itertools.count(1)
@@ -73,7 +73,7 @@ class Writer:
             UsageError: it cannot be sent; the message says why.
         """
         kind = type(value)
-        if kind in _SCALARS or (kind in (tuple, list) and _SCALARS.issuperset(map(type, value))):
+        if kind in SCALARS or (kind in (tuple, list) and SCALARS.issuperset(map(type, value))):
             return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         if self._encoder is None:
             self._encoder = Encoder(lambda data: self.on_definition(data))

@@ -50,6 +50,7 @@ COMPOSITION_ROOTS = {
     "actorraft.node.process",
     "actorraft.cluster.founding",
     "actorraft.node.members",
+    "actorraft.node.key_change",
     "actorraft.node.standalone",
     "actorraft.cli",
 }  # and actorraft.actors: they name a transport

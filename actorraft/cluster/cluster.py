@@ -97,25 +97,43 @@ class Cluster(Client[M]):
         client.wait_for_leader()
         return client
 
-    def add_node(self, *, timeout: float = 60.0) -> int:
+    def add_node(self, *, voter: bool = True, timeout: float = 60.0) -> int:
         """Start one more node and make it a voter once it has caught up; commands keep flowing.
+
+        Args:
+            voter: False: it stays a learner, which has all and does not vote, until `promote`.
 
         Returns:
             Its id, never used before.
 
         Raises:
-            Unavailable: it is not a voter after `timeout` seconds; the message says how far it came.
+            Unavailable: it is not a member after `timeout` seconds; the message says how far it came.
             StartError: it did not come up, or cannot take up the state; with its own words.
         """
         deadline_s = time.monotonic() + timeout
         free: int = self._ask_leader("status", {}, timeout)["next_node_id"]
         node_id = self._processes.add(free, deadline_s)
         self._set_endpoints()
-        change = ["add_voter", node_id, self._processes.place.storage_ids()[node_id]]
-        self._change_membership(node_id, change, lambda said: node_id in said["voters"], deadline_s)
+        kind, role = ("add_voter", "voter") if voter else ("add_learner", "learner")
+        change = [kind, node_id, self._processes.place.storage_ids()[node_id]]
+        self._change_membership(node_id, change, lambda said: node_id in said[f"{role}s"], deadline_s)
         self._wait_until_applied(node_id, deadline_s)
-        self._emit("membership", node_id, "is a voter")
+        self._emit("membership", node_id, f"is a {role}")
         return node_id
+
+    def promote(self, node_id: int, *, timeout: float = 60.0) -> None:
+        """Let a learner vote, once it has caught up. One that votes already stays as it is.
+
+        Raises:
+            UsageError: there is no such node.
+            Unavailable: it is not a voter after `timeout` seconds; the message says how far it came.
+        """
+        if node_id not in self._processes.node_ids:
+            raise UsageError(f"there is no node {node_id}; the nodes are {list(self._processes.node_ids)}")
+        change = ["add_voter", node_id, self._processes.place.storage_ids()[node_id]]
+        done = lambda said: node_id in said["voters"]  # noqa: E731
+        self._change_membership(node_id, change, done, time.monotonic() + timeout)
+        self._emit("membership", node_id, "is a voter")
 
     def _wait_until_applied(self, node_id: int, deadline_s: float) -> None:
         """Wait until a node has the state that all others have now: one that has the log may yet die of a snapshot."""

@@ -193,3 +193,17 @@ def test_nodes_join_and_leave_while_leaders_are_killed_at_any_moment(
             eventually(lambda before=before: load.done() > before, what="writes go on")  # type: ignore[misc]
     assert load.audit() > 0
     agree(cluster)
+
+
+def test_a_learner_has_all_and_votes_once_it_is_promoted(raft_cluster: Spawn) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    cluster.proxy().append("k", 1)
+    learner = cluster.add_node(voter=False)
+    leader = cluster.wait_for_leader()
+    assert cluster.ask_node(leader, "status", {}, 5.0).result()["learners"] == [learner]
+    cluster.promote(learner)
+    said = cluster.ask_node(cluster.wait_for_leader(), "status", {}, 5.0).result()
+    assert (said["voters"], said["learners"]) == ([0, 1, 2, learner], [])
+    with pytest.raises(UsageError, match="there is no node 99"):
+        cluster.promote(99)
+    agree(cluster)

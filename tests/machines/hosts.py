@@ -160,13 +160,23 @@ class Hosts:
     def client_folder(self) -> Path:
         return self.directory / "host-0" / "client"
 
-    def found(self, *more: str, nodes: int = 3, machine: str = "statemachines.kv:KVStore", names: bool = False) -> None:
+    def found(
+        self,
+        *more: str,
+        nodes: int = 3,
+        machine: str = "statemachines.kv:KVStore",
+        names: bool = False,
+        places: str = "",
+    ) -> None:
         """Found a cluster and carry each folder to its machine; nothing runs yet.
 
         Args:
             names: the machines are called host-1, host-2, …; `name` says what that means on each.
+            places: what others dial, if that is something else.
         """
-        places = ",".join(f"{host.name if names else host.address}:{PORT}" for host in self.all[1 : nodes + 1])
+        places = places or ",".join(
+            f"{host.name if names else host.address}:{PORT}" for host in self.all[1 : nodes + 1]
+        )
         made = self.all[CLIENT].directory / "cluster"
         self.run("init", str(made), "--machine", machine, "--nodes", places, "--durability", "os", *more)
         (made / "client").rename(self.client_folder)

@@ -105,7 +105,9 @@ class Inside:
     """What the actor may ask of its loop, from any of its threads; there from before its constructor on."""
 
     def __init__(self) -> None:
-        self.stopping = False
+        self.leaving = False  # whether no further message is taken
+        self.stopping = False  # whether it stays down then
+        self.armed = False  # whether there may be timers
         self.wake: Callable[[], None] = lambda: None  # once there is a mailbox, that one's
         self._fresh: deque[tuple[float, int, _Timer]] = deque()
         self._timers: list[tuple[float, int, _Timer]] = []  # a heap, the loop's alone
@@ -113,6 +115,11 @@ class Inside:
 
     def stop(self) -> None:
         self.stopping = True
+        self.leave()
+
+    def leave(self) -> None:
+        """Have the loop end once what is being taken is done."""
+        self.leaving = True
         self.wake()
 
     def after(self, seconds: float, message: Any) -> _Timer:
@@ -120,22 +127,21 @@ class Inside:
             raise UsageError(f"a timer is set for 0 seconds or more, not {seconds!r}")
         timer = _Timer(message)
         self._fresh.append((time.monotonic() + seconds, next(self._numbers), timer))
+        self.armed = True
         self.wake()
         return timer
 
-    @property
-    def has_timers(self) -> bool:
-        """Whether there is anything to wait for."""
-        return bool(self._timers or self._fresh)
-
     def take_due(self) -> _Timer | None:
         """Return a timer whose time has come; None if there is none."""
+        self.armed = False
         while self._fresh:
             heapq.heappush(self._timers, self._fresh.popleft())
         while self._timers and (not self._timers[0][2].open or self._timers[0][0] <= time.monotonic()):
             timer = heapq.heappop(self._timers)[2]
             if timer.cancel():
+                self.armed = True
                 return timer
+        self.armed = self.armed or bool(self._timers)  # one that was set meanwhile has armed it itself
         return None
 
     def wait_s(self) -> float:
@@ -167,7 +173,7 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
         frame_bytes_max=FRAME_BYTES_MAX,
     )
     inside.wake = mailbox.wake
-    context.on_stop(mailbox.wake)
+    context.on_stop(inside.leave)
     loop = _Loop(actor, mailbox, context, inside, coroutines, manner)
     context.report(("ready", None))
     try:
@@ -229,11 +235,12 @@ class _Loop:
         Raises:
             BaseException: what an actor that is to be restarted after an exception let out.
         """
-        inbox, inside = self._inbox, self._inside
-        while not (self._is_ending() and not self._running):
-            self._listen(0.0 if inbox and self._may_take() else min(AGAIN_S if self._due else 1.0, inside.wait_s()))
-            while self._may_take():
-                if inside.has_timers and (timer := inside.take_due()) is not None:
+        inbox, inside, concurrency = self._inbox, self._inside, self._manner.concurrency
+        while not inside.leaving or self._running:
+            busy = inbox and not inside.leaving and self._running < concurrency
+            self._listen(0.0 if busy else min(AGAIN_S if self._due else 1.0, inside.wait_s()))
+            while not inside.leaving and self._running < concurrency:
+                if inside.armed and (timer := inside.take_due()) is not None:
                     self._begin(_Turn(None, TELL, 0, timer.message), self._actor.ref)
                 elif inbox:
                     self._take(*inbox.popleft())
@@ -247,12 +254,6 @@ class _Loop:
             raise self._crash
         if self._inside.stopping:
             self._context.report(("stopping", None))
-
-    def _is_ending(self) -> bool:
-        return self._inside.stopping or self._context.stop_requested or self._crash is not None
-
-    def _may_take(self) -> bool:
-        return self._running < self._manner.concurrency and not self._is_ending()
 
     def _listen(self, wait_s: float) -> None:
         for kind, sender, frame in self._mailbox.wait(wait_s):
@@ -279,7 +280,7 @@ class _Loop:
             sender = self._senders[sender_id] = _Sender()
         if kind == STOP:
             self._count_taken(sender_id)
-            self._inside.stopping = True
+            self._inside.stop()
             return
         if kind == HELLO:
             address, definitions = wire.loads(data)
@@ -411,6 +412,7 @@ class _Loop:
                 self._tell_of_failure(error, one.message)
         if crashes and self._manner.on_error == "restart" and type(error) is not NoSuchMethod:
             self._crash = error
+            self._inside.leaving = True
 
     def _tell_of_failure(self, error: BaseException, message: Any) -> None:
         with _logged("on_failure"):

@@ -41,7 +41,7 @@ LAST: Final = -1  # the number of what is no answer, but says that no more will 
 DEFINITION: Final = -2  # the number of what is no answer, but a definition for those that follow
 FRAME_BYTES_MAX: Final = 64 << 20
 
-_BY_VALUE: Final = bytes((BY_VALUE,))
+SCALAR_PROTOCOL: Final = 4  # of pickles that name no class, by which they are known; all others have a later one
 _ENDS_OTHERS: Final = (StopIteration, StopAsyncIteration)  # mean something else to who raises them anew
 SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None)})
 
@@ -74,7 +74,7 @@ class Writer:
         """
         kind = type(value)
         if kind in SCALARS or (kind in (tuple, list) and SCALARS.issuperset(map(type, value))):
-            return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+            return pickle.dumps(value, SCALAR_PROTOCOL)
         if self._encoder is None:
             self._encoder = Encoder(lambda data: self.on_definition(data))
         return self._encoder.dumps(value)
@@ -107,7 +107,9 @@ def loads(data: bytes) -> Any:
     Raises:
         BaseException: whatever reading it raised.
     """
-    if data[:1] == _BY_VALUE:
+    if data[1] == SCALAR_PROTOCOL:
+        return pickle.loads(data)
+    if data[0] == BY_VALUE:
         with _building:
             return _definitions.loads(data)
     return _definitions.loads(data)

@@ -147,6 +147,7 @@ class Inside:
     def wait_s(self) -> float:
         """Return how long until the next timer, a second at the longest."""
         if self._fresh:
+            self.armed = True  # again, if taking the last one has just said otherwise
             return 0.0
         return min(1.0, max(0.0, self._timers[0][0] - time.monotonic())) if self._timers else 1.0
 

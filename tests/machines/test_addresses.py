@@ -12,7 +12,7 @@ from statemachines.kv import KVStore
 from tests.machines.hosts import PORT, Hosts, Load, eventually
 from tests.machines.test_joining import join, roles, token
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 def begun(net: Hosts, client: Client[KVStore]) -> None:

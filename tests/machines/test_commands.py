@@ -11,7 +11,7 @@ from actorraft import connect
 from statemachines.kv import KVStore
 from tests.machines.hosts import Hosts, Load, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 def test_one_call_from_a_shell_and_what_is_on_the_disks(net: Hosts) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.machines.hosts import PORT, Host, Hosts, Load, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 def token(net: Hosts, *more: str) -> str:

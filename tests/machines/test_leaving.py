@@ -13,7 +13,7 @@ from actorraft import ActorRaftError, connect
 from statemachines.kv import KVStore
 from tests.machines.hosts import PORT, Hosts, Load, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 def test_sigterm_of_the_leader_under_load_costs_no_client_an_error(net: Hosts) -> None:

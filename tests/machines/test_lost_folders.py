@@ -15,7 +15,7 @@ from actorraft import Client, OutcomeUnknown, Unavailable, connect
 from statemachines.kv import KVStore
 from tests.machines.hosts import CLIENT, Hosts, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 def acknowledged_by_two(net: Hosts, client: Client[KVStore]) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.machines.hosts import CLIENT, REPOSITORY, Hosts, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from tests.machines.hosts import Hosts, Load, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[::2], ids=str)

@@ -315,7 +315,7 @@ class Holding:
             return
         outcome = codec.encode(codec.Outcome(hold.index, hold.position, hold.error))
         with contextlib.suppress(RaftError):  # later, then
-            server.propose(codec.stamp(self._log_time.now_s(), outcome))
+            server.propose(codec.stamp(self._log_time.now_s(), outcome), bounded=False)
 
     def _hand_over(self) -> None:
         """Have a node lead that does not hold, as far as is known; give it the time to say so."""

@@ -220,7 +220,8 @@ class MachineThread:
                 until_s = time.monotonic() + LATE_S
                 while self._here and not self._work.empty():  # type: ignore[redundant-expr]  # another thread's doing
                     work = self._work.get()
-                    assert work is not None, "the loop was handed to the thread that runs it"
+                    if work is None:
+                        continue  # it was taken away and given back, and nothing of that was seen here
                     if type(work) in LONG:
                         self._here = False
                         self._bell.put(None)

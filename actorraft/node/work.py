@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from actorraft import codec
@@ -189,6 +190,14 @@ def held_up(done: SnapshotTaken | SnapshotFailed | Stopped, seconds: float) -> S
 
 
 def by_entry(events: Iterable[tuple[int, str, Any]]) -> Iterator[tuple[int, str, list[Any]]]:
-    """Group what was published by entry and topic, in order: (index, topic, events)."""
-    for (index, topic), group in groupby(events, key=lambda event: event[:2]):
-        yield index, topic, [event for _, _, event in group]
+    """Group what was published by entry and topic, in order: (index, topic, events), each pair once.
+
+    Commands of one entry may publish to topics in turn; and what comes with an index that a watch has seen passes for a
+    repetition.
+    """
+    for index, entry in groupby(events, key=itemgetter(0)):
+        topics: dict[str, list[Any]] = {}
+        for _, topic, event in entry:
+            topics.setdefault(topic, []).append(event)
+        for topic, values in topics.items():
+            yield index, topic, values

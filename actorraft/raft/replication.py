@@ -39,8 +39,12 @@ Slices = dict[int, tuple[list[LogEntry], int]]  # first index -> entries and byt
 # -- at the leader
 
 
-def propose(self: RaftServer, item: Any) -> int:
+def propose(self: RaftServer, item: Any, *, bounded: bool = True) -> int:
     """Append an item to the leader's log and return its index (§5.3). It is committed when a Ready says so, if ever.
+
+    Args:
+        item: what is to be appended.
+        bounded: False for what the executor needs to go on: it must not wait for what the executor has not applied.
 
     Raises:
         NotLeader: propose it to `leader_id`.
@@ -53,7 +57,7 @@ def propose(self: RaftServer, item: Any) -> int:
     if isinstance(item, Configuration):
         raise ValueError("a configuration is changed with change_membership()")
     size = item_bytes(item)
-    if self.unapplied and self.unapplied_bytes + size > self.config.uncommitted_bytes_max:
+    if bounded and self.unapplied and self.unapplied_bytes + size > self.config.uncommitted_bytes_max:
         raise ProposalRefused("busy")
     index = self.log.append(LogEntry(self.current_term, item))
     self.unapplied.append((index, size))

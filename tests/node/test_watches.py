@@ -9,6 +9,7 @@ import pytest
 from actorraft import codec
 from actorraft.node import watches
 from actorraft.node.history import History
+from actorraft.node.work import by_entry
 from actorraft.ports import GONE
 from tests.node.helpers import Node
 
@@ -145,3 +146,10 @@ def test_a_client_has_a_bounded_number_of_watches(monkeypatch: pytest.MonkeyPatc
     for watch_id in range(5):
         node.say("watcher", codec.Watch(watch_id, "t", None))
     assert 2 == len(errors(node))
+
+
+def test_what_one_entry_published_to_a_topic_comes_in_one_piece_whatever_it_published_between() -> None:
+    """The second piece passed for a repetition of the first, and was lost (simulator, seed 55)."""
+    events = [(7, "a", 1), (7, "b", 2), (7, "a", 3), (8, "a", 4)]
+
+    assert list(by_entry(events)) == [(7, "a", [1, 3]), (7, "b", [2]), (8, "a", [4])]

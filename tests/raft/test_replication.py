@@ -411,3 +411,14 @@ def test_a_driver_has_followers_told_where_no_append_follows_and_only_once() -> 
     ]
     leader.tell_commit()
     assert drain(leader) == []
+
+
+def test_what_the_executor_needs_to_go_on_does_not_wait_for_what_it_has_not_applied() -> None:
+    """A leader that held at a command refused the very entry that decides it, for ever (simulator, seed 306)."""
+    leader = settled_leader(config=RaftConfig(uncommitted_bytes_max=100))
+    leader.propose(b"x" * 90)
+
+    with pytest.raises(ProposalRefused, match="busy"):
+        leader.propose(b"y" * 20)
+
+    assert leader.log[leader.propose(b"z" * 20, bounded=False)].item == b"z" * 20

@@ -196,6 +196,11 @@ class SimDisk:
         self.first_index = snapshot.snapshot_id.index + 1
         self.previous_term = snapshot.snapshot_id.term
 
+    def cut(self, last_index: int) -> None:
+        """Be as an older copy of this disk: without the entries after `last_index`. Term and vote stay."""
+        del self.entries[last_index + 1 - self.first_index :]
+        self.configurations = [known for known in self.configurations if known[0] <= last_index]
+
     def close(self) -> None:
         """Nothing to let go of."""
 

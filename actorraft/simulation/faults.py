@@ -166,7 +166,44 @@ class Nemesis:
             self.timeline.after(1, world.connection, (one, one.start, peer.node_id, False))
             self.timeline.after(20_000, world.connection, (one, one.start, peer.node_id, True))
 
+    def _full_queue(self) -> None:
+        """A client does not read for a while."""
+        client = self.rng.choice(self.play.clients)
+        self._count("full queue", client.address, "does not read")
+        self.network.full.add(client.address)
+        self._for_a_while()
+
     # --- Disks and clocks ---
+
+    def _old_disk(self) -> None:
+        """A node comes back on an older copy of its disk: it has lost entries that it had acknowledged.
+
+        Only such as a majority of the others holds, so that nothing is lost, and one node in a run.
+        """
+        node = self._victim()
+        checker = self.world.checker
+        committed = len(checker.committed)
+        if node is None or not committed or checker.behind not in (None, node.node_id):
+            return
+        if node.disk.last_index >= committed:
+            return
+        last_term = checker.committed[-1].term
+        others = [
+            one for one in self.world.nodes.values() if one is not node and one.disk.holds(committed - 1, last_term)
+        ]
+        kept = node.disk.last_index - self.rng.randrange(1, 40)
+        if len(others) < len(self.world.nodes) // 2 + 1 or kept <= max(node.disk.snapshot_index, node.disk.first_index):
+            return
+        checker.behind, checker.told_by = node.node_id, None
+        self._count("old disk", node.node_id, f"comes back with its log up to {kept} of {node.disk.last_index}")
+        node.crash("(its disk is put back to an older copy)")
+        node.disk.cut(kept)
+
+    def _out_of_memory(self) -> None:
+        node = self._victim()
+        if node is not None:
+            self._count("out of memory", node.node_id)
+            node.mood.out_of_memory = self.rng.choice((1, 3))
 
     def _disk_stall(self) -> None:
         node = self._victim()
@@ -256,6 +293,7 @@ class Nemesis:
             node.fuse = 0
             node.disk.fail_next = False
             node.disk.stall_us = 0
+            node.mood.out_of_memory = 0
             node.calm = True
             node.resume()
             if not node.up and not node.retired:

@@ -27,10 +27,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from actorraft.raft.log import item_bytes
 from actorraft.raft.messages import (
+    AppendEntries,
     AppendEntriesResponse,
     Configuration,
     HardState,
+    InstallSnapshot,
     InstallSnapshotResponse,
     LogEntry,
     Message,
@@ -87,10 +90,14 @@ class Checker:
         self.committed: list[LogEntry] = []  # the one history
         self.commit_terms: list[int] = []  # the leader's term when it was committed
         self.leaders: dict[int, int] = {}  # term -> who led
+        self.behind: int | None = None  # the node that was put on an older copy of its disk
+        self.told_by: int | None = None  # the leader that knows, and said so
         self.given: dict[tuple[int, int], int] = {}  # (voter, term) -> to whom it gave its vote, in a message
         self.candidates: dict[tuple[int, int], tuple[int, int]] = {}  # (node, term) -> its last log term and index
         self.entries: dict[tuple[int, int], tuple[int, Any]] = {}  # (index, term) -> (term before it, item)
         self.on_message: dict[type, Callable[[Judged, Any], None]] = {
+            AppendEntries: self._on_append,
+            InstallSnapshot: self._on_chunk,
             AppendEntriesResponse: self._on_append_response,
             RequestVote: self._on_request_vote,
             RequestVoteResponse: self._on_vote_response,
@@ -147,6 +154,8 @@ class Checker:
             if progress is None or disk.hard_state.term > server.current_term:
                 continue  # deposed without knowing it: what was acknowledged to it may be its successor's by now
             match = progress.match_index
+            if peer_id == self.behind and self.told_by != node.node_id and match > disk.last_index:
+                continue  # its leader has not heard yet that it lost this
             if match >= log.first_index and not disk.holds(match, log[match].term):
                 raise InvariantViolation(
                     "match index",
@@ -167,6 +176,12 @@ class Checker:
             raise InvariantViolation(
                 "reads", f"node {node.node_id} serves a read at {index}, asked for when {committed_then} was committed"
             )
+
+    def lost_log(self, node: Judged, lost_by: int, words: str) -> None:
+        """A leader says that a node lost what it had acknowledged."""
+        if lost_by != self.behind:
+            raise InvariantViolation("lost logs", f"leader {node.node_id} says so falsely: {words}")
+        self.told_by = node.node_id
 
     def configuration_of(self, node: Judged) -> Configuration:
         """Return the configuration in force by what is durable, worked out apart from the core."""
@@ -303,6 +318,27 @@ class Checker:
         check = self.on_message.get(type(message))
         if check is not None:
             check(node, message)
+
+    def _on_append(self, node: Judged, message: AppendEntries) -> None:
+        """No more at once, and no more under way, than the configuration says: links are made for that."""
+        server, entries = node.server, message.entries
+        if server is None or not entries:
+            return
+        config = server.config
+        if len(entries) > 1 and sum(item_bytes(item) for _, item in entries) > config.append_bytes_max:
+            raise InvariantViolation(
+                "bounds",
+                f"node {node.node_id} sends {len(entries)} entries, over {config.append_bytes_max} bytes",
+            )
+        progress = server.progress.get(message.dest)
+        if progress is not None and len(progress.inflight) > config.inflight_max:
+            raise InvariantViolation(
+                "bounds", f"node {node.node_id} has {len(progress.inflight)} appends to {message.dest} under way"
+            )
+
+    def _on_chunk(self, node: Judged, message: InstallSnapshot) -> None:
+        if node.server is not None and len(message.data) > node.server.config.snapshot_chunk_bytes:
+            raise InvariantViolation("bounds", f"node {node.node_id} sends a chunk of {len(message.data)} bytes")
 
     def _on_append_response(self, node: Judged, message: AppendEntriesResponse) -> None:
         if not message.success:

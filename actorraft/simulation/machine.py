@@ -95,8 +95,8 @@ class SimHost:
         self.registers = {key: value for key, value in registers}  # noqa: C416 (lists of two, not pairs)
         self.applied = {key: value for key, value in applied}  # noqa: C416
 
-    def digest(self) -> bytes:
+    def fingerprint(self) -> bytes:
         """Return a digest of everything."""
         return hashlib.blake2b(msgspec.msgpack.encode(self.state()), digest_size=16).digest()
 
-    sample = digest
+    sample = digest = fingerprint

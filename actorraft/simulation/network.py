@@ -29,6 +29,7 @@ class SimNetwork:
         self.reorder = 0.0  # a message that is held back for up to `late_us` while others pass it
         self.late_us = 60_000
         self.cut: set[tuple[int, int]] = set()
+        self.full: set[int] = set()  # who does not read: what is sent there is dropped
         self.counts: Counter[str] = Counter()
         self._last: dict[tuple[int, int], int] = {}  # link -> arrival of the last message that kept its place
 
@@ -41,10 +42,12 @@ class SimNetwork:
         *,
         later_us: int = 0,
         peers: bool = True,
-    ) -> None:
-        """Let what is sent in `later_us` arrive: `action(argument)` happens then, as often as it arrives."""
-        for at_us in self.arrivals(source, dest, self.timeline.now_us + later_us, peers=peers):
+    ) -> bool:
+        """Let what is sent in `later_us` arrive: `action(argument)` happens then, as often; False if it never does."""
+        arrivals = self.arrivals(source, dest, self.timeline.now_us + later_us, peers=peers)
+        for at_us in arrivals:
             self.timeline.at(at_us, action, argument)
+        return bool(arrivals)
 
     def arrivals(self, source: int, dest: int, now_us: int, *, peers: bool = True) -> tuple[int, ...]:
         """Return the instants (microseconds) at which a message sent now arrives; none if it is lost."""
@@ -86,5 +89,6 @@ class SimNetwork:
     def heal(self) -> None:
         """Mend all links and behave."""
         self.cut.clear()
+        self.full.clear()
         self.drop = self.duplicate = self.reorder = 0.0
         self.delay_us = (100, 600)

@@ -18,17 +18,21 @@ from actorraft import codec
 from actorraft.errors import StorageFailed
 from actorraft.node.driver import ClientEvent, Driver, Event, MessageEvent, Observer, TickEvent
 from actorraft.node.executor import Executor, InlineExecutor
+from actorraft.node.host import MachineHost
 from actorraft.node.logtime import Ticks
-from actorraft.node.work import Apply, Done, Work
+from actorraft.node.work import Apply, Done, Read, Work
 from actorraft.raft.messages import AppendEntriesResponse, Configuration, HardState, LogEntry, Message
 from actorraft.raft.server import RaftServer
 from actorraft.simulation.disk import SimDisk
+from actorraft.simulation.guest import CRAWL, Guest, Mood
 from actorraft.simulation.invariants import Checker, InvariantViolation, View
 from actorraft.simulation.machine import SimHost
 from actorraft.simulation.network import SimNetwork
 from actorraft.simulation.profile import Profile
 from actorraft.simulation.timeline import Timeline
-from actorraft.simulation.trace import Trace
+from actorraft.simulation.trace import Trace, said
+
+CRAWL_US = 1_700_000  # what takes long takes longer than a client waits before it asks again
 
 
 class SimulatedCrash(BaseException):
@@ -52,8 +56,8 @@ class SimClock:
         return self.monotonic() + self.wall_offset_s
 
 
-class Reads(Observer):
-    """Tells the checker of reads: what was committed when one was asked for, and at which index it may be served."""
+class Watcher(Observer):
+    """Tells the checker of reads, and of what would alarm an operator."""
 
     def __init__(self, node: SimNode) -> None:
         self._node = node
@@ -64,6 +68,12 @@ class Reads(Observer):
 
     def read_answered(self, token: int, index: int) -> None:
         self._node.checker.read_answered(self._node, index, self._asked.pop(token))
+
+    def noticed(self, what: str, value: Any) -> None:
+        if what == "difference":
+            raise InvariantViolation("checks", f"node {self._node.node_id}: {value}")
+        if what == "lost log":
+            self._node.checker.lost_log(self._node, *value)
 
 
 class DelayedExecutor:
@@ -88,7 +98,8 @@ class DelayedExecutor:
         """Return how long the next piece takes: mostly little, sometimes very long."""
         random = self.node.rng.random
         slow = random() < 0.02 and not self.node.calm
-        return int(random() * (200_000 if slow else 100)) + 20
+        us = int(random() * (200_000 if slow else 100)) + 20
+        return us + CRAWL_US if self.node.profile.guest and _crawls(self.queue[0]) else us
 
     def run(self, _: object) -> None:
         """Do one piece, then the next one later."""
@@ -105,8 +116,10 @@ class DelayedExecutor:
         except SimulatedCrash:
             node.crash("at an effect of its executor")
             return
-        except AssertionError as error:
-            raise InvariantViolation("no error", f"node {node.node_id}: {error}") from error
+        except (InvariantViolation, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # whatever user code raises
+            raise InvariantViolation("no error", f"node {node.node_id}: {said(error)}") from error
         finally:
             node.spent_us = spent_us
         if self.queue:
@@ -120,6 +133,13 @@ class DelayedExecutor:
         """Return what is done."""
         done, self.done = self.done, []
         return done
+
+
+def _crawls(work: Work) -> bool:
+    """Whether a piece of work has something in it that takes long."""
+    if type(work) is Read:
+        return CRAWL in work.query.body
+    return type(work) is Apply and any(type(item) is bytes and CRAWL in item for _, item in work.entries)
 
 
 class SimNode:
@@ -159,7 +179,9 @@ class SimNode:
         self.clock = SimClock(self)
         self.driver: Driver | None = None
         self.server: RaftServer | None = None
-        self.machine: SimHost | None = None
+        self.executor: Executor | None = None
+        self.thread: InlineExecutor | DelayedExecutor | None = None  # the machine's
+        self.mood = Mood()  # of its machine
         self.view: View
         self.up = False
         self.start = 0  # how often it was started; what was meant for an earlier start is void
@@ -172,6 +194,14 @@ class SimNode:
         self.fuse = 0  # effects left until a crash; 0: none is due
         self.calm = False  # nothing goes wrong any more, and nothing takes long
 
+    @property
+    def machine(self) -> SimHost | Guest | None:
+        """The machine itself, as the judge wants it."""
+        if self.executor is None:
+            return None
+        host: Any = self.executor.host
+        return host.machine if self.profile.guest else host  # type: ignore[no-any-return]
+
     # --- The process comes and goes ---
 
     def boot(self) -> None:
@@ -183,10 +213,10 @@ class SimNode:
         self.spent_us = self.fuse = 0
         self.busy_until_us = self.paused_until_us = 0
         self.wake_us = -1
-        self.machine = SimHost()
-        expiry_s = config.session_expiry_s
-        machine = Executor(self.machine, session_expiry_s=expiry_s, marks=self.disk.marks)  # type: ignore[arg-type]
-        executor = DelayedExecutor(self, machine) if self.profile.delayed_executor else InlineExecutor(machine)
+        host: Any = MachineHost(lambda: Guest(self.mood)) if self.profile.guest else SimHost()
+        self.executor = Executor(host, session_expiry_s=config.session_expiry_s, marks=self.disk.marks)
+        inline = not self.profile.delayed_executor
+        executor = self.thread = InlineExecutor(self.executor) if inline else DelayedExecutor(self, self.executor)
         self.driver = Driver(
             self,
             storage=self.disk,
@@ -198,7 +228,7 @@ class SimNode:
             rng=random.Random(self.rng.getrandbits(64)),
             commit_along=True,
             marks=self.disk.marks,
-            observer=Reads(self),
+            observer=Watcher(self),
         )
         self.server = self.driver.server
         self.ticks = Ticks(self.clock, config.tick_s)
@@ -212,7 +242,7 @@ class SimNode:
             self.checker.after(self)
         self.up = False
         self.disk.crash()
-        self.driver = self.server = self.machine = None
+        self.driver = self.server = self.executor = None
         self.inbox = []
         self.crashed(self)
 
@@ -262,12 +292,20 @@ class SimNode:
         """Nobody needs one."""
         return ""
 
-    def send_client(self, client: Any, frame: bytes, /) -> None:
+    def send_client(self, client: Any, frame: bytes, /) -> bool:
         """Hand an answer to the network."""
         if self.fuse:
             self.effect("answer")
+        if client.address in self.network.full:
+            self.network.counts["queue was full"] += 1
+            return False
         arriving = (self, self.start, frame)
-        self.network.carry(self.node_id, client.address, client.deliver, arriving, later_us=self.spent_us, peers=False)
+        carried = self.network.carry(
+            self.node_id, client.address, client.deliver, arriving, later_us=self.spent_us, peers=False
+        )
+        if not carried and self.profile.guest and type(codec.decode_reply(frame)) is codec.Published:
+            client.lost(self.node_id)
+        return True
 
     # --- The loop ---
 
@@ -340,10 +378,10 @@ class SimNode:
         except StorageFailed:
             self.crash("because its disk failed")
             return
-        except InvariantViolation:
+        except (InvariantViolation, KeyboardInterrupt):
             raise
-        except Exception as error:
-            raise InvariantViolation("no error", f"node {self.node_id}: {type(error).__name__}: {error}") from error
+        except BaseException as error:  # whatever user code raises
+            raise InvariantViolation("no error", f"node {self.node_id}: {said(error)}") from error
         self.busy_until_us = timeline.now_us + self.spent_us
         if self.wake_us < 0 or driver.due_s is not None:
             self._plan_wake()
@@ -352,6 +390,14 @@ class SimNode:
     def pause(self, us: int) -> None:
         """The process stands still (SIGSTOP); its clocks go on."""
         self.busy_until_us = self.paused_until_us = max(self.busy_until_us, self.timeline.now_us + us)
+
+    @property
+    def occupied(self) -> bool:
+        """Whether its machine holds at a command, or has something to do that takes long."""
+        if self.executor is None:
+            return False
+        crawls = type(self.thread) is DelayedExecutor and any(map(_crawls, self.thread.queue))
+        return crawls or self.executor.hold is not None
 
     def resume(self) -> None:
         """Whatever keeps the process waiting is over."""

@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from actorraft.simulation import replayed
 from actorraft.simulation.faults import Nemesis
+from actorraft.simulation.guest import Guest
 from actorraft.simulation.invariants import InvariantViolation
 from actorraft.simulation.linearizability import check_history
 from actorraft.simulation.machine import SimHost
 from actorraft.simulation.node import SimNode
 from actorraft.simulation.profile import Profile
 from actorraft.simulation.trace import Trace
-from actorraft.simulation.workload import Call, Operator, SimClient
+from actorraft.simulation.workload import GUESTS_ONLY, Call, Export, Operator, SimClient
 from actorraft.simulation.world import World
 
 STEPS = 16_000  # events of the first part: 1,000 seeds take about 3 minutes on 2 cores
+OCCUPIED_S = 150.0  # so long machines may go on with what takes long, or hold: tries are up to a minute apart
 CONVERGE_S = 20.0  # within this after the mending everybody must be equal
 
 
@@ -148,28 +151,52 @@ class Play:
         self.nemesis.mend()
         self.must_succeed: list[Call] = []
         self.mended_us = self.timeline.now_us
+        self.occupied_until_us = self.mended_us + int(OCCUPIED_S * 1e6)
         # After an election or two, and the end of a write that stalled
         self.timeline.after(2_100_000, self._last_calls, None)
 
     def _last_calls(self, _: object) -> None:
+        if any(node.occupied for node in self.world.nodes.values()) and self.timeline.now_us < self.occupied_until_us:
+            self.mended_us = self.timeline.now_us  # not yet: what takes long was begun before
+            self.timeline.after(500_000, self._last_calls, None)
+            return
         leader = self.world.leader()
         if leader is not None and leader.server is not None:
             self.nemesis.retire_strangers(leader.server.configuration.members)
+        if self.profile.guest:
+            self.must_succeed.append(self.clients[0].ask("sicken", "", 10.0, ""))  # all hooks work again
         for client in self.clients:
             first = len(self.calls)
             client.issue()
             self.must_succeed.extend(self.calls[first:])
+        self.timeline.after(4_000_000, self._very_last_calls, None)
+
+    def _very_last_calls(self, _: object) -> None:
+        """When nobody else needs the machine any more: a read that takes long, and a copy of the state."""
+        if self.profile.guest:
+            self.must_succeed.append(self.clients[-1].ask("crawl", "k1", 10.0))
+        self._export(None)
+
+    def _export(self, _: object) -> None:
+        """Have a copy of the state made; again, if that failed because the leader or its snapshot was not there."""
+        leader = self.world.leader()
+        export = self.operator.export
+        if export is not None and (export.done or not export.failed):
+            return
+        if leader is not None:
+            self.operator.export = Export(self, leader.node_id)
+            self.operator.export.begin()
+        self.timeline.after(500_000, self._export, None)
 
     def _run_until_quiet(self) -> None:
         """Go on until everybody is equal and every call has ended."""
-        bound_us = self.mended_us + int(CONVERGE_S * 1e6)
         check_us = self.mended_us + 2_200_000
         while True:
             self.timeline.run(until_us=check_us)
             unfinished = self._unfinished()
             if unfinished is None:
                 return
-            if self.timeline.now_us > bound_us:
+            if self.timeline.now_us > self.mended_us + int(CONVERGE_S * 1e6):
                 raise InvariantViolation("convergence", f"{CONVERGE_S:.0f} s after everything was mended, {unfinished}")
             check_us += 50_000
 
@@ -178,6 +205,9 @@ class Play:
         waiting = [call.operation for call in self.calls if call.outcome is None]
         if waiting or not self.must_succeed:
             return f"{len(waiting)} calls have not ended, the first is {waiting[0] if waiting else None}"
+        export = self.operator.export
+        if export is None or not export.done:
+            return f"no copy of the state was made: {export.failed if export is not None else 'not asked for'}"
         if not all(client.session.idle for client in self.clients):
             return "a client still asks about calls that ended unknown"
         leader = self.world.leader()
@@ -192,6 +222,26 @@ class Play:
                 return f"node {node_id} is down"
             if node.server.last_applied != server.log.last_index or node.server.leader_id != leader.node_id:
                 return f"node {node_id} has applied {node.server.last_applied} of {server.log.last_index}"
+        return self._unwatched(leader) if self.profile.guest else None
+
+    def _unwatched(self, leader: SimNode) -> str | None:
+        """Say which timer has not fired, or which watch has not seen everything."""
+        machine, executor = leader.machine, leader.executor
+        assert isinstance(machine, Guest)
+        assert executor is not None
+        if machine.timers:
+            return f"the timers {machine.timers} have not fired by log time {executor.log_time_s}"
+        for client in self.clients:
+            if client.topic:
+                published = [(index, event) for index, _, event in executor.published.since(0, client.topic)]
+                seen = client.seen
+                due = published if client.from_start else published[len(published) - len(seen) :]
+                if seen != due:
+                    at = next((i for i, (one, other) in enumerate(zip(seen, due, strict=False)) if one != other), -1)
+                    return (
+                        f"client {client.number}, who watches {client.topic!r}, saw {len(seen)} events of {len(due)}; "
+                        f"at {at} they differ: {seen[at : at + 2]} and {due[at : at + 2]}"
+                    )
         return None
 
     # --- The end ---
@@ -203,16 +253,19 @@ class Play:
         assert leader.server is not None
         members = [self.world.nodes[node_id] for node_id in sorted(leader.server.configuration.members)]
         machines = [node.machine for node in members if node.machine is not None]
-        digests = {machine.digest() for machine in machines}
-        if len(digests) != 1:
+        if len({machine.fingerprint() for machine in machines}) != 1:
             raise InvariantViolation("equal digests", f"members {[n.node_id for n in members]} differ after the end")
         for node, machine in zip(members, machines, strict=True):
             if machine.complaints:
                 raise InvariantViolation("serials and log time", f"node {node.node_id}: {machine.complaints[0]}")
             self._judge_log_time(machine)
         self._judge_ledger(machines[0].applied)
+        self._judge_export()
+        for node in members:
+            assert node.executor is not None
+            replayed.judge(node.node_id, node.executor, self.world.checker.committed, self.profile, self.world.rng)
         self._judge_service(leader.server.configuration.members)
-        verdict = check_history(call.operation for call in self.calls)
+        verdict = check_history(call.operation for call in self.calls if call.operation.op not in GUESTS_ONLY)
         if verdict.violations:
             raise InvariantViolation("linearizability", str(verdict.violations[0]))
         self.undecided = len(verdict.undecided)
@@ -229,7 +282,7 @@ class Play:
             if call.outcome != "ok" and not expired:
                 raise InvariantViolation("service", f"after the mending a call failed: {call.operation}")
 
-    def _judge_log_time(self, machine: SimHost) -> None:
+    def _judge_log_time(self, machine: SimHost | Guest) -> None:
         """Log time may run with the leaders' monotonic clocks, never with their wall clocks."""
         leaps_s = sum(node.clock.ahead_s for node in self.world.nodes.values())
         most_s = self.timeline.now_us * 1e-6 * 1.1 + leaps_s + 1.0
@@ -238,11 +291,30 @@ class Play:
                 "log time", f"{machine.last_time - machine.first_time:.1f} s of log time in at most {most_s:.1f} s"
             )
 
+    def _judge_export(self) -> None:
+        """A copy of the state holds all that was acknowledged before it was asked for."""
+        export = self.operator.export
+        assert export is not None
+        if export.snapshot_index < export.committed - 1:
+            raise InvariantViolation(
+                "export",
+                f"a copy asked for when {export.committed - 1} was committed ends at {export.snapshot_index}",
+            )
+        machine = replayed.opened(export.data, self.profile).machine
+        for call in export.acknowledged:
+            holds = call.operation.op in ("hunger", "misspell") and type(call.result) is not int
+            if call.command_id >= 0 and call.command_id not in machine.applied and not holds:
+                raise InvariantViolation("export", f"the copy lacks what was acknowledged before: {call.operation}")
+
     def _judge_ledger(self, applied: dict[int, int]) -> None:
         for call in self.calls:
             if call.command_id < 0:
                 continue
             times = applied.get(call.command_id, 0)
+            if call.operation.op in ("hunger", "misspell") and type(call.result) is not int:
+                if times > (call.outcome != "ok"):
+                    raise InvariantViolation("holding", f"an error, and applied {times} times: {call.operation}")
+                continue
             if times > 1 or (times == 0 and call.outcome == "ok") or (times and call.outcome == "fail"):
                 raise InvariantViolation(
                     "exactly once", f"a command that ended {call.outcome!r} was applied {times} times: {call.operation}"

@@ -8,7 +8,7 @@ Source:     Groce et al. 2012, "Swarm testing".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from actorraft.raft.config import RaftConfig
@@ -31,7 +31,11 @@ KINDS = (
     "membership",
     "transfer",
     "snapshot",
+    "old disk",
+    "full queue",
+    "out of memory",
 )
+ENDS_OF_PROCESSES = ("crash", "fuse", "power cut", "disk failure", "old disk", "membership")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +53,13 @@ class Profile:
     delayed_executor: bool = False
     wire: bool = False  # encode and decode every message
     ghosts: bool = False  # messages to a node reach its next process, too
+    guest: bool = False  # the machine is a user's (guest.py), in the production host
+    holds: bool = False  # and has commands that no node can apply
 
     @classmethod
     def draw(cls, rng: Random) -> Profile:
         """Choose for a seed."""
-        kinds = tuple(kind for kind in KINDS if rng.random() < 0.4)
+        kinds = tuple(kind for kind in KINDS[:-3] if rng.random() < 0.4)
         lease_reads = rng.random() < 0.3
         if lease_reads:
             kinds = tuple(kind for kind in kinds if kind != "clock leap")  # outside the stated bound of leases
@@ -74,7 +80,7 @@ class Profile:
             snapshot_chunk_bytes=rng.choice((80, 300, 1 << 20)),
             session_expiry_s=rng.choice((3600.0, 3600.0, 3600.0, 3.0)),
         )
-        return cls(
+        profile = cls(
             kinds=kinds,
             every_us=rng.choice((30_000, 100_000, 300_000)),
             config=config,
@@ -86,3 +92,21 @@ class Profile:
             wire=rng.random() < 0.15,
             ghosts=rng.random() < 0.3,
         )
+        # Drawn last: what the seeds have chosen so far stays.
+        if rng.random() < 0.3 and "membership" not in kinds:
+            kinds = (*kinds, "old disk")
+        if rng.random() < 0.3:
+            kinds = (*kinds, "full queue")
+        if rng.random() < 0.4:
+            config = replace(config, digest_every_s=0.5)
+        guest = rng.random() < 0.35
+        if guest and rng.random() < 0.3:
+            kinds = (*kinds, "out of memory")
+        # Who may have applied a command in an earlier life never says that it holds there; then all stand for ever.
+        holds = guest and rng.random() < 0.5 and not set(kinds) & set(ENDS_OF_PROCESSES)
+        return replace(profile, kinds=kinds, config=config, guest=guest, holds=holds)
+
+
+def profile_of(seed: int) -> Profile:
+    """Return what a seed chooses."""
+    return Profile.draw(Random(Random(seed).getrandbits(64)))

@@ -36,7 +36,15 @@ class Trace:
         """Say where an error of the code under test came from."""
         frames = reversed(traceback.extract_tb(error.__traceback__)[-4:])
         places = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
-        return f"{type(error).__name__}: {error} ({' < '.join(places)})"
+        return f"{said(error)} ({' < '.join(places)})"
+
+
+def said(error: BaseException) -> str:
+    """Put an error into words, as far as it lets one."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # a guest's
+        return type(error).__name__
 
 
 def words(line: Line) -> str:

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 class Call:
     """One operation under way, or done. `outcome` is None while its caller waits."""
 
-    __slots__ = ("command_id", "operation", "outcome", "was_unknown")
+    __slots__ = ("command_id", "operation", "outcome", "result", "was_unknown")
 
     def __init__(self, operation: Operation, command_id: int) -> None:
         self.operation = operation
         self.command_id = command_id  # -1 for a read
         self.outcome: str | None = None
+        self.result: Any = None  # as the node said
         self.was_unknown = False  # for its caller, when its time was up
 
 
@@ -43,6 +44,33 @@ class Later:
 
     def __init__(self) -> None:
         self.call: Call | None = None
+
+
+# What only guests (guest.py) do; none of it is in the history of the registers.
+GUESTS_ONLY = ("fail", "later", "sicken", "hunger", "misspell")
+HOOKS = ("", "wake_at", "on_clock", "digest", "snapshot")
+
+
+class Link:
+    """One connection of a client to a node: what the node answers on it comes to nobody once it is broken."""
+
+    __slots__ = ("address", "client")
+
+    def __init__(self, client: SimClient) -> None:
+        self.client, self.address = client, client.address
+
+    def deliver(self, what: tuple[SimNode, int, bytes]) -> None:
+        """A node's answer arrives."""
+        self.client.deliver(self, what)
+
+    def lost(self, node_id: int) -> None:
+        """A connection loses nothing in its middle: what is lost on the way ends it."""
+        self.client.timeline.after(100, self._breaks, node_id)
+
+    def _breaks(self, node_id: int) -> None:
+        if self.client.links.get(node_id) is self:
+            self.client.connection((node_id, False))
+            self.client.timeline.after(20_000, self.client.connection, (node_id, True))
 
 
 class SimClient:
@@ -61,22 +89,38 @@ class SimClient:
             frames_max=self.rng.choice((1, 2, 4)),
             frame_calls_max=self.rng.choice((1, 3, 100)),
         )
+        self.links: dict[int, Link] = {}  # node -> the connection to it
         self.waiting = 0  # calls whose caller waits
         self.wake_us = -1
         for node in play.world.nodes.values():
             self.session.nodes.add(node.node_id)
+        self.topic = ""  # what it watches
+        self.from_start = False  # and whether from the first entry on
+        self.seen: list[tuple[int, Any]] = []  # (index, event)
+        if play.world.profile.guest and self.rng.random() < 0.6:
+            self.topic = self.rng.choice(("timers", "k0", "k1", "k2"))
+            self.from_start = self.rng.random() < 0.7
+            self.session.watch(1, self.topic, 0 if self.from_start else None)
 
     # --- The network's side ---
 
     def _send(self, node_id: int, frame: bytes) -> bool:
         node = self.world.nodes[node_id]
-        self.world.network.carry(self.address, node_id, node.deliver_frame, (node.start, self, frame), peers=False)
+        link = self.links.get(node_id)
+        if link is None:
+            link = self.links[node_id] = Link(self)
+        arriving = (node.start, link, frame)
+        carried = self.world.network.carry(self.address, node_id, node.deliver_frame, arriving, peers=False)
+        if not carried and self.topic and type(codec.decode_request(frame)) is codec.Watch:
+            link.lost(node_id)
         return True
 
-    def deliver(self, what: tuple[SimNode, int, bytes]) -> None:
+    def deliver(self, link: Link, what: tuple[SimNode, int, bytes]) -> None:
         """A node's answer arrives, unless its connection broke before."""
         node, start, frame = what
         if node.node_id not in self.session.nodes or (node.up and node.start != start):
+            return
+        if self.links.get(node.node_id) is not link:
             return
         self.timeline.events += 1
         now_s = self.timeline.now_us * 1e-6
@@ -90,6 +134,7 @@ class SimClient:
         if up:
             self.session.connected(node_id, now_s)
         else:
+            self.links.pop(node_id, None)
             self.session.disconnected(node_id, now_s)
         self.turn()
 
@@ -117,9 +162,12 @@ class SimClient:
         client, now_ns = self.number * 1000 + self.waiting, self.timeline.instant()
         self.waiting += 1
         operation = Operation(client, "get", key, None, None, None, "unknown", now_ns)
+        if profile.guest and random() < 0.15 and self._begin_as_guest(operation, command_id, deadline_s):
+            return
         if dice < 0.35:
             call = Call(operation, -1)
-            encoded = codec.encode(["get", key])
+            crawls = profile.guest and not play.mending and random() < 0.02
+            encoded = codec.encode(["crawl" if crawls else "get", key])
             consistency = "lease" if profile.config.lease_reads and random() < 0.7 else "linearizable"
             to = "any" if random() < 0.3 else "leader"
             self.session.query(QueryCall(encoded, call, deadline_s, consistency, to))
@@ -138,10 +186,55 @@ class SimClient:
             written = value if op in ("put", "append", "cas") else None
             expected = command[0] if op == "cas" else None
             call = Call(operation._replace(op=op, value=written, expected=expected), command_id)
+            if profile.guest and op == "get":
+                op = "get_logged"
             if written is not None:
                 play.last_values.setdefault(key, [None])[1:] = [written]
             self.session.submit([(codec.encode([op, command_id, key, *command]), call, deadline_s)])
         play.calls.append(call)
+
+    def _begin_as_guest(self, operation: Operation, command_id: int, deadline_s: float) -> bool:
+        """Begin what only a guest understands; False if the dice say something else."""
+        rng = self.rng
+        op = rng.choice(GUESTS_ONLY)
+        arguments: tuple[Any, ...] = ()
+        if op == "misspell" and (not self.world.profile.holds or self.play.mending or rng.random() < 0.9):
+            return False
+        if op == "fail":
+            arguments = (rng.randrange(1000),)
+        elif op == "later":
+            arguments = (rng.choice((20, 300, 2_000)),)
+        elif op == "sicken":
+            arguments = (rng.choice(HOOKS),)
+        if self.play.mending and op == "sicken":
+            arguments = ("",)
+        self.command(op, operation, command_id, deadline_s, *arguments)
+        return True
+
+    def command(self, op: str, operation: Operation, command_id: int, deadline_s: float, *arguments: Any) -> Call:
+        """Begin a command."""
+        call = Call(operation._replace(op=op), command_id)
+        encoded = codec.encode([op, command_id, operation.key, *arguments])
+        self.session.submit([(encoded, call, deadline_s)])
+        self.play.calls.append(call)
+        return call
+
+    def ask(self, op: str, key: str, timeout_s: float, *arguments: Any) -> Call:
+        """Begin one call that somebody wants now."""
+        command_id = self.play.next_command_id
+        self.play.next_command_id += 1
+        deadline_s = self.timeline.now_us * 1e-6 + timeout_s
+        client, now_ns = self.number * 1000 + self.waiting, self.timeline.instant()
+        operation = Operation(client, "get", key, None, None, None, "unknown", now_ns)
+        self.waiting += 1
+        if op == "crawl":
+            call = Call(operation, -1)
+            self.session.query(QueryCall(codec.encode([op, key]), call, deadline_s, "linearizable", "leader"))
+            self.play.calls.append(call)
+        else:
+            call = self.command(op, operation, command_id, deadline_s, *arguments)
+        self.turn()
+        return call
 
     def turn(self) -> None:
         """Let the session send and expire, and take what it has for its user."""
@@ -158,6 +251,10 @@ class SimClient:
                 for query, value in zip(queries, values, strict=True):
                     self._succeed(query.future, value)
             session.answers.clear()
+        if session.published:
+            for published in session.published:
+                self.seen.extend((published.index, event) for event in published.values)
+            session.published.clear()
         if session.failures:
             for failure in session.failures:
                 self._fail(failure)
@@ -184,7 +281,7 @@ class SimClient:
         else:
             call = future
             self.waiting -= 1
-        call.outcome = "ok"
+        call.outcome, call.result = "ok", value
         operation = call.operation
         result = value if operation.op in ("get", "cas", "delete") else None
         call.operation = operation._replace(status="ok", result=result, return_ns=self.timeline.instant())
@@ -207,6 +304,47 @@ class SimClient:
             call.operation = call.operation._replace(status="fail")
 
 
+class Export:
+    """A copy of the state, as `export_snapshot` makes it: a snapshot, then its chunks, all of one node."""
+
+    def __init__(self, play: Play, node_id: int) -> None:
+        self.play = play
+        self.node_id = node_id
+        self.committed = len(play.world.checker.committed)  # entries that must be in it
+        self.acknowledged = [call for call in play.calls if call.outcome == "ok"]  # and commands
+        self.snapshot_index = -1
+        self.data = b""
+        self.done = False
+        self.failed = ""
+        self._request_id = -1
+
+    def begin(self) -> None:
+        """Ask for the snapshot."""
+        self._ask("snapshot")
+
+    def _ask(self, verb: str, **arguments: Any) -> None:
+        self._request_id = self.play.operator.ask(self.node_id, verb, **arguments)
+
+    def take(self, reply: codec.AdminReply) -> bool:
+        """Take an answer; False if it is not for this."""
+        if reply.request_id != self._request_id:
+            return False
+        if reply.error:
+            self.failed = reply.error
+        elif self.snapshot_index < 0:
+            self.snapshot_index = reply.value
+            self._ask("read_snapshot", offset=0)
+        else:
+            _, index, chunk, last = reply.value
+            if index < self.snapshot_index:
+                self.failed = f"the chunk is of index {index}, the snapshot of {self.snapshot_index}"
+            self.data += chunk
+            self.done = last
+            if not last:
+                self._ask("read_snapshot", offset=len(self.data))
+        return True
+
+
 class Operator:
     """Whoever runs the cluster: hands over, compacts, changes the membership. It takes no for an answer."""
 
@@ -216,19 +354,23 @@ class Operator:
         self.requests = 0
         self.done: dict[str, int] = {}  # verb -> how many were accepted
         self.under_way: dict[int, str] = {}
+        self.export: Export | None = None  # under way, or done
 
-    def ask(self, node_id: int, verb: str, **arguments: Any) -> None:
-        """Ask one node for something."""
+    def ask(self, node_id: int, verb: str, **arguments: Any) -> int:
+        """Ask one node for something; return the request's number."""
         node = self.world.nodes[node_id]
         self.requests += 1
         self.under_way[self.requests] = verb
         frame = codec.encode(codec.Admin(self.requests, verb, arguments))
         self.world.network.carry(self.address, node_id, node.deliver_frame, (node.start, self, frame), peers=False)
+        return self.requests
 
     def deliver(self, what: tuple[SimNode, int, bytes]) -> None:
         """The answer."""
         reply = codec.decode_reply(what[2])
         if isinstance(reply, codec.AdminReply):
+            if self.export is not None and self.export.take(reply):
+                return
             verb = self.under_way.pop(reply.request_id, "")
             if verb and not reply.error:
                 self.done[verb] = self.done.get(verb, 0) + 1

@@ -19,7 +19,7 @@ from actorraft.simulation.network import SimNetwork
 from actorraft.simulation.node import SimNode
 from actorraft.simulation.profile import Profile
 from actorraft.simulation.timeline import Timeline
-from actorraft.simulation.trace import Trace
+from actorraft.simulation.trace import Trace, said
 
 
 class Hearer(Protocol):
@@ -91,10 +91,10 @@ class World:
         self.note(node.node_id, "starts")
         try:
             node.boot()
-        except InvariantViolation:
+        except (InvariantViolation, KeyboardInterrupt):
             raise
-        except Exception as error:
-            raise InvariantViolation("no error", f"node {node.node_id} at its start: {error!r}") from error
+        except BaseException as error:  # whatever user code raises
+            raise InvariantViolation("no error", f"node {node.node_id} at its start: {said(error)}") from error
         self._tell_connections(node, up=True)
 
     def _on_crash(self, node: SimNode) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +50,16 @@ from tests.raft import test_paper, test_traps
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
+class Way(Enum):
+    """Where a bug is looked for: among all seeds, or among those that have what it needs."""
+
+    SEEDS = "seeds"
+    GUESTS = "seeds whose machine is a user's"
+    HOLDS = "those of them with commands that no node can apply"
+    OLD_DISKS = "seeds in which a node comes back on an older copy of its disk"
+    THREADS = "schedules of the machine's thread and the loop's"
+
+
 @dataclass(frozen=True)
 class Bug:
     """A bug, and how to plant it."""
@@ -57,14 +68,17 @@ class Bug:
     plant: Plant
     quick: bool = False  # caught within a few seeds: always run
     story: Callable[[], None] | None = None  # for circumstances too rare for seeds: fails if the bug is there
+    way: Way = Way.SEEDS
 
 
 BUGS: list[Bug] = []
 
 
-def bug(name: str, *, quick: bool = False, story: Callable[[], None] | None = None) -> Callable[[Plant], Plant]:
+def bug(
+    name: str, *, quick: bool = False, story: Callable[[], None] | None = None, way: Way = Way.SEEDS
+) -> Callable[[Plant], Plant]:
     def note(plant: Plant) -> Plant:
-        BUGS.append(Bug(name, plant, quick, story))
+        BUGS.append(Bug(name, plant, quick, story, way))
         return plant
 
     return note

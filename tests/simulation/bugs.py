@@ -143,6 +143,14 @@ def a_leader_counts_itself_only_when_its_disk_has_the_entry() -> None:
     assert node.commit_index == -1
 
 
+def a_longer_log_of_an_older_term_gets_no_vote() -> None:
+    node = server(3)
+    node.step(AppendEntries(1, 0, 2, -1, -1, [LogEntry(2, "a")], -1))
+    settle(node)
+    node.step(RequestVote(2, 0, 3, 5, 1))
+    assert not any(isinstance(message, RequestVoteResponse) and message.vote_granted for message in settle(node))
+
+
 def a_lease_binds_who_gave_it() -> None:
     node = server(3, lease_reads=True)
     node.step(AppendEntries(1, 0, 1, -1, -1, [], -1, lease_ticks=20))
@@ -288,7 +296,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RaftServer, "handle_request_vote", generous)
 
 
-@bug("logs are compared by length alone when a vote is asked for")
+@bug("logs are compared by length alone when a vote is asked for", story=a_longer_log_of_an_older_term_gets_no_vote)
 def _(patch: pytest.MonkeyPatch) -> None:
     def careless(self: RaftServer, message: Any) -> None:
         handle(self, message._replace(last_log_term=self.log.last.term))

@@ -146,8 +146,10 @@ class Holding:
         text = f"holds at index {hold.index}: {hold.reason}. It tries again by itself"
         if self._marks.may_have_applied(hold.index):
             return f"{text}; what it gave in an earlier run may have been answered, so nothing else is decided of it"
+        if self._server.state is not LeaderState or self._is_passed(hold):
+            return text
         missing = sorted(self._members(hold.index) - {self._server.node_id} - self._holders(hold))
-        if self._server.state is LeaderState and missing:
+        if missing:
             return (
                 f"{text}; or the error becomes its result once nodes {missing} say that they hold there too. If they "
                 f"cannot, an operator can have it skipped: python -m actorraft.storage show PATH --index {hold.index}"
@@ -162,7 +164,7 @@ class Holding:
         if self._term != server.current_term:
             self._term = server.current_term
             self._told.clear()
-        if self.hold is None:
+        if self.hold is None or self._is_passed(self.hold):
             return
         self._held_ticks += ticks
         self._try_ticks -= ticks
@@ -274,6 +276,10 @@ class Holding:
 
     # --- At the leader ---
 
+    def _is_passed(self, hold: Hold) -> bool:
+        """Whether a snapshot that was installed holds what that command gave: the executor will hear of it next."""
+        return hold.index <= self._server.snapshot_id.index
+
     def _members(self, index: int) -> frozenset[int]:
         """Return everybody who has been a member since that entry."""
         server = self._server
@@ -307,7 +313,7 @@ class Holding:
     def _decide(self) -> None:
         """Make the error the command's result, if everybody holds there."""
         hold, server = self.hold, self._server
-        if hold is None or not server.committed_in_own_term:
+        if hold is None or not server.committed_in_own_term or self._is_passed(hold):
             return
         if not self._members(hold.index) <= self._holders(hold) | {server.node_id}:
             return

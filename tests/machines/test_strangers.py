@@ -30,6 +30,7 @@ from transports.keys import ClientFolder, KeyPair, Keys
 # Every place that opens a pickle: (file, function). A new one is a new decision: whose bytes are these?
 OPENS_PICKLES: Final = {
     "actorraft/actors/bootstrap.py": "the pipe of the parent that started this process",
+    "actorraft/actors/letters.py": "messages and answers of actors, over Unix sockets of one user",
     "actorraft/actors/loop.py": "messages of an actor, over Unix sockets of one user",
     "actorraft/actors/post.py": "answers of an actor, likewise",
     "actorraft/actors/process.py": "the pipe of a child",

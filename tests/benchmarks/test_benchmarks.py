@@ -238,7 +238,7 @@ def test_throughput_runs_and_writes_its_rows_and_its_picture(tmp_path: Path) -> 
         assert row["errors"] == 0
         assert 0 < row["p50_ms"] <= row["p99_ms"]
         if row["operation"] == "set":
-            assert row["commands_per_entry"] >= 1
+            assert row["commands_per_entry"] > 0.9  # entries that are no commands (a check, a session) count too
             assert row["entries_per_fsync"] > 0
         assert {"leader", "client 0", "follower 0", "follower 1"} <= set(row["cpu_s_per_100k_by_process"])
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")

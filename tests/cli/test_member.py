@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,12 @@ def test_three_services_host_a_member_each(tmp_path: Path) -> None:
     try:
         assert [member.id for member in members] == [0, 1, 2]
         with connect(tmp_path / "c" / "client", KVStore, timeout=30.0) as client:
-            client.proxy().set("x", 1)
+            client.proxy(timeout=30.0).set("x", 1)
+            # The third may still be on its way into the cluster; until then two of three are all there are.
+            until_s = time.monotonic() + 30.0
+            while any(not row.alive or row.not_ready for row in client.status()):
+                assert time.monotonic() < until_s, client.status()
+                time.sleep(0.05)
             leader = client.wait_for_leader()
             members[leader].stop()
             assert client.proxy(timeout=20.0).get("x") == 1

@@ -20,7 +20,7 @@ from actorraft import (
     UsageError,
     context,
 )
-from tests.cluster.helpers import Spawn, agree, eventually
+from tests.cluster.helpers import Spawn, agree
 from tests.cluster.machines import Applied, EndsTheProcess, Ledger, NoSnapshot, Refused
 
 pytestmark = pytest.mark.cluster
@@ -193,14 +193,11 @@ def test_a_future_can_be_awaited_and_waited_for(ledgers: Cluster[Ledger]) -> Non
 # --- Machines that stop their node ---
 
 
-def test_a_command_that_kills_every_node_is_not_repeated_for_ever(raft_cluster: Spawn) -> None:
+def test_a_command_that_runs_out_of_stack_is_a_result_and_ends_no_node(raft_cluster: Spawn) -> None:
     cluster = raft_cluster(EndsTheProcess, nodes=1)
-    future = cluster.proxy(timeout=None).run_out_of_stack.submit()
-    eventually(lambda: "too deep" in str(cluster.status()), what="the node says why it stopped")
-    assert cluster.status()[0].error is not None
-    cluster.close()
-    with pytest.raises(Exception, match="closed before the answer"):
-        future.result(timeout=30)
+    with pytest.raises(RecursionError):
+        cluster.proxy(timeout=30.0).run_out_of_stack()
+    assert [(row.alive, row.error) for row in cluster.status()] == [(True, None)]
 
 
 def test_a_snapshot_that_raises_leaves_the_log_and_works_once_mended(raft_cluster: Spawn) -> None:

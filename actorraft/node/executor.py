@@ -267,6 +267,8 @@ class Executor:
         assert self.hold is not None, "it is rebuilt only where it holds"
         hold, last_index = self.hold, self.hold.index - 1
         assert work.first_index + len(work.entries) == hold.index, f"{work.first_index} to {hold.index} have a gap"
+        # What was published is the same whether it is rebuilt or not; and if that fails midway, it is still whole.
+        published, self.published = self.published, History()
         try:
             if work.restore is None:
                 self._begin_anew()
@@ -287,6 +289,7 @@ class Executor:
             hold = hold._replace(ready=True)
         finally:
             self._take_events()  # whoever watches has seen them
+            self.published = published
             self._checked = []
             self.marks.words[RUNNING] = -1
         self.last_applied, self.hold = last_index, hold

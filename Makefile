@@ -1,6 +1,6 @@
 # Every target works from a bare clone: it makes its own .venv first (once; a stamp inside .venv says so).
 #   make demo     five processes, a leader killed again and again, nothing lost
-#   make test     everything that must hold before a change is taken (verify, seeds, then real clusters)
+#   make test     everything that must hold before a change is taken (tools, verify, 300 seeds, then real clusters)
 #   make verify   the fast part of it; writes nothing
 #   make seeds    1,000 seeds of the simulator at the default length; make seeds FIRST=5000 SEEDS=200 for others
 #   make fix      format, and mend what ruff can mend
@@ -25,7 +25,8 @@ demo: $(VENV)/run.stamp
 
 test: tools
 	@rm -f $(SKIPPED)
-	@$(MAKE) --no-print-directory verify seeds
+	@$(MAKE) --no-print-directory verify
+	@$(MAKE) --no-print-directory seeds SEEDS=300
 	@echo "== tests with real processes"
 	@ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) -m "cluster and not slow and not soak"
 	@if [ -s $(SKIPPED) ]; then echo "== skipped"; cat $(SKIPPED); else echo "== nothing was skipped"; fi

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actorraft import StateMachine, command, context, query
+from actorraft import StateMachine, StorageFailed, command, context, query
 
 
 class Ledger(StateMachine):
@@ -137,8 +137,13 @@ class EndsTheProcess(StateMachine):
 
     @command
     def run_out_of_stack(self) -> None:
-        """Raise what stops a node."""
+        """Raise what is a result, as long as all nodes have the same stack."""
         raise RecursionError("too deep")
+
+    @command
+    def lose_the_disk(self) -> None:
+        """Raise what stops a node."""
+        raise StorageFailed("no disk is left")
 
     @command
     def stay_in_c(self, seconds: int) -> None:

@@ -377,10 +377,12 @@ class NodeProcesses:
             with contextlib.suppress(UsageError):  # it died meanwhile
                 if keys:
                     process.send(("keys", keys))
+                if (
+                    process.node_id in self._cuts
+                ):  # one that is started during a partition is on its side from the first
+                    process.send(("cut", (self._cut_serial, self._cuts[process.node_id])))
                 process.send(("peers", peers))
                 process.send(("clients", clients))
-                if process.node_id in self._cuts:  # one that was started during a partition is on its side of it
-                    process.send(("cut", (self._cut_serial, self._cuts[process.node_id])))
 
     # --- One of them ---
 

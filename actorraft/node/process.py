@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -221,9 +221,17 @@ class RaftNode:
         spec: what this node is.
         mailbox: its sockets, already bound.
         peers: node id -> peer endpoint, of everybody else.
+        cuts: (number, peers) of partitions that are in force as this node starts.
     """
 
-    def __init__(self, context: ChildContext, spec: NodeSpec, mailbox: Mailbox, peers: dict[int, str]) -> None:
+    def __init__(
+        self,
+        context: ChildContext,
+        spec: NodeSpec,
+        mailbox: Mailbox,
+        peers: dict[int, str],
+        cuts: Sequence[tuple[int, list[int]]] = (),
+    ) -> None:
         self._context = context
         self._spec = spec
         self._mailbox = mailbox
@@ -233,6 +241,9 @@ class RaftNode:
         self._orders: deque[tuple[str, Any]] = deque()  # what the parent says
         self._campaign = False
         self._cut: frozenset[int] = frozenset()  # peers that a test has cut off
+        for cut in cuts:
+            self._cut = frozenset(cut[1])  # before anything is heard
+            self._orders.append(("cut", cut))
         if spec.from_snapshot is not None:
             storage = open_storage(spec)
             seed(storage, spec.from_snapshot, spec.configuration)
@@ -483,15 +494,22 @@ class RaftNode:
             self.driver.process_events(())
 
 
-def _introduced(context: ChildContext, mailbox: Mailbox) -> dict[int, str] | None:
-    """Wait for the parent to say where the others are."""
+def _introduced(context: ChildContext, mailbox: Mailbox) -> tuple[dict[int, str], list[Any]] | None:
+    """Wait for the parent to say where the others are.
+
+    Returns:
+        Where they are, and what it says of a partition; None: it is gone.
+    """
     order: tuple[str, Any] | None
+    cuts: list[Any] = []
     while (order := context.receive(None)) is not None:
         verb, value = order
         if verb == "peers":
-            return dict(value)
+            return dict(value), cuts
         if verb == "keys":
             mailbox.set_keys(value)
+        elif verb == "cut":
+            cuts.append(value)
     return None
 
 
@@ -521,13 +539,14 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
     )
     context.report(("bound", mailbox.endpoints))
     peers: dict[int, str] = {}
+    cuts: list[Any] = []
     if spec.advertise is None:
         told = _introduced(context, mailbox)
         if told is None:
             return  # the parent is gone
-        peers = told
+        peers, cuts = told
     try:
-        node = RaftNode(context, spec, mailbox, peers)
+        node = RaftNode(context, spec, mailbox, peers, cuts)
         context.loaded()
         log = node.driver.server.log
         context.report(("ready", tuple(log.last)))

@@ -73,7 +73,7 @@ class Members:
 
     # --- The others ---
 
-    def _judge(self, said: Any) -> str:
+    def _judge(self, said: Said) -> str:
         """Hear what a peer says of itself as a link begins; return why it is not to be heard at all."""
         configuration = self._driver.server.configuration
         known = dict(configuration.storage_ids).get(said.node_id, "")

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from actorraft.client import administration
 from actorraft.client.arguments import check_index, check_read, check_timeout
+from actorraft.client.session import NOOP
 from actorraft.errors import UsageError
 from actorraft.pickling.encoder import Encoder, machine_name
+from actorraft.steady import monotonic
 
 if TYPE_CHECKING:
     from actorraft.client.events import EventStream, WatchStream
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from actorraft.futures import ResultFuture
 
 M = TypeVar("M")
+CHECK_S = 60.0  # how often a client that has defined classes, and reads, looks whether its session is alive
 
 
 class Client(Generic[M]):
@@ -54,8 +57,11 @@ class Client(Generic[M]):
         self._owner_pid = os.getpid()
         self._encoder = Encoder(self._on_definition)  # replaced when what it sent may not be known to the nodes
         self._definitions: deque[ResultFuture[Any]] = deque()  # under way when last looked at
+        self._check_s = 0.0  # when a read next asks whether the nodes still have them
         renew = weakref.WeakMethod(self._renew_encoder)
         thread.on_fork = lambda: (method := renew()) is not None and method()
+        defined = weakref.WeakMethod(self._defined)
+        thread.definitions = lambda: () if (method := defined()) is None else method()
 
     # --- Commands ---
 
@@ -145,7 +151,15 @@ class Client(Generic[M]):
     def _enqueue_query(
         self, encoded: bytes, consistency: str, to: str | int, min_index: int | None, timeout: float | None
     ) -> ResultFuture[Any]:
+        if consistency == "linearizable":
+            self._check_session()
         return self._thread.query(encoded, consistency, to, min_index, timeout, self._definitions_held())
+
+    def _check_session(self) -> None:
+        """Whoever only reads does not hear that the session expired, and what it had defined went with it."""
+        if self._encoder.definitions and (now_s := monotonic()) >= self._check_s:
+            self._check_s = now_s + CHECK_S
+            self._definitions.append(self._thread.submit(NOOP, None))
 
     def wait(self, future: Future[Any], instead: str = "await") -> Any:
         """Wait for a future of this client's; where that would hold up others, say what to do `instead`."""
@@ -170,6 +184,10 @@ class Client(Generic[M]):
 
     def _renew_encoder(self) -> None:
         self._encoder = Encoder(self._on_definition)  # the old one's lock may be held: here that must not matter
+
+    def _defined(self) -> list[bytes]:
+        """What a new session must be told of first."""
+        return self._encoder.definitions
 
     def _definitions_held(self) -> Callable[[], bool] | None:
         """A read is not in the log's order, so the definitions it may need must be applied first."""

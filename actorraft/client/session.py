@@ -67,6 +67,7 @@ class ClientSession:
         send: sends a frame to a node and returns whether it left; never blocks.
         nonce: a random number that tells this client's registration from all others.
         make_future: makes what `OutcomeUnknown.resolve` waits for.
+        definitions: says what a session must have been told before what is queued now, encoded and in order.
         frames_max: frames that may be under way at once.
         frame_bytes_max: bytes of one frame's commands.
         frame_calls_max: commands of one frame.
@@ -80,6 +81,7 @@ class ClientSession:
         *,
         nonce: int,
         make_future: Callable[[], Any],
+        definitions: Callable[[], Sequence[bytes]] = tuple,
         frames_max: int = 4,
         frame_bytes_max: int = FRAME_BYTES_MAX,
         frame_calls_max: int = 4096,
@@ -87,6 +89,7 @@ class ClientSession:
         self._send = send
         self._nonce = nonce
         self._make_future = make_future
+        self._definitions = definitions
         self._frames_max = frames_max
         self._frame_bytes_max = frame_bytes_max
         self._frame_calls_max = frame_calls_max
@@ -325,6 +328,8 @@ class ClientSession:
             else:
                 error = OutcomeUnknown("the session expired before the answer came; read the state to find out")
                 self.failures.extend(Failure(future, error) for _, future, _ in calls)
+        # What the old session alone had defined went with it.
+        again[:0] = [(definition, None, math.inf) for definition in self._definitions()]
         self._queue.extendleft(reversed(again))
         self._queue_deadline_s = min([self._queue_deadline_s, *(call[2] for call in again)])
 

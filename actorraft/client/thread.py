@@ -29,7 +29,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,7 @@ class ClientThread:
         self._open_channel = open_channel
         self._command_bytes_max = frame_bytes_max - HEAD_BYTES
         self.on_fork: Callable[[], object] | None = None  # called in a forked process
+        self.definitions: Callable[[], Sequence[bytes]] = tuple  # says what a new session must be told of first
         self._begin()
         self._start()
         _threads.add(self)
@@ -110,6 +111,7 @@ class ClientThread:
             self._send,
             nonce=int.from_bytes(os.urandom(7), "little"),
             make_future=ResultFuture,
+            definitions=lambda: self.definitions(),
             frame_bytes_max=min(FRAME_BYTES_MAX, self._command_bytes_max // 2),
         )
         self._watches: dict[int, WatchStream] = {}  # by the number that the session knows it by

@@ -26,7 +26,7 @@ import sys
 import types
 import weakref
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
 import msgspec
@@ -37,6 +37,7 @@ from actorraft.pickling.arrays import reduce_read_only
 from actorraft.pickling.byvalue import CodePickler, Ref
 from actorraft.pickling.formats import BY_VALUE, MOVED, check_python, mark_by_value
 from actorraft.pickling.names import Name, can_be_found, look_up
+from actorraft.pickling.rests import Rests, needed
 
 _flat_decoder = msgspec.msgpack.Decoder(tuple[str, str, dict[str, Any]])
 _encode = msgspec.msgpack.Encoder().encode
@@ -52,13 +53,6 @@ class Payload(msgspec.Struct, array_like=True):
     refs: list[Ref]
     body: bytes
     gone: list[bytes] = []
-
-
-class _Kept(NamedTuple):
-    """What a kept payload defines, and what it names of others; by fingerprint."""
-
-    defines: frozenset[bytes]
-    needs: frozenset[bytes]
 
 
 _payload_decoder = msgspec.msgpack.Decoder(Payload)
@@ -83,7 +77,7 @@ class Definitions:
         self._refs: dict[int, Ref] = {}  # by id of an object in _objects or _loose
         self._current: dict[Name, Any] = {}  # what a plain name means now
         self._base: dict[Name, Any] = {}  # the same, before anything was defined in the log
-        self._payloads: dict[bytes, _Kept] = {}  # from the log, in order: each after what it names
+        self._payloads: dict[bytes, Rests] = {}  # from the log, in order: each after what it names
         self._provided: set[bytes] = set()  # what they define
         self._holders: dict[bytes, set[int]] = {}  # from the log: fingerprint -> sessions of those who hold it
         self._named: dict[Name, bytes] = {}  # from the log: name -> fingerprint
@@ -148,7 +142,7 @@ class Definitions:
                     self._named[ref.name] = ref.fingerprint
         if new and not base:
             data = _encode((definition.major, definition.minor, refs, definition.body))
-            self._payloads[data] = _Kept(frozenset(ref.fingerprint for ref in refs), needs)
+            self._payloads[data] = Rests(frozenset(ref.fingerprint for ref in refs), needs)
             self._provided.update(self._payloads[data].defines)
         if superseded:
             self._let_go()
@@ -189,14 +183,10 @@ class Definitions:
         """Stop keeping the definitions that nothing needs, as far as the log says."""
         wanted = {fingerprint for fingerprint, holders in self._holders.items() if holders}
         wanted.update(self._named.values())
-        kept: dict[bytes, _Kept] = {}
-        for payload, one in reversed(self._payloads.items()):
-            if not wanted.isdisjoint(one.defines):  # else a later one has all of it that is wanted
-                wanted = (wanted - one.defines) | one.needs
-                kept[payload] = one
+        kept = needed(self._payloads, wanted)
         if len(kept) == len(self._payloads):
             return
-        before, self._payloads = self._payloads, dict(reversed(kept.items()))
+        before, self._payloads = self._payloads, kept
         self._provided = {fingerprint for one in kept.values() for fingerprint in one.defines}
         for payload, one in before.items():
             for fingerprint in () if payload in kept else one.defines - self._provided:
@@ -488,7 +478,7 @@ class _Writer(CodePickler):
         return byvalue.resolve, (ref.module, ref.qualname, ref.fingerprint)
 
 
-def _rests_on(payload: bytes, payloads: dict[bytes, _Kept]) -> list[bytes]:
+def _rests_on(payload: bytes, payloads: dict[bytes, Rests]) -> list[bytes]:
     """Return a payload and those before it that it needs, in order."""
     needs, found = set(payloads[payload].needs), [payload]
     order = list(payloads)

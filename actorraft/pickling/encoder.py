@@ -31,6 +31,7 @@ from actorraft.pickling.byvalue import HEAP_TYPE, CodePickler, Ref, fingerprint_
 from actorraft.pickling.canonical import SCALARS
 from actorraft.pickling.formats import CALL, DEFINITION, FLAT, OBJECT, mark_by_value
 from actorraft.pickling.names import BY_VALUE_MODULES, Name, is_importable, look_up, name_of
+from actorraft.pickling.rests import Rests, needed
 from actorraft.pickling.sent import Sent
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -58,6 +59,7 @@ class Encoder:
         self._registered: frozenset[str] = frozenset()  # modules that go by value by the user's wish, when last looked
         self._inline = Sent()  # classes that go by value with each command, since too many are sent under their name
         self._current: dict[Name, Ref] = {}  # plain name -> what the nodes have under it
+        self._definitions: dict[bytes, Rests] = {}  # replaced, never changed: read without the lock
         self._idle: list[_CommandPickler] = []  # picklers with their buffers, for reuse; append and pop are atomic
 
     def encode_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -90,14 +92,10 @@ class Encoder:
                     return _encode(_Ext(FLAT, _encode((module, name, vars(command)))))
         return _encode(_Ext(OBJECT, self.dumps(command)))
 
-    def forget_definitions(self) -> None:
-        """Send every definition again before its next use: a new session cannot rely on an old one's."""
-        with self._lock:
-            self._sent.clear()
-            self._inline.clear()
-            self._current.clear()
-            self._plain.clear()
-            self._instances.clear()
+    @property
+    def definitions(self) -> list[bytes]:
+        """The encoded definitions that a new session must be told of first, in order; never waits for the lock."""
+        return list(self._definitions)
 
     def _heed_registered(self) -> None:
         """Look at every class again if modules were registered for going by value, or are not any more."""
@@ -196,22 +194,27 @@ class Encoder:
             return
         inlined = list(pickler.inlined.values())
         superseded = [
-            before
-            for _, ref in inlined
-            if ref.plain and (before := self._current.get(ref.name)) is not None and before != ref
+            old for _, ref in inlined if ref.plain and (old := self._current.get(ref.name)) is not None and old != ref
         ]
         new = {ref.fingerprint for _, ref in inlined}
         gone = [each for each in (*self._sent.take_gone(), *(ref.fingerprint for ref in superseded)) if each not in new]
         payload = [*sys.version_info[:2], [ref for _, ref in inlined], pickler.buffer.getvalue()]
         for made, ref in inlined:
             byvalue.local_code[ref.fingerprint] = made
+        plainly = _encode(_Ext(DEFINITION, _encode(payload)))
+        before, wanted = self._definitions, new | self._sent.held
+        wanted.difference_update(gone)
+        rests = Rests(frozenset(new), frozenset(pickler.named))
+        # First: the session may end as soon as this is on its way.
+        self._definitions = needed({**before, plainly: rests}, wanted)
         try:
-            self._on_definition(_encode(_Ext(DEFINITION, _encode([*payload, gone] if gone else payload))))
+            self._on_definition(_encode(_Ext(DEFINITION, _encode([*payload, gone]))) if gone else plainly)
         except BaseException:
+            self._definitions = before
             self._sent.put_back(gone)
             raise
-        for before in superseded:
-            self._sent.let_go(before)
+        for old in superseded:
+            self._sent.let_go(old)
         for made, ref in inlined:
             self._sent.add(made, ref)
             if ref.plain:
@@ -295,6 +298,7 @@ class _DefinitionPickler(CodePickler):
         self._root = root
         self._rehearsal = rehearsal
         self.inlined: dict[int, tuple[Any, Ref]] = {}
+        self.named: set[bytes] = set()  # fingerprints of what it rests on
 
     def reducer_override(self, obj: Any) -> Any:
         return byvalue.reduce_method(obj) if type(obj) is types.MethodType else super().reducer_override(obj)
@@ -307,6 +311,7 @@ class _DefinitionPickler(CodePickler):
         _check_definable(code)
         known = self._owner._sent.ref(code)
         if known is not None and code is not self._root and (self._rehearsal or not _has_changed(code, known)):
+            self.named.add(known.fingerprint)
             return byvalue.resolve, (known.module, known.qualname, known.fingerprint)
         ref = Ref(*name, b"" if self._rehearsal else fingerprint_of(code), plain)
         self.inlined[id(code)] = code, ref

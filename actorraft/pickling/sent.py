@@ -41,6 +41,12 @@ class Sent:
         self._settle()
         return fingerprint in self._ids or fingerprint in self._gone
 
+    @property
+    def held(self) -> set[bytes]:
+        """The fingerprints of what is alive here."""
+        self._settle()
+        return set(self._ids)
+
     def versions(self, name: Name) -> int:
         """Return how many classes that share this name, and are not what it means, the nodes hold for us."""
         self._settle()
@@ -77,11 +83,6 @@ class Sent:
     def put_back(self, gone: list[bytes]) -> None:
         """Tell these again: they could not be told."""
         self._gone += gone
-
-    def clear(self) -> None:
-        """Forget everything; the nodes are not told."""
-        for each in (self._refs, self._ids, self._versions, self._ended, self._gone):
-            each.clear()
 
     def _settle(self) -> None:
         while self._ended:

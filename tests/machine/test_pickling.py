@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import pickle
 import sys
@@ -358,14 +359,31 @@ def test_a_local_function_sees_the_globals_of_its_importable_module() -> None:
         assert node.execute(apply) == Put("k", 0)
 
 
-def test_another_session_is_told_again(notebook: Any) -> None:
+def test_another_session_is_told_first_of_all_that_what_lives_here_rests_on(notebook: Any) -> None:
     module = notebook(COMMAND.format(step=1))
-    local = Local(list)
-    local.execute(module.Add(1))
-    local.encoder.forget_definitions()
-    local.execute(module.Add(1))
-    assert len(local.definitions) == 2
-    assert local.definitions[0] == local.definitions[1]
+
+    def make(step: int) -> Any:
+        class Add(module.Add):  # type: ignore[misc]
+            def apply(self, state: list[int]) -> Any:
+                return step, super().apply(state)
+
+        return Add
+
+    kinds = [make(step) for step in range(5)]
+    with Node(list) as node, Node(list) as another:
+        for kind in kinds:
+            node.execute(kind(1))
+        del kinds[1:3], kind
+        gc.collect()
+        module = notebook(COMMAND.format(step=2))  # what the others rest on is not what its name means any more
+        node.execute(module.Add(1))
+
+        for definition in node.encoder.definitions:
+            another.ask("apply", definition)
+        for living in (*kinds, module.Add):
+            another.ask("apply", node.encoder.encode_command(living(1)))
+        assert another.query(list) == [2, 2, 2, 3]
+        assert (len(node.definitions), len(node.encoder.definitions)) == (6, 4)
 
 
 def test_a_definition_goes_ahead_of_what_needs_it_from_every_thread(notebook: Any) -> None:

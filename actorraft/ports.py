@@ -218,6 +218,8 @@ class Mailbox(Inbox, Protocol):
 class Channel(Inbox, Protocol):
     """The client's side: links to the nodes of a cluster. Kinds are FRAME, CONNECTED, DISCONNECTED and WAKE."""
 
+    refusals: dict[Any, str]  # node that lets this process in no link now -> why, in its own words
+
     def set_keys(self, members: Mapping[int, tuple[str, ...]]) -> None:
         """Say which public keys prove a node, the preferred one first."""
 

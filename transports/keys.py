@@ -226,20 +226,27 @@ class ClientFolder:
 
 
 class RunKeys:
-    """The keys of one run over tcp: a pair a node, and one for the clients of whoever owns the cluster.
+    """The keys of a cluster over tcp with one owner: a pair a node, and one for the clients of whoever owns it.
 
-    They are made anew for each run and never leave this machine: a node gets its own by its parent's pipe, and a client
-    in another process of the same user finds its own in a folder. Every method may be called from any thread.
+    They never leave this machine: a node gets its own by its parent's pipe, and a client in another process of the same
+    user finds its own in a folder. They are made anew for each run, unless the next one is to be at the same addresses:
+    a client goes on then, if it knows the keys that it finds there. Every method may be called from any thread.
 
     Args:
         folder: where clients of other processes find theirs; made by the first `publish`.
+        kept: where the nodes' pairs outlive the run, in a directory that only this user can enter; None: nowhere.
+
+    Raises:
+        UsageError: a key that was kept cannot be read, or written.
     """
 
-    def __init__(self, folder: Path, node_ids: Iterable[int]) -> None:
+    def __init__(self, folder: Path, node_ids: Iterable[int], kept: Path | None = None) -> None:
         self.folder = folder
+        self._kept = kept
         self._lock = threading.Lock()
-        self._nodes = {node_id: KeyPair.generate() for node_id in node_ids}
-        self._client = KeyPair.generate()
+        self._nodes = {node_id: self._pair(node_id) for node_id in node_ids}
+        secret = folder / SECRET_FILE
+        self._client = KeyPair.load(secret) if secret.exists() else KeyPair.generate()
 
     def members(self) -> dict[int, tuple[str, ...]]:
         """Return node id -> the public keys that prove it."""
@@ -251,7 +258,7 @@ class RunKeys:
         with self._lock:
             own = self._nodes.get(node_id)
             if own is None:
-                own = self._nodes[node_id] = KeyPair.generate()
+                own = self._nodes[node_id] = self._pair(node_id)
         return Keys(own, self.members(), {self._client.public: Guest("owner", "admin")})
 
     def of_client(self) -> Keys:
@@ -262,6 +269,22 @@ class RunKeys:
         """Believe a node no more that is no member."""
         with self._lock:
             self._nodes.pop(node_id, None)
+            if self._kept is not None:
+                (self._kept / f"node-{node_id}.key").unlink(missing_ok=True)
+
+    def _pair(self, node_id: int) -> KeyPair:
+        if self._kept is None:
+            return KeyPair.generate()
+        file = self._kept / f"node-{node_id}.key"
+        if file.exists():
+            return KeyPair.load(file)
+        pair = KeyPair.generate()
+        try:
+            self._kept.mkdir(mode=0o700, exist_ok=True)
+            pair.save(file)
+        except OSError as error:
+            raise UsageError(f"{file} cannot be written: {error.strerror}") from error
+        return pair
 
     def publish(self, cluster_id: str, name: str, endpoints: Mapping[int, str]) -> None:
         """Write the clients' folder anew."""

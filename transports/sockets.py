@@ -57,6 +57,7 @@ GREET_S: Final = (0.02, 1.0)  # first and longest wait before a hello that was n
 LOOK_S: Final = 0.02  # how often links that are not up are looked after
 CALM_S: Final = 1.0  # and the others
 BROKEN_OFF_MAX: Final = 3  # a node that dies breaks one off, or two; who has not the right key breaks off all
+KEYS_DO_NOT_FIT: Final = "this process's key is not allowed there, or whoever answers has not the key of that node"
 ASK_S: Final = 0.5  # how often the name of a host that cannot be reached is asked for again
 
 # Plain numbers: pyzmq's own are enums, and each operation on one costs as much as a send.
@@ -178,6 +179,7 @@ class Sockets:
         self.introduction = introduction
         self.introductions: dict[Any, hello.Introduction] = {}  # link id -> what its other end last said
         self.versions: dict[Any, int] = {}  # link id -> version of the wire that both ends speak
+        self.refusals: dict[Any, str] = {}  # link id -> why its other end does not let this process in
         self._keys = keys
         self._hwm = hwm
         self._times = times
@@ -289,6 +291,7 @@ class Sockets:
             check_connect(endpoint, keys=self._keys is not None, plaintext_on_loopback=self._plaintext)
         for link in list(self._links.values()):
             if endpoints.get(link.id) != link.endpoint or self._proofs(link.id, link.endpoint) != link.keys:
+                self.refusals.pop(link.id, None)
                 self._hang_up(link)
                 del self._links[link.id]
         for link_id, endpoint in endpoints.items():
@@ -416,7 +419,7 @@ class Sockets:
             if word == hello.WELCOME and not link.up:
                 self._on_welcome(link, hello.decode(body), happened)
             elif word == hello.REFUSED:
-                why = body[:500].decode(errors="replace")
+                why = self.refusals[link.id] = body[:500].decode(errors="replace")
                 self.drop("a refusal by a node", f"node {link.id} at {link.endpoint}: {why}")
             elif word == hello.AGAIN and link.up:
                 self._set_down(link, happened)
@@ -438,6 +441,7 @@ class Sockets:
         link.takes_bytes = said.receive_bytes_max
         link.greet_wait_s = GREET_S[0]
         self.introductions[link.id] = said
+        self.refusals.pop(link.id, None)
         self.versions[link.id] = version
         happened.append(Envelope(Kinds.CONNECTED, link.id, said.payload))
 
@@ -461,6 +465,7 @@ class Sockets:
                     if event & REFUSED or link.broken_off >= BROKEN_OFF_MAX:
                         key = f", whose key is {fingerprint(link.keys[0])}" if link.keys else ""
                         self.drop("a handshake that failed", f"with node {link.id} at {link.endpoint}{key}")
+                        self.refusals[link.id] = KEYS_DO_NOT_FIT
                     continue
                 connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
                 if not connected and link.up and link.drain is not None:

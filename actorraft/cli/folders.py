@@ -37,13 +37,11 @@ def recover(
     and there at the highest index. It becomes a new cluster of one node, with a new id; the others join it anew.
     """
     if not (path / NODE_FILE).is_file():
-        if not keep:
-            raise fail("--keep names the nodes to go on with, as in 0,3", USED_WRONGLY)
-        storage.recover_command(str(path), keep, force, dry_run)
+        storage.recover_command(str(path), keep, show, force, dry_run)
         return
     with errors():
         found = recovering.look(path, data_dir)
-        say(found.words)
+        say(found.survivor.words)
         if show or dry_run:
             return
         own = str(found.folder.node.id)

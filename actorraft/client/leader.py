@@ -8,7 +8,7 @@ Threads:    one at a time; times are handed in.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from actorraft import codec
@@ -31,6 +31,7 @@ class Leadership:
         self.heard: set[int] = set()  # linked now, and has said something since
         self.leader: int | None = None  # in `nodes`
         self.stranger: int | None = None  # a leader that was named, and that there was no link to
+        self.refusals_of_links: Mapping[int, str] = {}  # node that lets this client in no link -> why; the channel's
         self.term = 0  # of the last leader that was named
         self.refusals = 0  # in a row
         self._hello_s = 0.0  # when the nodes are asked next, while there is no leader
@@ -102,6 +103,9 @@ class Leadership:
         """Say what is known, for an error's text."""
         if self.leader is not None:
             return f"node {self.leader} led in term {self.term}"
+        if self.refusals_of_links:
+            known = "no leader is known" if self.nodes else "no node can be reached"
+            return f"{known}; " + "; ".join(f"node {node} says: {why}" for node, why in self.refusals_of_links.items())
         if not self.nodes:
             return "no node can be reached: none runs there, or, over tcp, the keys are another cluster's"
         if not self.heard:

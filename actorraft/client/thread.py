@@ -131,6 +131,7 @@ class ClientThread:
                 channel.close()
                 return
             self._channel = channel
+            self._session.leadership.refusals_of_links = channel.refusals
             self._thread = threading.Thread(target=self._run, args=(channel,), name="actorraft-client", daemon=True)
             self._halted = False
             self._thread.start()

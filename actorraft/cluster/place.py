@@ -66,6 +66,12 @@ class Place:
         assert self._directory is not None
         return self._directory.node_path(node_id)
 
+    @property
+    def keys_path(self) -> Path:
+        """Where keys are that outlive the run."""
+        assert self._directory is not None
+        return self._directory.path / "keys"
+
     def storage_ids(self) -> dict[int, str]:
         """Return the random id of each node's directory: who comes with another one is somebody else."""
         assert self._directory is not None

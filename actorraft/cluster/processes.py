@@ -142,7 +142,9 @@ class NodeProcesses:
         if transport == "tcp":
             from transports.keys import RunKeys
 
-            self.keys = RunKeys(place.run_dir / "client", self.node_ids)
+            # At addresses that stay, whoever knew them is to find whom he knew.
+            kept = place.keys_path if self._listen and place.keeps_data else None
+            self.keys = RunKeys((kept or place.run_dir) / "client", self.node_ids, kept)
 
     # --- What is known of them ---
 
@@ -271,7 +273,7 @@ class NodeProcesses:
             node_id=node_id,
             cluster_id=bytes.fromhex(info.cluster_id),
             factory=self._factory,
-            machine_seed=int(info.cluster_id, 16),
+            machine_seed=info.machine_seed,
             directory=self.place.node_path(node_id),
             durability=self._durability,
             keeps_data=self.place.keeps_data,

@@ -37,14 +37,6 @@ class Found:
     data: Path
     survivor: Survivor
 
-    @property
-    def words(self) -> str:
-        last = self.survivor.last
-        return (
-            f"node {self.folder.node.id} of cluster {self.folder.cluster.id}: its log ends at index {last.index} of "
-            f"term {last.term}; it has known term {self.survivor.hard_state.term}"
-        )
-
 
 def look(path: Path, data_dir: Path | None) -> Found:
     """Read a node's folder and data, changing nothing.

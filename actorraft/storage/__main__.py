@@ -1,6 +1,7 @@
 """Looks at data directories, and brings them back.
 
 python -m actorraft.storage verify PATH
+python -m actorraft.storage recover PATH --show
 python -m actorraft.storage recover PATH --keep 0,3
 python -m actorraft.storage show PATH --index 17
 python -m actorraft.storage skip PATH --index 17 --checksum 5d41402a
@@ -13,7 +14,7 @@ import sys
 from dataclasses import asdict
 
 from actorraft.errors import ActorRaftError, UsageError
-from actorraft.storage.recover import Plan, recover
+from actorraft.storage.recover import Plan, look, recover
 from actorraft.storage.show import show
 from actorraft.storage.skips import skip
 from actorraft.storage.verify import Report, verify
@@ -57,15 +58,23 @@ def verify_command(path: str = typer.Argument(help="The folder of a cluster, or 
 @app.command(name="recover")
 def recover_command(
     path: str = typer.Argument(help="The folder of a cluster that lost a majority of its nodes."),
-    keep: str = typer.Option(help="Ids of the nodes to go on with, as in 0,3; their folders must be there and whole."),
+    keep: str = typer.Option("", help="Ids of the nodes to go on with, as in 0,3; their folders are there and whole."),
+    show: bool = typer.Option(False, "--show", help="Only say what each folder holds, to compare before choosing."),
     force: bool = typer.Option(False, "--force", help="Also if that gives up nodes that are still whole."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be done."),
 ) -> None:
     """Make a cluster of the nodes that are left. Exits with 2 if that is refused.
 
-    What the lost nodes alone had acknowledged is gone for good; if the kept ones are a majority, nothing is.
+    What the lost nodes alone had acknowledged is gone for good; if the kept ones are a majority, nothing is. What comes
+    of it is a new cluster, with a new id: what is left of the old one elsewhere is not heard.
     """
     console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    if show:
+        _show_survivors(path, console, errors)
+        return
+    if not keep:
+        errors.print("--keep names the nodes to go on with, as in 0,3; --show says what there is", style="red")
+        raise typer.Exit(2)
     try:
         kept = [int(part) for part in keep.split(",")]
     except ValueError:
@@ -79,11 +88,27 @@ def recover_command(
             if plan.danger:
                 errors.print(f"would be refused: {plan.danger}", style="red", markup=False)
             raise typer.Exit(2 if plan.danger and not force else 0)
-        recover(path, kept, force=force)
+        plan = recover(path, kept, force=force)
     except ActorRaftError as error:
         errors.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
-    console.print(f"[green]done[/]: spawn(data_dir=...) starts {len(plan.keep)} nodes; add_node() adds to them")
+    console.print(
+        f"[green]done[/]: this is cluster {plan.cluster_id} now; spawn(data_dir=...) starts {len(plan.keep)} nodes; "
+        "add_node() adds to them",
+        highlight=False,
+    )
+
+
+def _show_survivors(path: str, console: Console, errors: Console) -> None:
+    try:
+        survivors, unreadable = look(path)
+    except ActorRaftError as error:
+        errors.print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from None
+    for survivor in survivors:
+        console.print(survivor.words, markup=False, highlight=False)
+    for node_id, reason in unreadable.items():
+        console.print(f"node {node_id} cannot be read: {reason}", markup=False, highlight=False)
 
 
 @app.command(name="show")

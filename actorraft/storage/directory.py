@@ -57,6 +57,13 @@ class ClusterInfo:
     hash_seed: int  # PYTHONHASHSEED of every node, so that sets iterate alike
     name: str = ""
     python: str = this_python()
+    seed: str = ""  # of the machine's dice, likewise hexadecimal; "": the id, which a recovered cluster has anew
+    becomes: str = ""  # the id that a recovery is about to give it; "": none is under way
+
+    @property
+    def machine_seed(self) -> int:
+        """The seed of everything that looks random in the machine: the log is replayed with it, whatever the id is."""
+        return int(self.seed or self.cluster_id, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +189,11 @@ class ClusterDirectory:
             raise UsageError(
                 f"{self.path} was made for the machine {info.machine}, not for {machine}; if it is the same one under "
                 f"another name, say so once: spawn(..., formerly={info.machine!r})"
+            )
+        if info.becomes:
+            raise UsageError(
+                f"{self.path} is in the middle of a recovery that was interrupted: run that once more "
+                f"(python -m actorraft.storage recover {self.path} --keep ...), then spawn"
             )
         info = replace(info, machine=machine)
         if info.python != this_python():

@@ -11,12 +11,16 @@ start, rules from the moment it is appended (Raft §6), reaches the other kept n
 write. Why only in one log: in another it could take another index, and one (term, index) must be one entry for ever.
 The others still have the old configuration until they receive it; they cannot elect one of themselves meanwhile, for
 either they are no majority of it, or they need the vote of the picked node, whose log is more up-to-date (§5.4.1).
+Why a new cluster id: done in two places with two halves of the folders, it must not make two clusters of one name. The
+links, folders and clients of the old id are refused by the new one; the machine's seeds stay: the log is replayed.
 Why a term so far ahead: the lost nodes may have been in later terms than any that is seen here; should one of
 their folders turn up, no term of theirs is used a second time.
 
 What it may lose: an entry acknowledged by a majority is on every majority; so if the kept nodes are one, nothing is
 lost. Else what only the others had is gone, though it was acknowledged.
 
+Invariant:  the new id is noted before anything is done and is everybody's at the end; a crash in between is mended by
+            doing it once more, and until then nothing starts here.
 Source:     Raft §5.4.1, §6; etcd's --force-new-cluster, Consul's peers.json.
 Not here:   nodes that run. Every folder that is touched is locked, so a cluster in use is refused.
 """
@@ -38,11 +42,13 @@ from actorraft.storage.directory import (
     ClusterDirectory,
     ClusterInfo,
     DirectoryLock,
+    NodeDirectory,
     NodeInfo,
     cannot_be_used,
     unseal,
 )
 from actorraft.storage.disk import LOG_FOLDER, SNAPSHOT_FOLDER, DiskStorage
+from actorraft.storage.records import entry_checksum
 from actorraft.storage.snapshots import check_content, read_footer, snapshot_paths
 from actorraft.storage.wal import LogReader
 
@@ -51,14 +57,31 @@ TERM_GAP = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Survivor:
-    """What a node's folder holds, as read without changing it."""
+    """What a node's folder holds, as read without changing it.
+
+    Attributes:
+        cluster_id: hexadecimal.
+        checksum: of the last entry, eight hexadecimal digits; "" where only a snapshot reaches so far. Two logs that
+            end in one term, at one index, and with another checksum, are of two clusters.
+        unsynced: written with durability="os" when the machine stopped: the end of its log may be missing.
+    """
 
     node_id: int
+    cluster_id: str
     storage_id: str
     hard_state: HardState
     last: EntryId
+    checksum: str
     configuration: Configuration
-    unsynced: bool  # written with durability="os" when the machine stopped: the end of its log may be missing
+    unsynced: bool
+
+    @property
+    def words(self) -> str:
+        """The same in a sentence, to be compared across machines before one is chosen."""
+        return (
+            f"node {self.node_id} of cluster {self.cluster_id}: its log ends with (term {self.last.term}, index "
+            f"{self.last.index}, checksum {self.checksum or 'of a snapshot'}); it has known term {self.hard_state.term}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +97,7 @@ class Plan:
         may_lose: acknowledged entries may be lost: the kept nodes are no majority, or were not synced.
         danger: why this is refused unless forced; empty if it is not.
         term: of the entry that says so.
+        cluster_id: the new one, hexadecimal.
     """
 
     keep: tuple[int, ...]
@@ -84,6 +108,7 @@ class Plan:
     may_lose: bool
     danger: str
     term: int
+    cluster_id: str
 
 
 def recover(path: str | os.PathLike[str], keep: Collection[int], *, force: bool = False, dry_run: bool = False) -> Plan:
@@ -99,10 +124,7 @@ def recover(path: str | os.PathLike[str], keep: Collection[int], *, force: bool 
         UsageError: it is no cluster's folder, is in use, a node to keep is not there, or it is refused without `force`.
         CorruptionError: a node to keep is damaged.
     """
-    folder = Path(path).absolute()
-    if not (folder / CLUSTER_FILE).is_file():
-        raise UsageError(f"{folder} is no cluster's folder: it has no {CLUSTER_FILE}")
-    directory = ClusterDirectory(folder, wait_s=0)
+    directory = _open(path)
     try:
         assert directory.info is not None
         plan = _plan(directory, directory.info, frozenset(keep))
@@ -116,19 +138,33 @@ def recover(path: str | os.PathLike[str], keep: Collection[int], *, force: bool 
         directory.close()
 
 
+def look(path: str | os.PathLike[str]) -> tuple[list[Survivor], dict[int, str]]:
+    """Say what the nodes' folders of a cluster hold, changing nothing; and node id -> why one cannot be read.
+
+    Raises:
+        UsageError: it is no cluster's folder, or is in use.
+    """
+    directory = _open(path)
+    try:
+        assert directory.info is not None
+        survivors, unreadable = _read_all(directory, directory.info)
+        return list(survivors.values()), unreadable
+    finally:
+        directory.close()
+
+
+def _open(path: str | os.PathLike[str]) -> ClusterDirectory:
+    folder = Path(path).absolute()
+    if not (folder / CLUSTER_FILE).is_file():
+        raise UsageError(f"{folder} is no cluster's folder: it has no {CLUSTER_FILE}")
+    return ClusterDirectory(folder, wait_s=0)
+
+
 def _plan(directory: ClusterDirectory, info: ClusterInfo, keep: frozenset[int]) -> Plan:
     strangers = sorted(keep - set(info.node_ids))
     if strangers or not keep:
         raise UsageError(f"nodes to keep are some of {list(info.node_ids)}, not {strangers or 'none'}")
-    survivors: dict[int, Survivor] = {}
-    unreadable: dict[int, str] = {}
-    for node_id in info.node_ids:
-        try:
-            survivors[node_id] = read_survivor(directory.node_path(node_id), node_id, info)
-        except ActorRaftError as error:
-            if node_id in keep:
-                raise
-            unreadable[node_id] = str(error)
+    survivors, unreadable = _read_all(directory, info, keep)
     newest = max(survivors.values(), key=lambda one: one.last)
     best = max((survivors[node_id] for node_id in keep), key=lambda one: (one.last, -one.node_id))
     configuration = newest.configuration
@@ -143,6 +179,7 @@ def _plan(directory: ClusterDirectory, info: ClusterInfo, keep: frozenset[int]) 
         may_lose=may_lose,
         danger=_danger(keep, survivors, newest, best, unsynced) if may_lose else "",
         term=max(one.hard_state.term for one in survivors.values()) + TERM_GAP,
+        cluster_id=info.becomes or os.urandom(8).hex(),
     )
 
 
@@ -178,6 +215,22 @@ def _is_majority(node_ids: frozenset[int], configuration: Configuration) -> bool
 # ---- reading ------------------------------------------------------------------------------------------------------
 
 
+def _read_all(
+    directory: ClusterDirectory, info: ClusterInfo, needed: frozenset[int] = frozenset()
+) -> tuple[dict[int, Survivor], dict[int, str]]:
+    """Read all folders; of those that are not needed it is enough to say what is wrong."""
+    survivors: dict[int, Survivor] = {}
+    unreadable: dict[int, str] = {}
+    for node_id in info.node_ids:
+        try:
+            survivors[node_id] = read_survivor(directory.node_path(node_id), node_id, info)
+        except ActorRaftError as error:
+            if node_id in needed:
+                raise
+            unreadable[node_id] = str(error)
+    return survivors, unreadable
+
+
 def read_survivor(folder: Path, node_id: int, info: ClusterInfo) -> Survivor:
     """Read a node's folder whole, changing nothing. Raises UsageError, CorruptionError."""
     if not (folder / NODE_FILE).exists():
@@ -185,7 +238,9 @@ def read_survivor(folder: Path, node_id: int, info: ClusterInfo) -> Survivor:
     with _locked(folder), cannot_be_used(folder):
         node = NodeInfo(**(unseal(folder / NODE_FILE) or {}))
         known = dict(info.storage_ids).get(node_id, node.storage_id)
-        if (node.node_id, node.cluster_id, node.storage_id) != (node_id, info.cluster_id, known):
+        if node.cluster_id not in (info.cluster_id, info.becomes):
+            raise UsageError(f"{folder} belongs to cluster {node.cluster_id}, and this is {info.cluster_id}")
+        if (node.node_id, node.storage_id) != (node_id, known):
             raise UsageError(f"{folder} is not the folder that node {node_id} of this cluster had")
         if not node.started:
             raise UsageError(f"{folder} was never written to")
@@ -203,17 +258,20 @@ def read_survivor(folder: Path, node_id: int, info: ClusterInfo) -> Survivor:
             )
         if last.index < image.first_index - 1:
             raise CorruptionError(f"{folder}: the log begins at {image.first_index}, and no snapshot reaches up to it")
-        entries = image.held()
-        if entries and image.next_index - 1 > last.index:
+        entries, checksum = image.held(), ""
+        if entries and image.next_index - 1 >= last.index:
             last = EntryId(entries[-1].term, image.next_index - 1)
+            checksum = f"{entry_checksum(last.index, entries[-1]):08x}"
         for entry in entries:
             if isinstance(entry.item, Configuration):
                 configuration = entry.item
         return Survivor(
             node_id=node_id,
+            cluster_id=node.cluster_id or "",
             storage_id=node.storage_id,
             hard_state=image.hard_state,
             last=last,
+            checksum=checksum,
             configuration=configuration,
             unsynced=node.durability == "os" and node.boot_id not in ("", boot_id()),
         )
@@ -241,7 +299,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _carry_out(directory: ClusterDirectory, info: ClusterInfo, plan: Plan) -> None:
-    """The log first: a crash between the two leaves what can be recovered once more."""
+    """The log, then the nodes' folders, the cluster's last: a crash in between leaves what can be recovered again."""
+    directory.update(replace(info, becomes=plan.cluster_id))
     known = dict(info.storage_ids)
     configuration = Configuration(
         voters=frozenset(plan.keep),
@@ -260,4 +319,10 @@ def _carry_out(directory: ClusterDirectory, info: ClusterInfo, plan: Plan) -> No
                 store.persist(vote, index, [LogEntry(plan.term, configuration)])
         finally:
             store.close()
-    directory.update(replace(info, node_ids=plan.keep))
+        node = NodeDirectory(directory.node_path(node_id), create=False, wait_s=0)
+        try:
+            node.store(replace(node.info, cluster_id=plan.cluster_id))
+        finally:
+            node.close()
+    seed = info.seed or info.cluster_id
+    directory.update(replace(info, node_ids=plan.keep, cluster_id=plan.cluster_id, seed=seed, becomes=""))

@@ -21,6 +21,7 @@ class Nowhere:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.refusals: dict[Any, str] = {}
         self._woken = threading.Event()
 
     def set_keys(self, members: Mapping[int, tuple[str, ...]]) -> None:

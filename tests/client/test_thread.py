@@ -31,6 +31,7 @@ class Node:
     def __init__(self) -> None:
         self.queue: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
         self.mute = False
+        self.refusals: dict[Any, str] = {}
 
     def set_endpoints(self, endpoints: Mapping[int, str]) -> None:
         self.queue.put(Envelope(Kinds.CONNECTED, 0))

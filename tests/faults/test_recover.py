@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from actorraft import CorruptionError, ReplicatedStateMachine, StartError, UsageError
+from actorraft import CorruptionError, ReplicatedStateMachine, StartError, Unavailable, UsageError, connect
 from actorraft.raft.messages import Configuration, HardState, LogEntry
 from actorraft.storage import boot
 from actorraft.storage.__main__ import app
-from actorraft.storage.directory import ClusterDirectory, ClusterInfo
+from actorraft.storage.directory import ClusterDirectory, ClusterInfo, NodeDirectory
 from actorraft.storage.disk import DiskStorage
-from actorraft.storage.recover import TERM_GAP, recover
+from actorraft.storage.recover import TERM_GAP, look, recover
 from actorraft.storage.verify import verify
+from tests.cli.test_member import free_ports
 from tests.cluster.helpers import agree, eventually
 from tests.cluster.machines import Ledger
 
@@ -129,6 +130,67 @@ def test_folders_that_were_not_synced_when_the_machine_stopped_need_force(
     assert len(held(path, 1)[1]) == 1
 
 
+def test_what_is_recovered_has_a_new_id_and_refuses_what_is_of_the_old_one_by_name(tmp_path: Path) -> None:
+    path = made(tmp_path / "data", {0: [1], 1: [1], 2: [1]})
+    shutil.copytree(path, tmp_path / "other")
+    plan, other = recover(path, [0, 1]), recover(tmp_path / "other", [1, 2])
+    assert len({"00" * 8, plan.cluster_id, other.cluster_id}) == 3
+    directory = ClusterDirectory(path)
+    info = directory.check("bank:Bank")
+    directory.close()
+    assert (info.cluster_id, info.machine_seed, info.becomes) == (plan.cluster_id, 0, "")
+    assert {survivor.cluster_id for survivor in look(path)[0]} == {plan.cluster_id}
+    shutil.rmtree(path / "node-1")
+    shutil.copytree(tmp_path / "other" / "node-1", path / "node-1")
+    with pytest.raises(UsageError, match=f"belongs to cluster {other.cluster_id}, not to {plan.cluster_id}"):
+        NodeDirectory(path / "node-1", cluster_id=plan.cluster_id)
+    with pytest.raises(UsageError, match=f"belongs to cluster {other.cluster_id}, and this is {plan.cluster_id}"):
+        recover(path, [0, 1])
+    assert recover(path, [0]).cluster_id not in {plan.cluster_id, other.cluster_id}
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_recovery_that_was_interrupted_is_done_once_more_and_nothing_starts_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    path = made(tmp_path / "data", {0: [1], 1: [1], 2: [1]})
+    stored: list[object] = []
+    store = NodeDirectory.store
+
+    def dies(self: NodeDirectory, info: object) -> None:
+        if len(stored) == done - 1:
+            raise KeyboardInterrupt
+        stored.append(info)
+        store(self, info)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(NodeDirectory, "store", dies)
+    with pytest.raises(KeyboardInterrupt):
+        recover(path, [0, 1])
+    monkeypatch.undo()
+    directory = ClusterDirectory(path)
+    with pytest.raises(UsageError, match="recovery that was interrupted"):
+        directory.check("bank:Bank")
+    directory.close()
+    plan = recover(path, [0, 1])
+    assert {survivor.cluster_id for survivor in look(path)[0]} == {plan.cluster_id}
+    assert held(path, 0)[1][-1].item.voters == frozenset({0, 1})
+
+
+def test_each_folder_s_end_is_shown_so_that_they_can_be_compared(tmp_path: Path) -> None:
+    path = made(tmp_path / "data", {0: [1, 1], 1: [1, 2], 2: [1, 2]})
+    (path / "node-2" / "node.json").unlink()
+    shown = CliRunner().invoke(app, ["recover", str(path), "--show"])
+    assert shown.exit_code == 0, shown.output
+    survivors, unreadable = look(path)
+    assert [(one.last.term, one.last.index) for one in survivors] == [(1, 1), (2, 1)]
+    assert len({one.checksum for one in survivors} - {""}) == 2
+    for one in survivors:
+        assert f"(term {one.last.term}, index 1, checksum {one.checksum})" in shown.output
+    assert "node 2 cannot be read" in shown.output
+    assert list(unreadable) == [2]
+    assert CliRunner().invoke(app, ["recover", str(path)]).exit_code == 2
+
+
 def test_a_configuration_of_later_days_decides_who_is_a_majority(tmp_path: Path) -> None:
     path = made(tmp_path / "data", {0: [1], 1: [1], 2: [1]})
     store = DiskStorage(path / "node-2", create=False)
@@ -183,6 +245,31 @@ def test_a_cluster_that_lost_three_of_five_goes_on_with_two_and_grows_again(tmp_
         assert eventually(lambda: cluster.proxy(timeout=20.0).append("k", 51)) == 52
         cluster.nodes[best].restart()
         agree(cluster)
+
+
+@pytest.mark.cluster
+def test_a_client_at_addresses_that_stay_goes_on_with_the_next_run_and_is_refused_by_a_recovered_cluster(
+    tmp_path: Path,
+) -> None:
+    data, listen = tmp_path / "data", [f"127.0.0.1:{port}" for port in free_ports(3)]
+    machine = ReplicatedStateMachine(Ledger)
+    with machine.spawn(data_dir=data, listen=listen) as cluster:
+        cluster.proxy().append("k", 0)
+        client = connect(cluster.endpoints, Ledger)  # as another process would
+        assert client.proxy().append("k", 1) == 2
+    with client:
+        with machine.spawn(data_dir=data, listen=listen):
+            assert client.proxy(timeout=20.0).append("k", 2) == 3
+        old = recover(data, [0], dry_run=True)
+        new = recover(data, [0], force=True)
+        assert len(old.keep) == 1
+        with machine.spawn(data_dir=data, listen=listen[:1]) as cluster:
+            with pytest.raises(Unavailable, match=rf"it looks for cluster .*, and this is {new.cluster_id}"):
+                client.proxy(timeout=3.0).append("k", 3)
+            assert cluster.proxy().get("k") == [0, 1, 2]
+            assert cluster.add_node() == 3
+            with connect(cluster.endpoints, Ledger) as fresh:
+                assert fresh.proxy().append("k", 3) == 4
 
 
 @pytest.mark.cluster

@@ -5,6 +5,7 @@
 #   make seeds    1,000 seeds of the simulator at the default length; make seeds FIRST=5000 SEEDS=200 for others
 #   make fix      format, and mend what ruff can mend
 #   make bench    the two benchmarks, at their defaults
+#   make docs     the site, in .cache/docs; a warning or a link that leads nowhere ends it
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -17,7 +18,7 @@ CODE   := $(LIBRARY) benchmarks examples tests
 #   make slow     the long tests
 #   make tools    what comes from Debian and npm, for the tests that need it
 SKIPPED := $(abspath $(VENV))/skipped.txt
-.PHONY: demo test tools seeds slow verify fix bench clean
+.PHONY: demo test tools seeds slow verify fix bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/run.stamp
@@ -70,6 +71,10 @@ fix: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.election
+
+docs: $(VENV)/dev.stamp
+	@$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html -d .cache/docs-doctrees docs .cache/docs
+	@echo "the site is in .cache/docs/index.html"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache

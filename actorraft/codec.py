@@ -6,7 +6,7 @@ Client messages are msgspec structs, encoded as arrays with a number for a tag.
 A client's commands travel in one `Commands` frame, and that frame, behind an 8-byte stamp of log time, *is* the log
 entry: leader, followers and disks pass its body on unread, and only the executor looks inside (`decode_body`).
 
-Source:     security.md 4: a fixed format, checked while it is decoded; nothing of pickle on the control path.
+Source:     docs/trust.md: a fixed format, checked while it is decoded; nothing of pickle on the control path.
 Invariant:  whatever does not decode raises MalformedFrame and nothing else.
 Shape:      body: a msgpack array with one value for each command or request; values are made elsewhere (pickling.py).
 """

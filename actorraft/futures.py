@@ -133,19 +133,19 @@ class ResultFuture(Future[T]):
     # --- Waiting ---
 
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Return whether it has ended."""
         return self._ended
 
     def running(self) -> bool:
-        """Whether it is under way."""
+        """Return whether it is under way."""
         return not self._ended
 
     def cancelled(self) -> bool:
-        """Never: see `cancel`."""
+        """Return False: see `cancel`."""
         return False
 
     def cancel(self) -> bool:
-        """Refuse: what was sent may be applied."""
+        """Return False: what was sent may be applied, so it cannot be taken back."""
         return False
 
     def result(self, timeout: float | None = None) -> T:
@@ -222,7 +222,7 @@ class ResultFuture(Future[T]):
         resolve_many((), ((self, exception),))
 
     def set_running_or_notify_cancel(self) -> bool:
-        """Say that it runs: it always did, and cannot be cancelled."""
+        """Return True: it runs from the start, and cannot be cancelled."""
         return True
 
     # --- What it is ---

@@ -124,12 +124,26 @@ class Query(Method[P, R_co]):
 
 
 def command(function: Callable[Concatenate[Any, P], R]) -> Command[P, R]:
-    """Mark a method as a command: it goes through the log and runs once on every node, in log order."""
+    """Mark a method as a command: it goes through the log and runs once on every node, in log order.
+
+    Returns:
+        A descriptor: on a local instance it is the method; on a proxy a BoundCommand, which sends it.
+
+    Raises:
+        UsageError: it is no plain method: a coroutine, a property, a static or class method.
+    """
     return Command(function)
 
 
 def query(function: Callable[Concatenate[Any, P], R]) -> Query[P, R]:
-    """Mark a method as a query: it reads only, is never logged, and is linearizable unless asked otherwise."""
+    """Mark a method as a query: it reads only, is never logged, and is linearizable unless asked otherwise.
+
+    Returns:
+        A descriptor, as `command` does.
+
+    Raises:
+        UsageError: it is no plain method: a coroutine, a property, a static or class method.
+    """
     return Query(function)
 
 
@@ -138,7 +152,7 @@ class MachineMethods(NamedTuple):
 
     commands: dict[str, Callable[..., Any]]
     queries: dict[str, Callable[..., Any]]
-    row: str  # of the table in the contract: "methods", "apply" or "objects"
+    row: str  # how it takes commands: "methods", "apply" or "objects"
 
 
 def methods_of(cls: type) -> MachineMethods:

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 KEYS = 10_000  # distinct keys of 16 bytes
 LATENCIES_MAX = 20_000  # of the sampled ones; more are thinned evenly
@@ -225,6 +225,7 @@ def drive(spec: LoadSpec, submit: Submit, failures: tuple[type[BaseException], .
 def main() -> None:
     """Drive an ActorRaft cluster."""
     from actorraft import ActorRaftError, connect
+    from actorraft.client.arguments import Consistency
     from benchmarks.machines import Put, Register
     from statemachines.kv import KVStore
 
@@ -238,7 +239,7 @@ def main() -> None:
     with connect(endpoints, machine) as client:
         submit: Submit
         if spec.operation != "set":
-            get = client.proxy(consistency=spec.operation, timeout=timeout).get.submit
+            get = client.proxy(consistency=cast(Consistency, spec.operation), timeout=timeout).get.submit
             for number in range(0, KEYS, 100):  # something to read
                 client.proxy(timeout=timeout).set(keys[number], value)
             submit = lambda number: get(keys[number * 100 % KEYS])  # noqa: E731

@@ -159,7 +159,7 @@ class ParameterClient:
     # --- For the worker ---
 
     def push(self, update: Mapping[str, Any] | Vector, base_version: int) -> ResultFuture[int]:
-        """Send an update: what is to be added to the parameters. Wait while too many are without an answer.
+        """Send an update: what is to be added to the parameters; return a future. Wait while too many have no answer.
 
         The future ends with the version that has the update, or will have it when its round closes; with a PushRefused
         if it is refused for good.
@@ -167,6 +167,9 @@ class ParameterClient:
         Args:
             update: name -> array of float32, or all of them as one vector.
             base_version: of the parameters that it was computed from.
+
+        Raises:
+            UsageError: this client is closed, or the update does not have the parameters' shapes.
         """
         vector = self._vector(update)
         self._room.acquire()

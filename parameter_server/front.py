@@ -97,7 +97,11 @@ class ParameterFront(Actor):
         self._client = client
 
     def receive(self, message: Any) -> Any:
-        """Take a message; the answer of a push is the version that has it, or will have it."""
+        """Take a message, and return the answer or a future of it; that of a push is the version that has it.
+
+        Raises:
+            UsageError: it is no message of a ParameterClient's.
+        """
         match message:
             case ("push", worker, step, base_version, examples, update):
                 return self._bench.push(worker, step, base_version, examples, update)

@@ -1,9 +1,9 @@
-"""A key-value store: the mission's SET, GET and DELETE, with compare-and-set, ranges, bulk writes and expiry.
+"""A key-value store: SET, GET and DELETE, with compare-and-set, ranges, bulk writes and expiry.
 
 Keys are anything hashable, values anything that can be sent. `set`, `get` and `delete` on keys that never expire are
 one dict operation each and one look at an empty table; everything else pays for itself.
 
-Source:     mission page, "Key-Value Store Integration"; log time: D§6.3 (sessions expire by it, and so do keys here).
+Source:     log time: D§6.3 (sessions expire by it, and so do keys here).
 Invariant:  every key of `_expires_at` is a key of `_data`; `_due` holds (time, key) for each of them, and may hold
             others that are out of date, at most as many again. Every key that changed while a snapshot is under way
             is in `_kept` as it was, if it was there.
@@ -41,7 +41,7 @@ class KVStore(StateMachine):
 
     @command
     def set(self, key: Any, value: Any) -> bool:
-        """Put `value` under `key`, for good; always True."""
+        """Put `value` under `key`, for good; returns True."""
         if self._kept is not None:
             self._keep(key)
         if self._expires_at:
@@ -93,7 +93,11 @@ class KVStore(StateMachine):
 
     @command
     def set_for(self, key: Any, value: Any, seconds: float) -> bool:
-        """Put `value` under `key` for `seconds` of log time, counted from this command; always True."""
+        """Put `value` under `key` for `seconds` of log time, counted from this command; returns True.
+
+        Raises:
+            ValueError: `seconds` is not above 0.
+        """
         if seconds <= 0:
             raise ValueError(f"a key lives for more than 0 seconds, not {seconds!r}")
         self._expire()
@@ -114,7 +118,10 @@ class KVStore(StateMachine):
 
     @property
     def wake_at(self) -> float | None:
-        """The log time of the next expiry: the leader appends a clock entry when it is due, on an idle cluster too."""
+        """Return the log time of the next expiry, None if there is none.
+
+        The leader appends a clock entry when it is due, on an idle cluster too.
+        """
         return self._due[0][0] if self._expires_at else None
 
     def on_clock(self) -> None:
@@ -173,7 +180,11 @@ class KVStore(StateMachine):
 
     @query
     def range(self, start: Any = None, stop: Any = None, limit: int | None = None) -> list[tuple[Any, Any]]:
-        """Return (key, value) for keys in [start, stop), in order; None leaves an end open. Looks at every key."""
+        """Return (key, value) for keys in [start, stop), in order; None leaves an end open. Looks at every key.
+
+        Raises:
+            ValueError: `limit` is below 0.
+        """
         if limit is not None and limit < 0:
             raise ValueError(f"limit is 0 or more, not {limit!r}")
         data = self._data

@@ -35,6 +35,9 @@ class LockService(StateMachine):
         """Take the lock for `seconds`, or renew it; return the fencing token, None if another holds it.
 
         Renewing keeps the token: it is still the same grant.
+
+        Raises:
+            ValueError: `seconds` is not above 0.
         """
         if seconds <= 0:
             raise ValueError(f"a lease lasts for more than 0 seconds, not {seconds!r}")
@@ -65,7 +68,7 @@ class LockService(StateMachine):
 
     @property
     def wake_at(self) -> float | None:
-        """The log time of the next expiry."""
+        """Return the log time of the next expiry, None if there is none."""
         return min((lease.expires_at for lease in self._leases.values()), default=None)
 
     def on_clock(self) -> None:

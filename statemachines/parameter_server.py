@@ -409,7 +409,11 @@ class ParameterServer(StateMachine):
 
     @query
     def pull_vector(self, min_version: int = 0) -> tuple[int, bytes]:
-        """Return the version, and all parameters as the bytes of one vector of float32, little-endian."""
+        """Return the version, and all parameters as the bytes of one vector of float32, little-endian.
+
+        Raises:
+            NotYet: it has not reached `min_version`; a read through a cluster waits for it.
+        """
         if self._version < min_version:
             raise NotYet(f"version {min_version}: this is {self._version}")
         return self._version, self._values.tobytes()
@@ -429,7 +433,7 @@ class ParameterServer(StateMachine):
 
     @property
     def wake_at(self) -> float | None:
-        """The log time at which the round closes."""
+        """Return the log time at which the round closes, None if it closes at none."""
         return self._closes_at
 
     def on_clock(self) -> None:

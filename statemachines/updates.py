@@ -24,12 +24,12 @@ _HEAD: Final = struct.Struct("<II")
 
 
 def whole(vector: Vector) -> bytes:
-    """Encode all of it as it is."""
+    """Return the encoding of all of it, as it is."""
     return _HEAD.pack(WHOLE, vector.size) + vector.tobytes()
 
 
 def rounded(vector: Vector) -> bytes:
-    """Encode all of it, each number rounded to the nearest bfloat16 (to even, if two are as near)."""
+    """Return the encoding of all of it, each number rounded to the nearest bfloat16 (to even, if two are as near)."""
     import numpy as np
 
     bits = vector.view(np.uint32)
@@ -38,7 +38,7 @@ def rounded(vector: Vector) -> bytes:
 
 
 def largest(vector: Vector, count: int) -> bytes:
-    """Encode the `count` entries that are largest in size; the others count as zero."""
+    """Return the encoding of the `count` entries that are largest in size; the others count as zero."""
     import numpy as np
 
     count = max(0, min(count, vector.size))
@@ -49,7 +49,7 @@ def largest(vector: Vector, count: int) -> bytes:
 
 
 def sparse(vector: Vector) -> bytes:
-    """Encode what is not zero; all of it, where that is shorter."""
+    """Return the encoding of what is not zero; of all of it, where that is shorter."""
     import numpy as np
 
     places = np.flatnonzero(vector)

@@ -40,7 +40,7 @@ class RaftNet:
         self._ended = threading.Event()  # after `stop`: `receive` gives None for ever
 
     def send(self, msg: Message) -> None:
-        """Send to `msg.dest`, never blocking; lost if it cannot be sent now."""
+        """Send to `msg.dest`, never blocking; lost if it cannot be sent now. Raises nothing for that."""
         raise NotImplementedError
 
     def receive(self, blocking: bool = True) -> Message | None:

@@ -53,14 +53,23 @@ class Actor:
     sender = _Sender()  # the actor that sent the message whose turn it is; None if whoever sent it is no actor
 
     def on_start(self) -> Awaitable[None] | None:
-        """Get ready; called before the first message, and again after each restart."""
+        """Get ready; called before the first message, and again after each restart. What it returns is not used.
+
+        What it raises is the StartError of whoever spawned it.
+        """
 
     def receive(self, message: Any) -> Any:
-        """Take a message; what this returns answers an ask. A Future answers when it is done."""
+        """Take a message; what this returns answers an ask. A Future answers when it is done.
+
+        What it raises is raised by the future of an ask; after a tell it goes to the log and to `on_failure`.
+
+        Raises:
+            UsageError: here: an actor without a `receive` takes no messages.
+        """
         raise UsageError(f"{type(self).__name__} takes no messages: it has no receive method")
 
     def on_stop(self) -> Awaitable[None] | None:
-        """Clean up; called when the actor is stopped, not when it is killed or crashes."""
+        """Clean up; called when it is stopped, not when it is killed or crashes. What it returns is not used."""
 
     def on_failure(self, error: BaseException, message: Any) -> Awaitable[None] | None:
         """Make good what a message has broken that nobody waits for: a tell, or a timer's. It is in the log already.
@@ -68,14 +77,27 @@ class Actor:
         Args:
             error: what `receive`, or the method that was called, raised.
             message: None if it could not be read.
+
+        Returns:
+            Nothing that is used.
         """
 
     def stop(self) -> None:
-        """End once the message whose turn it is has had it; `on_stop` is called, and it stays down."""
+        """End once the message whose turn it is has had it; `on_stop` is called, and it stays down.
+
+        Raises:
+            UsageError: this object is no running actor.
+        """
         _inside().stop()
 
     def after(self, seconds: float, message: Any) -> Timer:
-        """Have a message come in so many seconds, to itself and from itself. Timers end with the process."""
+        """Have a message come in so many seconds, to itself and from itself; return the timer, which `cancel()` ends.
+
+        Timers end with the process.
+
+        Raises:
+            UsageError: this object is no running actor.
+        """
         return _inside().after(seconds, message)
 
 

@@ -5,7 +5,7 @@ and argv those of the parent (the working directory it has from it), divides int
 only then comes here. User code is loaded after that, so it is found where the parent found it; the parent's `__main__`
 is never run again.
 
-Source:     architecture 17 and 18.
+Source:     docs/decisions/0013.
 """
 
 from __future__ import annotations

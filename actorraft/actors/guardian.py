@@ -15,7 +15,7 @@ Differs:    without Linux there are no such signals and no such adoption: thread
             found.
 Not here:   a process group or a session is not enough, since setsid leaves both; control groups and process id
             namespaces would do, but are not everybody's to make.
-Source:     architecture 17 and 18; prctl(2), fcntl(2) F_SETSIG.
+Source:     docs/decisions/0026; prctl(2), fcntl(2) F_SETSIG.
 """
 
 from __future__ import annotations

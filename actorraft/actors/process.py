@@ -10,7 +10,7 @@ who it is and how it ended. So nothing here depends on being told of children's 
 SIGCHLD, or wait for every child there is.
 
 Why no multiprocessing.Process: it runs the user's `__main__` again, and its exit-time join hangs.
-Source:     architecture 17 and 18.
+Source:     docs/decisions/0013.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from actorraft.actors.actor import Actor
+    from actorraft.cluster.cluster import Cluster
 
     A_co = TypeVar("A_co", bound=Actor, covariant=True, default=Any)
 else:
@@ -129,17 +130,17 @@ class ActorRef(Generic[A_co]):
 
     @property
     def debt(self) -> int:
-        """How many messages of this process's the actor has not taken, as far as is known here."""
+        """Return how many messages of this process's the actor has not taken, as far as is known here."""
         return self._box[1].debt if self._box is not None else 0
 
     def is_alive(self) -> bool:
-        """Whether the actor's process is there and takes messages; False while it is being started again."""
+        """Return whether the actor's process is there and takes messages; False while it is being started again."""
         record = read_record(record_file(self.endpoint), self.endpoint)
         return record is not None and record.alive
 
     @property
     def pid(self) -> int | None:
-        """The id of the actor's process; None while there is none."""
+        """Return the id of the actor's process; None while there is none."""
         record = read_record(record_file(self.endpoint), self.endpoint)
         return record.process.pid if record is not None and record.alive and record.process is not None else None
 
@@ -147,12 +148,28 @@ class ActorRef(Generic[A_co]):
         """Return an object with the actor's public methods; type checkers see the actor itself.
 
         `m(...)` blocks, `m.submit(...)` gives a future, `m.tell(...)` expects no answer, `await m.aio(...)` is for
-        asyncio.
+        asyncio. Each ends as `ask` does.
         """
         return cast("A_co", ActorProxy(self, timeout))
 
+    @property
+    def cluster(self) -> Cluster[Any]:
+        """Return the replicas of an actor with `replicas` above 1, for who spawned it.
+
+        Raises:
+            UsageError: this actor is one process, without replicas.
+        """
+        raise UsageError(f"{self.name} is one process and has no replicas: ActorOptions(replicas=3).spawn(...) has")
+
     def counts(self, *, timeout: float | None = 5.0) -> dict[str, int]:
-        """Ask the actor's process how many messages it has begun to take ("messages"), and how many raised."""
+        """Ask the actor's process how many messages it has begun to take ("messages"), and how many raised.
+
+        Returns:
+            name -> how many.
+
+        Raises:
+            ActorDead, OutcomeUnknown: it did not answer; as `ask`.
+        """
         told: dict[str, int] = self.ask(Inquiry("counts"), timeout).result()
         return told
 

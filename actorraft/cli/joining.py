@@ -4,7 +4,7 @@ A token holds a one-time client key and where the cluster is. Shown to the leade
 and storage id to the next node id, in the log; the same machine may ask again after a crash, another may not.
 
 Shape:      a token is base64url of JSON: `k` secret key, `c` cluster id, `m` [[endpoint, public key], …].
-Source:     rules.md R7.
+Source:     docs/trust.md.
 """
 
 from __future__ import annotations

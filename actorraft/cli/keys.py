@@ -3,7 +3,7 @@
 The member makes its secret itself; only the public half travels, through the log. Until every voter has it, and the
 member serves with it, the old one proves the same.
 
-Source:     rules.md R6.
+Source:     docs/trust.md.
 """
 
 from __future__ import annotations

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Any, Literal, get_args
 
 from actorraft.errors import UsageError
 
-CONSISTENCIES = ("linearizable", "lease", "stale")
+Consistency = Literal["linearizable", "lease", "stale"]  # of a read
+To = Literal["leader", "any"] | int  # who serves it
+
+CONSISTENCIES: tuple[str, ...] = get_args(Consistency)
 
 
 class WrongArguments(UsageError, TypeError):

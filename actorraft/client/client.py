@@ -2,7 +2,7 @@
 
 `submit` encodes in the caller's thread, hands the command and its future over, and returns.
 
-Source:     contract section 2; the outcomes are decided in session.py, in one place.
+Source:     docs/clients.md; the outcomes are decided in session.py, in one place.
 Threads:    every public method may be called from any thread; callbacks of futures run in the I/O thread.
 Process:    a process that was forked from one with a client goes on with a session of its own.
 """
@@ -18,10 +18,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from actorraft.client import administration
-from actorraft.client.arguments import check_index, check_read, check_timeout
+from actorraft.client.arguments import Consistency, To, check_index, check_read, check_timeout
 from actorraft.client.session import NOOP
 from actorraft.errors import UsageError
 from actorraft.pickling.encoder import Encoder, machine_name
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from actorraft.futures import ResultFuture
 
 M = TypeVar("M")
+T = TypeVar("T")
 CHECK_S = 60.0  # how often a client that has defined classes, and reads, looks whether its session is alive
 
 
 class Client(Generic[M]):
     """An independent session with a cluster; made by `connect` and `Cluster.client`.
 
-    Closing it closes only itself. What happens to a write is said by exactly one of the outcomes of contract section 2.
+    Closing it closes only itself. What happens to a write is said by exactly one outcome (`execute`).
 
     Args:
         thread: its session.
@@ -66,27 +67,70 @@ class Client(Generic[M]):
     # --- Commands ---
 
     def submit(self, command: Any, *, timeout: float | None = 5.0) -> ResultFuture[Any]:
-        """Send a command; return a future of its result.
+        """Send a command; return a future of its result, which ends as `execute` does.
+
+        Commands of one client are applied in the order in which they were submitted, across changes of leader.
 
         Args:
             command: what the machine takes: a command object, or any object for a machine with `apply`.
             timeout: seconds for the whole call, retries included; None waits for ever.
 
         Raises:
-            UsageError: it cannot be sent at all; nothing was sent.
+            UsageError: it cannot be sent at all; nothing was sent. All else is told by the future.
         """
         return self._thread.submit(self._encoder.encode_command(command), check_timeout(timeout))
 
     def execute(self, command: Any, *, timeout: float | None = 5.0) -> Any:
-        """Send a command and wait: `submit(...).result()`."""
+        """Send a command and wait: `submit(...).result()`.
+
+        Returns:
+            What the command returned; it is committed and applied, exactly once, whatever was sent again underneath.
+
+        Raises:
+            Exception: the command's own, raised on every node alike; it is committed.
+            CommandFailed, ResultLost: committed; what it raised, or its result, cannot be rebuilt here.
+            Unavailable, Busy: certainly not applied, now or later.
+            OutcomeUnknown: sent, and no answer came in time; `error.resolve()` finds out.
+            UsageError: nothing was sent.
+        """
         return self.wait(self.submit(command, timeout=timeout), "await client.submit(command)")
 
+    @overload
+    def query(
+        self,
+        request: Callable[[M], T],
+        *,
+        consistency: Consistency = "linearizable",
+        to: To = "leader",
+        min_index: int | None = None,
+        timeout: float | None = 5.0,
+    ) -> T: ...
+    @overload
+    def query(
+        self,
+        request: Callable[[Any], T],  # on what is not the machine itself: the state of CommandObjects
+        *,
+        consistency: Consistency = "linearizable",
+        to: To = "leader",
+        min_index: int | None = None,
+        timeout: float | None = 5.0,
+    ) -> T: ...
+    @overload
     def query(
         self,
         request: Any,
         *,
-        consistency: str = "linearizable",
-        to: str | int = "leader",
+        consistency: Consistency = "linearizable",
+        to: To = "leader",
+        min_index: int | None = None,
+        timeout: float | None = 5.0,
+    ) -> Any: ...
+    def query(
+        self,
+        request: Any,
+        *,
+        consistency: Consistency = "linearizable",
+        to: To = "leader",
         min_index: int | None = None,
         timeout: float | None = 5.0,
     ) -> Any:
@@ -98,24 +142,74 @@ class Client(Generic[M]):
             to: "leader", "any" or a node's id: a follower serves it, as consistent as asked.
             min_index: not before the state has the entry at this index (`ResultFuture.index`).
             timeout: seconds; None waits for ever.
+
+        Returns:
+            What the callable, or the machine's `query`, returned.
+
+        Raises:
+            Exception: what that raised.
+            Unavailable: nobody could answer in time as consistently as asked.
+            UsageError: there is no such way to read, or the request cannot be sent.
         """
         future = self._query(request, consistency, to, min_index, timeout)
         return self.wait(future, "await client.query_async(request)")
 
+    @overload
+    async def query_async(
+        self,
+        request: Callable[[M], T],
+        *,
+        consistency: Consistency = "linearizable",
+        to: To = "leader",
+        min_index: int | None = None,
+        timeout: float | None = 5.0,
+    ) -> T: ...
+    @overload
+    async def query_async(
+        self,
+        request: Callable[[Any], T],
+        *,
+        consistency: Consistency = "linearizable",
+        to: To = "leader",
+        min_index: int | None = None,
+        timeout: float | None = 5.0,
+    ) -> T: ...
+    @overload
     async def query_async(
         self,
         request: Any,
         *,
-        consistency: str = "linearizable",
-        to: str | int = "leader",
+        consistency: Consistency = "linearizable",
+        to: To = "leader",
+        min_index: int | None = None,
+        timeout: float | None = 5.0,
+    ) -> Any: ...
+    async def query_async(
+        self,
+        request: Any,
+        *,
+        consistency: Consistency = "linearizable",
+        to: To = "leader",
         min_index: int | None = None,
         timeout: float | None = 5.0,
     ) -> Any:
-        """`query`, from a coroutine: the event loop goes on meanwhile."""
+        """As `query`, from a coroutine: the event loop goes on meanwhile. Returns and raises the same."""
         return await self._query(request, consistency, to, min_index, timeout)
 
-    def proxy(self, *, timeout: float | None = 5.0, consistency: str = "linearizable", to: str | int = "leader") -> M:
-        """Return an object with the machine's commands and queries as methods, typed as the machine."""
+    def proxy(self, *, timeout: float | None = 5.0, consistency: Consistency = "linearizable", to: To = "leader") -> M:
+        """Return an object with the machine's commands and queries as methods, typed as the machine.
+
+        Of a method `m`, `m(...)` waits as `execute` and `query` do and ends as they do; `m.submit(...)` returns a
+        future; `await m.aio(...)` is for asyncio.
+
+        Args:
+            timeout: seconds for each call; None waits for ever.
+            consistency: of its queries, as in `query`.
+            to: who serves its queries.
+
+        Raises:
+            UsageError: this client was not told the machine's class, or there is no such way to read.
+        """
         from actorraft.client.proxy import make_proxy
 
         if self._machine is None:
@@ -126,7 +220,7 @@ class Client(Generic[M]):
     def submit_call(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
     ) -> ResultFuture[Any]:
-        """Send a command by its method's name; for proxies, which have checked `timeout`."""
+        """Send a command by its method's name; return the future. For proxies, which have checked `timeout`."""
         return self._thread.submit(self._encoder.encode_call(method, args, kwargs), timeout)
 
     def query_call(
@@ -134,22 +228,22 @@ class Client(Generic[M]):
         method: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        consistency: str,
-        to: str | int,
+        consistency: Consistency,
+        to: To,
         timeout: float | None,
     ) -> ResultFuture[Any]:
-        """Send a read by its method's name; for proxies, which have checked the rest."""
+        """Send a read by its method's name; return the future. For proxies, which have checked the rest."""
         return self._enqueue_query(self._encoder.encode_call(method, args, kwargs), consistency, to, None, timeout)
 
     def _query(
-        self, request: Any, consistency: str, to: str | int, min_index: int | None, timeout: float | None
+        self, request: Any, consistency: Consistency, to: To, min_index: int | None, timeout: float | None
     ) -> ResultFuture[Any]:
         check_read(consistency, to)
         min_index, timeout = check_index(min_index, "min_index"), check_timeout(timeout)
         return self._enqueue_query(self._encoder.encode_command(request), consistency, to, min_index, timeout)
 
     def _enqueue_query(
-        self, encoded: bytes, consistency: str, to: str | int, min_index: int | None, timeout: float | None
+        self, encoded: bytes, consistency: Consistency, to: To, min_index: int | None, timeout: float | None
     ) -> ResultFuture[Any]:
         if consistency == "linearizable":
             self._check_session()
@@ -162,7 +256,11 @@ class Client(Generic[M]):
             self._definitions.append(self._thread.submit(NOOP, None))
 
     def wait(self, future: Future[Any], instead: str = "await") -> Any:
-        """Wait for a future of this client's; where that would hold up others, say what to do `instead`."""
+        """Wait for a future of this client's, return its result; where that holds up others, say what to do `instead`.
+
+        Raises:
+            UsageError: it is called in a future's callback, and would wait for itself.
+        """
         if self._thread.is_current:
             raise UsageError("a blocking call in a future's callback would wait for itself: use submit there")
         if asyncio._get_running_loop() is not None:  # noqa: SLF001 (None, where the public one raises)
@@ -200,12 +298,12 @@ class Client(Generic[M]):
 
     @property
     def endpoints(self) -> dict[int, str]:
-        """What `connect` takes: node id -> endpoint; over tcp with the path of the token's file."""
+        """Return what `connect` takes: node id -> endpoint; over tcp with the path of a folder with keys."""
         return self._thread.endpoints
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more calls."""
+        """Return whether it is closed, and takes no more calls."""
         return self._thread.closed
 
     def leader(self) -> int | None:
@@ -221,11 +319,14 @@ class Client(Generic[M]):
         return administration.wait_for_leader(self._thread, check_timeout(timeout))
 
     def has_quorum(self, timeout: float = 1.0) -> bool:
-        """Return whether a leader confirms within `timeout` seconds that a majority follows it."""
+        """Return whether a leader confirms within `timeout` seconds that a majority follows it; raises for neither."""
         return administration.has_quorum(self._thread, _bounded(timeout))
 
     def status(self, *, timeout: float = 1.0) -> Status:
-        """Ask every node how it is; a dead member is a row, not an error."""
+        """Ask every node how it is; return a row for each, which prints as a table.
+
+        A member that is dead, or does not answer within `timeout` seconds, is a row too, not an error.
+        """
         return administration.status(self._thread, _bounded(timeout), self._member)
 
     def _member(self, node_id: int, said: dict[str, Any], error: str | None = None) -> MemberStatus:
@@ -247,6 +348,10 @@ class Client(Generic[M]):
 
         Returns:
             The new leader's id.
+
+        Raises:
+            UsageError: there is no such node, or it does not vote.
+            Unavailable: nobody leads, or `to` has not taken over within `timeout` seconds.
         """
         return administration.transfer_leadership(self._thread, to, _bounded(timeout))
 

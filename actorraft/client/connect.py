@@ -49,6 +49,9 @@ def connect(
         keys: a client's folder, where `endpoints` is none and names none.
         timeout: seconds to find a leader; None waits for ever.
 
+    Returns:
+        A client with a session of its own; close it, or use it in a `with` block.
+
     Raises:
         UsageError: these are no endpoints, the folder is none, or tcp is to be used without one.
         Unavailable: no leader was found in time.
@@ -63,6 +66,14 @@ def connect(
     return client
 
 
+@overload
+async def connect_async(
+    endpoints: Endpoints, machine: Callable[..., M], *, keys: Folder | None = None, timeout: float | None = 5.0
+) -> Client[M]: ...
+@overload
+async def connect_async(
+    endpoints: Endpoints, machine: None = None, *, keys: Folder | None = None, timeout: float | None = 5.0
+) -> Client[Any]: ...
 async def connect_async(
     endpoints: Endpoints,
     machine: Callable[..., M] | None = None,
@@ -70,7 +81,10 @@ async def connect_async(
     keys: Folder | None = None,
     timeout: float | None = 5.0,
 ) -> Client[M]:
-    """`connect`, from a coroutine: the event loop goes on meanwhile. Cancelled, it leaves nothing behind."""
+    """As `connect`, from a coroutine; the event loop goes on meanwhile. Returns and raises the same.
+
+    Cancelled, it leaves nothing behind.
+    """
     timeout = check_timeout(timeout)
     client = await asyncio.to_thread(open_client, endpoints, machine, keys)
     try:

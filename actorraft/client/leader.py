@@ -1,6 +1,6 @@
 """Who leads, as far as one client knows: which nodes it reaches, whom it follows, and when it asks again.
 
-Source:     contract section 2: no user of a client ever meets NotLeader.
+Source:     docs/clients.md: no user of a client ever meets NotLeader.
 Invariant:  `leader` is a node that there is a link to, or None; `term` never decreases.
 Threads:    one at a time; times are handed in.
 """

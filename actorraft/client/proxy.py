@@ -19,7 +19,7 @@ import typing
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
-from actorraft.client.arguments import WrongArguments
+from actorraft.client.arguments import Consistency, To, WrongArguments
 from actorraft.errors import UsageError
 from actorraft.machine import BoundCommand, Command, CommandObjects, Method, Query, methods_of
 
@@ -41,8 +41,8 @@ class Sender(Protocol):
         method: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        consistency: str,
-        to: str | int,
+        consistency: Consistency,
+        to: To,
         timeout: float | None,
     ) -> ResultFuture[Any]: ...
 
@@ -53,8 +53,8 @@ def make_proxy(
     client: Sender,
     machine: Callable[..., Any],
     timeout: float | None = 5.0,
-    consistency: str = "linearizable",
-    to: str | int = "leader",
+    consistency: Consistency = "linearizable",
+    to: To = "leader",
 ) -> Any:
     """Return an object with the machine's commands and queries as methods.
 
@@ -152,7 +152,7 @@ def _command(client: Sender, name: str, bind: Callable[..., Arguments], timeout:
 
 
 def _query(
-    client: Sender, name: str, bind: Callable[..., Arguments], consistency: str, to: str | int, timeout: float | None
+    client: Sender, name: str, bind: Callable[..., Arguments], consistency: Consistency, to: To, timeout: float | None
 ) -> Callable[..., Any]:
     send = client.query_call
 

@@ -15,7 +15,7 @@ A call ends by its deadline whatever happens in this process:
                           first call opens a session of its own;
     a signal handler      nothing here is locked that a caller and the thread share (bell.py, futures.py).
 
-Source:     contract section 2; the outcomes are decided in session.py, in one place.
+Source:     docs/clients.md; the outcomes are decided in session.py, in one place.
 Threads:    every public method may be called from any; those with an underscore belong to the I/O thread.
 """
 

@@ -3,7 +3,6 @@
 It is made when these serve (spawn.py), so it is never half a client; what belongs to processes, files and sockets is in
 processes.py.
 
-Source:     contract section 2.
 Threads:    every public method may be called from any thread.
 """
 
@@ -11,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import time
 import warnings
@@ -30,6 +30,8 @@ from actorraft.cluster.processes import END_S, NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
 
 M = TypeVar("M")
+
+logger = logging.getLogger("actorraft")
 
 LOOK_S = 1.0  # how often a spawn that waits for a leader looks whether there can be one
 DAY_S: Final = 86_400.0  # for ever, as far as a lock can wait
@@ -83,16 +85,20 @@ class Cluster(Client[M]):
 
     @property
     def owned(self) -> bool:
-        """Whether this process started the nodes; a fork of it did not, and leaves them alone."""
+        """Return whether this process started the nodes; a fork of it did not, and leaves them alone."""
         return self._owner_pid == os.getpid()
 
     @property
     def nodes(self) -> Nodes:
-        """The nodes by id, each with kill, stop, restart, pause, resume, pid, alive and logs."""
+        """Return the nodes by id, each with kill, stop, restart, pause, resume, pid, alive and logs."""
         return Nodes(self._processes)
 
     def client(self) -> Client[M]:
-        """Open an independent session with this cluster."""
+        """Open an independent session with this cluster, and return it.
+
+        Raises:
+            Unavailable: no leader is known within 30 s.
+        """
         client: Client[M] = open_client(self.endpoints, self._machine)
         client.wait_for_leader()
         return client
@@ -204,13 +210,35 @@ class Cluster(Client[M]):
     def _ask_leader(self, verb: str, arguments: dict[str, Any], timeout: float) -> Any:
         return ask_leader(self._thread, verb, arguments, timeout)
 
-    def partition(self, *groups: set[int]) -> None:
-        """Cut the links between groups of nodes, silently; a node in no group is isolated. Clients reach every side."""
+    def partition(self, *groups: set[int]) -> list[set[int]]:
+        """Cut the links between groups of nodes, silently; a node in no group is alone. Clients reach every side.
+
+        To cut node 3 of five off from the others: `partition({3}, {0, 1, 2, 4})`.
+
+        Returns:
+            The sides that there are now, the largest first.
+
+        Raises:
+            UsageError: the groups are not disjoint, or name a node that is not there.
+        """
         named = [node_id for group in groups for node_id in group]
         if len(named) != len(set(named)) or not set(named) <= set(self.nodes):
             raise UsageError(f"groups are disjoint sets of {sorted(self.nodes)}, not {groups!r}")
         side = {node_id: group for group in groups for node_id in group}
+        alone = sorted(set(self.nodes) - set(named))
+        sides = sorted(
+            [set(group) for group in groups if group] + [{node_id} for node_id in alone], key=len, reverse=True
+        )
+        if alone and 2 * len(sides[0]) <= len(self.nodes):
+            logger.warning(
+                "partition%s: %s are in no group, so each of them is alone, and no side has a majority of %d; to keep "
+                "them together, name them as a group",
+                f"({', '.join(map(str, groups))})",
+                alone,
+                len(self.nodes),
+            )
         self._processes.cut({node_id: set(self.nodes) - set(side.get(node_id, {node_id})) for node_id in self.nodes})
+        return sides
 
     def heal(self) -> None:
         """Mend every link."""

@@ -3,7 +3,7 @@
 Ids, storage ids, keys and addresses are drawn once, here, and agree therefore. A folder holds what one node needs and
 no other's secret; the members that it names are what the cluster begins with.
 
-Source:     contract section 8.
+Source:     docs/deployment.md.
 Not here:   reading a folder (node/folder.py, transports/keys.py) and starting a node (node/standalone.py).
 """
 

@@ -18,7 +18,7 @@ class Node:
 
     @property
     def pid(self) -> int | None:
-        """The process id, None while there is no process."""
+        """Return the process id, None while there is no process."""
         process = self._processes.find(self.id)
         return process.pid if process is not None and process.alive else None
 
@@ -79,7 +79,10 @@ class Nodes(Mapping[int, Node]):
     def __init__(self, processes: NodeProcesses) -> None:
         self._processes = processes
 
-    def __getitem__(self, node_id: int) -> Node:
+    def __getitem__(self, node_id: int | None) -> Node:
+        """Return a node; `nodes[cluster.leader()]` too, which is a KeyError while nobody is known to lead."""
+        if node_id is None:
+            raise KeyError("no leader is known now: nodes[cluster.wait_for_leader()]")
         if node_id not in self._processes.node_ids:
             raise KeyError(f"no node {node_id}; the nodes are {list(self._processes.node_ids)}")
         return Node(self._processes, node_id)

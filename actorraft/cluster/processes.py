@@ -6,7 +6,7 @@ on one monitor thread watches the processes, passes their log records on, and st
 
 Invariant:  a node has at most one process that lives. Whoever starts it holds its lock (`_starts`); whoever takes it
             down does not wait for that one, but ends the process under its hands.
-Source:     architecture 8, 17 and 18.
+Source:     docs/decisions/0008 and 0013.
 Threads:    every public method may be called from any thread.
 """
 

@@ -6,7 +6,7 @@ clusters with two names, and neither hears the other's nodes or clients. The oth
 The seeds of the machine and of hashes stay what they were: the log is replayed, and must give the same results.
 
 Invariant:  the log comes first, the folder's description last; a crash in between is mended by doing it once more.
-Source:     rules.md R9; storage/recover.py, which does the same for the folders of one machine.
+Source:     docs/operations.md; storage/recover.py, which does the same for the folders of one machine.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 A cluster grows in one direction: its place, then its processes, then, once all serve, the client of them that is the
 Cluster. What fails on the way closes what there is by then.
 
-Source:     contract section 1.
 Threads:    every public method may be called from any thread.
 """
 
@@ -51,8 +50,9 @@ class ReplicatedStateMachine(Generic[M]):
     """A machine's class and its constructor's arguments, ready to be run on several nodes.
 
     Args:
-        machine: a class (see contract section 1 for which kinds there are), never an instance.
-        *args, **kwargs: go to the constructor, on every node.
+        machine: a class, never an instance: with `@command` and `@query` methods, or with `apply(self, command)`, or
+            any other (then commands are objects with `apply(self, state)`, or callables).
+        args, kwargs: go to the constructor, on every node.
 
     Raises:
         UsageError: `machine` is no class, or it or the arguments cannot be sent to another process.
@@ -80,7 +80,7 @@ class ReplicatedStateMachine(Generic[M]):
         formerly: str | None = None,
         timeout: float = 30.0,
     ) -> Cluster[M]:
-        """Start the nodes, each in an OS process of its own; return once a leader is ready.
+        """Start the nodes, each in an OS process of its own; return the cluster once a leader is ready.
 
         Args:
             nodes: how many; None: 3 for a new cluster, else what `data_dir` holds.
@@ -177,7 +177,7 @@ class ReplicatedStateMachine(Generic[M]):
         http: str = "",
         timeout: float = 30.0,
     ) -> Member[M]:
-        """Host one member of a cluster over many machines, in a process that dies with this one.
+        """Host one member of a cluster over many machines, in a process that dies with this one; return the member.
 
         Args:
             folder: the node's folder, as `actorraft init` wrote it.
@@ -220,7 +220,10 @@ class ReplicatedStateMachine(Generic[M]):
         formerly: str | None = None,
         timeout: float = 30.0,
     ) -> Cluster[M]:
-        """`spawn`, from a coroutine: the event loop goes on meanwhile. Cancelled, it leaves nothing behind."""
+        """As `spawn`, from a coroutine; the event loop goes on meanwhile. Returns and raises the same.
+
+        Cancelled, it leaves nothing behind.
+        """
         spawn = partial(
             self.spawn,
             nodes,

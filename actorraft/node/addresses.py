@@ -7,7 +7,7 @@ committed to say so, and therefore the book is kept beside the log, and dialled 
 that nobody can dial anybody, an operator says where one is, by its seed: a seed that has changed since the last start
 goes before what was kept, until that member says otherwise.
 
-Source:     rules.md R5.
+Source:     docs/decisions/0033.
 Invariant:  for each member the announcement with the highest number that was ever heard here; of nobody else.
 Not here:   whether a speaker is who it says (its key, in the transport).
 """

@@ -2,7 +2,7 @@
 
 Everything here changes the roster of the configuration (raft/roster.py) and nothing else, at the leader.
 
-Source:     rules.md R6 (keys) and R7 (tokens); contract section 8.
+Source:     docs/trust.md.
 """
 
 from __future__ import annotations

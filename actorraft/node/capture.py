@@ -5,7 +5,7 @@ the moment when it was asked, whatever commands do later (`snapshot_while_servin
 of them between two pieces of work and pickles it, for only that thread may look at the state; a thread of its own puts
 the bytes on the disk, whose syncs take longer than a command may wait.
 
-Source:     architecture 19.
+Source:     docs/decisions/0014.
 Threads:    `step` and `finish` belong to the machine's thread; `tell` is called by the writing one.
 Invariant:  at most PIECES_MAX pieces wait for the disk.
 """

@@ -193,7 +193,7 @@ class RaftControl(Driver):
 
     @property
     def outgoing(self) -> list[Message]:
-        """Messages that a stepwise net (MockNetwork) holds until somebody takes them."""
+        """Return the messages that a stepwise net (MockNetwork) holds until somebody takes them."""
         outgoing: list[Message] = getattr(self.net, "outgoing", [])
         return outgoing
 

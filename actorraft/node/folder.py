@@ -9,7 +9,7 @@ Shape:      [cluster] name, id, machine, args, kwargs, durability, profile, seed
             [http] listen      [raft] any field of RaftConfig      [members.N] peer, client, public_key, storage_id
             [clients.NAME] public_key, role                              who may speak to it from the first
             `args` and `kwargs` are JSON. ACTORRAFT_NODE__LISTEN=… and the like go before the file.
-Source:     contract section 8; rules.md R3 for the mark.
+Source:     docs/deployment.md; docs/decisions/0020 for the mark.
 """
 
 from __future__ import annotations

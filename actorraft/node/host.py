@@ -7,7 +7,7 @@ what may differ from node to node (no memory, no stack, a module that is not the
 A hook that raises is a fault: it is logged when it begins, stands in the node's status as long as it lasts, and stops
 nobody.
 
-Source:     contract sections 1 and 9; the formats are those of pickling.py.
+Source:     docs/machines.md; the formats are those of pickling/formats.py.
 Invariant:  a result is encoded before the next command runs, so it never aliases the state.
 Threads:    one thread at a time.
 Not here:   snapshots and digests of the state (machine_state.py).

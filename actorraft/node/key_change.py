@@ -4,7 +4,7 @@ The new secret lies beside the old one until every voter knows its public half; 
 the node begins anew in the same process. At every moment the key that a start would read is one that the others
 believe, so a crash anywhere in between is only a restart.
 
-Source:     rules.md R6.
+Source:     docs/trust.md.
 Threads:    the node's loop.
 """
 

@@ -6,7 +6,7 @@ them first agree on one index: none takes commands any more, the leader says at 
 whole, and each takes its snapshot once it has come that far. A failure, a full disk or a machine that is busy delays
 nobody beyond a patience that is counted in seconds: the log is all there, and the end is only not a clean one.
 
-Source:     docs/decisions/0027; contract section 2 (`close`).
+Source:     docs/decisions/0027.
 Threads:    the node's loop.
 """
 

@@ -5,7 +5,7 @@ the attributes are taken, `restore` starts from an instance that the constructor
 know stays as the constructor made it (a newer class has more attributes), and what had been deleted when it was taken
 is deleted.
 
-Source:     contract section 9; docs/decisions/0023.
+Source:     docs/decisions/0023.
 Invariant:  whatever user code raises here leaves as HookFailed, which names the class and the place. What `write` of a
             snapshot raises, the disk's, leaves as it is.
 Shape:      ARM2, size of the head, head, then 1 and a pickle for each chunk, then 0. The head: version, way, whether

@@ -14,7 +14,7 @@ Threads:    `run` belongs to the node's first thread, `submit` and `poll` to who
             loop owns (sockets, disk, core) changes hands between two rounds of it, never within one.
 Invariant:  `_here`: the loop is the machine's thread's. It turns true only while nothing is handed over and unfinished;
             false under `_lock` while a piece of work is under way, or by the machine's thread itself.
-Source:     architecture 19; docs/decisions/0019.
+Source:     docs/decisions/0014 and 0019.
 """
 
 from __future__ import annotations

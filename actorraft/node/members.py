@@ -3,7 +3,7 @@
 The configuration in the log says who the members and clients are and by which key each is known. Where members are,
 whoever has moved says first, in the introduction of the links that it dials; the leader puts that into the log.
 
-Source:     rules.md R4 (who speaks), R5 (addresses), R7 (tokens).
+Source:     docs/trust.md; docs/decisions/0033.
 Threads:    the node's loop.
 """
 

@@ -5,7 +5,7 @@ and gives it to the driver as one batch: so a busy node makes one write and one 
 
 Process:    the loop owns sockets and disk, and runs in one of two threads (turns.py); a third only passes on what the
             parent says. Leaving because of a disk or a machine is by `os._exit`, at once.
-Source:     architecture 5, 9 and 19.
+Source:     docs/a-node.md; docs/decisions/0005 and 0014.
 """
 
 from __future__ import annotations

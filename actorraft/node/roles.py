@@ -3,7 +3,7 @@
 "admin" may do all. "write" and "read" send plain data only: no pickle, no callable, no definition of a class, since
 each of these is a program that would run in every node. "join" is a token's: it may ask to join, and nothing else.
 
-Source:     security.md (a pickle is a program); contract section 8.
+Source:     docs/trust.md (a pickle is a program).
 Not here:   which role a key has (the configuration in the log says it), and the proof of the key (the transport).
 """
 

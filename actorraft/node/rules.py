@@ -6,7 +6,7 @@ another than the log's writes its own there once all members have said that they
 a higher `machine_version` goes on by the old rules, which its commands ask for (`context().machine_version`); and one
 of the same version takes no commands, for that is a deploy which cannot roll, and hands over.
 
-Source:     rules.md R10 and R12; docs/decisions/0031.
+Source:     docs/upgrades.md; docs/decisions/0031.
 Invariant:  versions in the log never fall; before a leader's first command, the log says by which code.
 Threads:    the node's loop.
 Not here:   what an entry of other code does to a node (executor.py).

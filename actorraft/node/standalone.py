@@ -1,11 +1,11 @@
 """A node that is started by itself on its machine: from its folder to what its process is told.
 
 The same steps serve the first start and every later one: read the folder, look at the data directory, decide whether
-what is there may vote (rules.md R3), and run the node as any other.
+what is there may vote (docs/decisions/0020), and run the node as any other.
 
 Invariant:  a node whose disk was empty is on probation until the core says that it has begun; a mark in the data
             directory says so across crashes. The folder's own mark is gone, for good, before the first vote.
-Source:     contract section 8; rules.md R3 and R8.
+Source:     docs/deployment.md; docs/decisions/0028.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("actorraft")
 
-DECIDING: Final = ("machine", "args", "kwargs", *deciding(RaftConfig()))  # replicated state (rules.md R8)
+DECIDING: Final = ("machine", "args", "kwargs", *deciding(RaftConfig()))  # replicated state
 
 
 def load_machine(name: str) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ A definition is kept as long as its name means it, or a client holds it (it sent
 and its session lives), or one that is kept rests on it. One that is no longer kept may still be the class of something
 in the state. It lives on as that does, is written beside it where the state is pickled, and is made again with it.
 
-Source:     contract section 1, "code and data on the way"; decision 25.
+Source:     docs/decisions/0015 and 0025.
 Invariant:  after the same entries the same definitions are kept, whether they came from the log or from a snapshot.
             What the garbage collector does decides about memory, never about what a name means.
 Shape:      a payload is msgpack: (major, minor, [Ref, ...], pickle, fingerprints that are gone at the sender). The

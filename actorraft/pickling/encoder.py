@@ -5,7 +5,7 @@ asks about classes and functions only: importable ones go by name; those that no
 notebook) are sent once, as a definition that goes ahead of the first command that needs it, and by name from then on;
 closures and lambdas go by value each time.
 
-Source:     contract section 1, "code and data on the way"; the formats are in formats.py.
+Source:     docs/decisions/0015; the formats are in formats.py.
 Threads:    an Encoder may be used by any.
 """
 

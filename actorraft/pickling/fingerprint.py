@@ -9,7 +9,7 @@ What it cannot see: what is reached otherwise than by a name (getattr, a registr
 method), other packages, and code without a source, of which it knows the name only. The digests of checks are the
 second net (node/digests.py).
 
-Source:     rules.md R12; docs/decisions/0031.
+Source:     docs/decisions/0031.
 Not here:   who records it and who refuses (node/rules.py).
 """
 

@@ -1,9 +1,9 @@
 """What nodes answer: results and errors, encoded at a node and turned back in the caller's process.
 
 Neither side trusts what travels. At a node an exception of user code always ends in an encoded error; in the caller's
-process a pickle whose reading raises, SystemExit included, ends in an outcome of contract section 2.
+process a pickle whose reading raises, SystemExit included, ends in an outcome that callers know (docs/clients.md).
 
-Source:     contract section 2; the formats are in formats.py.
+Source:     the formats are in formats.py.
 Threads:    no state of its own.
 """
 

@@ -78,17 +78,17 @@ class RaftConfig:
 
     @classmethod
     def local(cls) -> RaftConfig:
-        """For nodes on one machine (the default)."""
+        """Return what serves nodes on one machine (the default)."""
         return cls()
 
     @classmethod
     def lan(cls) -> RaftConfig:
-        """For nodes on one network: round trips of a millisecond or so."""
+        """Return what serves nodes on one network: round trips of a millisecond or so."""
         return cls(election_timeout_ticks=30, heartbeat_ticks=5)
 
     @classmethod
     def wan(cls) -> RaftConfig:
-        """For nodes far apart: round trips of 100 ms or so."""
+        """Return what serves nodes far apart: round trips of 100 ms or so."""
         return cls(
             tick_s=0.05,
             election_timeout_ticks=40,

@@ -17,7 +17,7 @@ as many as make a majority together with itself two of three can begin before th
 that find each other empty goes on only when it knows that the other has heard it; else the first would have begun
 before the second has asked.
 
-Source:     Raft §5 (persistent state), §5.4; rules.md R3.
+Source:     Raft §5 (persistent state), §5.4; docs/decisions/0020.
 Invariant:  while `probation` is not None: no vote, no pre-vote, no campaign; every answer says that it does not count.
 Not here:   the mark and the folder (node/standalone.py).
 """

@@ -132,7 +132,7 @@ class RaftSimulation:
                     node.process_event(TickEvent(1))
         self._observe()
 
-    def hold(self, filter: Filter) -> None:  # noqa: A002 (the name is part of the contract)
+    def hold(self, filter: Filter) -> None:  # noqa: A002 (the name is public)
         """From now on, keep back the messages that `filter` is true of; it replaces the filter before it."""
         self._hold = filter
 
@@ -144,7 +144,7 @@ class RaftSimulation:
             if message.source not in self.crashed:
                 self.nodes[message.source].outgoing.append(message)
 
-    def drop(self, filter: Filter) -> int:  # noqa: A002 (the name is part of the contract)
+    def drop(self, filter: Filter) -> int:  # noqa: A002 (the name is public)
         """Lose the messages under way, and those held back, that `filter` is true of; return how many there were."""
         before = len(self.messages) + len(self.held)
         for node in self.nodes:

@@ -134,7 +134,8 @@ def test_a_partition_of_the_leader_loses_nothing_and_is_caught_up_after_the_heal
     with Load(cluster, processes=0) as load:
         for _ in range(2):
             minority = {cluster.wait_for_leader(), follower_of(cluster)}
-            cluster.partition(minority, set(cluster.nodes) - minority)
+            majority = set(cluster.nodes) - minority
+            assert cluster.partition(minority, majority) == [majority, minority]
             before = load.done()
             eventually(lambda before=before: load.done() > before, what="the majority")  # type: ignore[misc]
             cluster.heal()
@@ -208,6 +209,20 @@ def test_an_exported_snapshot_begins_another_cluster(raft_cluster: Spawn, tmp_pa
         raft_cluster(dict, nodes=1, from_snapshot=tmp_path / "copy")
     with pytest.raises(UsageError):
         raft_cluster(Ledger, nodes=1, from_snapshot=tmp_path / "nowhere")
+
+
+def test_a_partition_says_what_became_of_nodes_that_it_does_not_name(
+    raft_cluster: Spawn, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+
+    assert cluster.partition({0, 1}) == [{0, 1}, {2}]
+    assert "partition" not in caplog.text
+    assert cluster.partition({2}) == [{2}, {0}, {1}]
+    assert "partition({2}): [0, 1] are in no group, so each of them is alone" in caplog.text
+
+    cluster.heal()
+    agree(cluster)
 
 
 # --- Bounds ---

@@ -42,7 +42,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 MACHINES_MAY_NAME = ("statemachines", "actorraft.machine", "actorraft.errors", "actorraft.determinism")
 CONTROL_PATH = ("actorraft.raft", "actorraft.storage", "actorraft.codec", "actorraft.node.control", "actorraft.node.driver",
                 "actorraft.node.requests", "actorraft.node.snapshotting", "actorraft.node.session_table",
-                "actorraft.client.session", "actorraft.client.reads", "actorraft.client.requests", "actorraft.client.leader",
+                "actorraft.client.session", "actorraft.client.reads", "actorraft.client.requests", "actorraft.client.leader", "actorraft.roles",
                 "transports")  # fmt: skip
 COMPOSITION_ROOTS = {
     "actorraft.client.connect",

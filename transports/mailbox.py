@@ -359,6 +359,8 @@ class ZeroMQMailbox(Sockets):
         if len(door.callers) > door.callers_max:
             door.sweep()
         introduction = self.introduction._replace(receive_bytes_max=door.frame_bytes_max)
+        if door.kind == Kinds.CLIENT:  # what peers say to each other is nothing to it
+            introduction = introduction._replace(payload=role.encode())
         door.say(routing_id, hello.WELCOME, tag, hello.encode(introduction))
 
     def _on_frame(self, link: Link, frame: bytes, happened: list[Envelope]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from actorraft.cli.output import Format, Output, errors, print_json, print_rows, say
 from actorraft.cli.reaching import ClientFolder, Timeout, ask
+from actorraft.errors import UsageError
 
 clients = typer.Typer(no_args_is_help=True, help="List, admit and revoke clients.")
 
@@ -38,17 +39,25 @@ def add(
     timeout: Timeout = 5.0,
     output: Output = Format.table,
 ) -> None:
-    """Admit a client: write a folder with a key of its own, and tell the cluster its public half."""
+    """Admit a client: write a folder with a key of its own, and tell the cluster its public half.
+
+    With the folder that it has already: give it another role; its key stays.
+    """
+    from transports.keys import SECRET_FILE, KeyPair, Keys
     from transports.keys import ClientFolder as Folder
-    from transports.keys import KeyPair, Keys
 
     with errors():
-        pair = KeyPair.generate()
-        ask(client, "admit_client", {"name": name, "public_key": pair.public, "role": role}, timeout)
+        path = folder or Path(name)
+        secret = path / SECRET_FILE
+        pair = KeyPair.load(secret) if secret.exists() else KeyPair.generate()
+        if any(each == name and key != pair.public for each, key, _ in ask(client, "clients", {}, timeout)):
+            raise UsageError(
+                f"{name} is a client already, and would be shut out by a new key: choose another name; or first "
+                f"actorraft clients revoke {name}; or, for another role, give its folder: --folder"
+            )
         known = ask(client, "roster", {}, timeout)["members"]
         assert client is not None
         own = Folder.load(client)
-        path = folder or Path(name)
         Folder(
             cluster_id=own.cluster_id,
             cluster_name=own.cluster_name,
@@ -57,6 +66,8 @@ def add(
             name=name,
             role=role,
         ).save(path)
+        # Last: where no answer comes, the same line again goes on with the same key.
+        ask(client, "admit_client", {"name": name, "public_key": pair.public, "role": role}, timeout)
     if output is Format.json:
         print_json({"name": name, "role": role, "folder": str(path), "public_key": pair.public})
     else:

@@ -306,6 +306,10 @@ class ClientSession:
         frame = self._frames.get(reply.first_sequence)
         if reply.client_id != self.client_id or frame is None:
             return
+        if reply.next_sequence < next(iter(self._frames)):
+            # What was answered is not there: the cluster is an older one, whose disks somebody has put back.
+            self._on_expired(codec.Expired(reply.client_id, reply.first_sequence))
+            return
         frame.attempts_open -= 1
         frame.in_flight = False
         self._retry_s = min(self._retry_s, now_s + BACKOFF_S[0])

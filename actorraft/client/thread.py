@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actorraft import codec
+from actorraft import codec, roles
 from actorraft.client.bell import Bell
 from actorraft.client.events import EventHub, Published, WatchStream
 from actorraft.client.failures import Failure
@@ -118,6 +118,7 @@ class ClientThread:
         self._watch_ids = itertools.count()
         self._asked_where_s = -math.inf
         self._learn_s = 0.0  # when the leader is asked where the members are
+        self._role = roles.ADMIN  # of this client's key, as the node said that was reached last; a node refuses anyway
         self.events = EventHub()
         self.changed = Bell()  # the session's leader or nodes did
 
@@ -185,7 +186,7 @@ class ClientThread:
         """Send a command; return a future of its result.
 
         Raises:
-            UsageError: it is too large, or this is closed; nothing was sent.
+            UsageError: it is too large, this client's role does not allow it, or this is closed; nothing was sent.
         """
         if self._halted:
             self.ready()
@@ -194,6 +195,8 @@ class ClientThread:
                 f"a command of {len(encoded)} bytes is over the limit of {self._command_bytes_max} "
                 "(RaftConfig.frame_bytes_max, less what goes with it)"
             )
+        if self._role != roles.ADMIN:
+            self._check_role(codec.Commands(0, 0, 0, 1, codec.join_body([encoded])))
         future: ResultFuture[Any] = ResultFuture()
         if timeout is None:
             call = (encoded, future, math.inf)
@@ -223,6 +226,8 @@ class ClientThread:
         """
         if isinstance(to, int) and to not in self._endpoints:
             raise UsageError(f"there is no node {to}; the nodes are {sorted(self._endpoints)}")
+        if self._role != roles.ADMIN:
+            self._check_role(codec.Query(0, consistency, False, 1, codec.join_body([encoded])))
         future = self._future(timeout)
         deadline_s = math.inf if timeout is None else monotonic() + timeout
         call = QueryCall(encoded, future, deadline_s, consistency, to, -1 if min_index is None else min_index, held)
@@ -240,6 +245,11 @@ class ClientThread:
         deadline_s, link_by_s = now_s + timeout, now_s + min(timeout, LINK_S)
         self.request(lambda session: session.admin(node_id, verb, arguments, future, deadline_s, link_by_s))
         return future
+
+    def _check_role(self, request: codec.Request) -> None:
+        why = roles.why_not(self._role, request)
+        if why:
+            raise UsageError(f"{why}. Nothing was sent; an administrator may give this client another role")
 
     def _future(self, timeout: float | None) -> ResultFuture[Any]:
         future: ResultFuture[Any] = ResultFuture()
@@ -358,6 +368,7 @@ class ClientThread:
                 except codec.MalformedFrame as error:
                     logger.warning("dropped a frame from node %s: %s", node_id, error)
             elif kind == Kinds.CONNECTED:
+                self._role = frame.decode() or self._role
                 session.connected(node_id, now_s)
             elif kind == Kinds.DISCONNECTED:
                 session.disconnected(node_id, now_s)

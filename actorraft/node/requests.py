@@ -17,8 +17,8 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from actorraft import codec
-from actorraft.node import admission, roles, work
+from actorraft import codec, roles
+from actorraft.node import admission, work
 from actorraft.node.logtime import LogTime
 from actorraft.node.metrics import Metrics
 from actorraft.node.reads import Reads

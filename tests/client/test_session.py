@@ -190,6 +190,29 @@ def test_a_gap_is_sent_again_from_the_sequence_that_is_missing() -> None:
     assert [1, 2] == [frame.first_sequence for _, frame in net.take()]
 
 
+def test_a_session_that_the_cluster_has_lost_the_end_of_is_replaced_and_its_calls_end() -> None:
+    """Somebody has put older disks back: what was answered is not there, and nobody can fill the gap."""
+    net = Net()
+    session = net.open()
+    for name in ("answered", "not answered"):
+        session.submit([call(name)])
+        session.advance(1.0)
+    session.receive(0, codec.Results(9, 1, [1], 5), 1.1)
+    session.receive(1, codec.LeaderIs(2, 1), 1.2)  # sent a second time, to the leader of the older disks
+    net.take()
+
+    session.receive(1, codec.Resume(9, 2, 0), 1.5)
+    assert [(future, type(error)) for future, error, _ in session.failures] == [("not answered", OutcomeUnknown)]
+    session.submit([call("next")])
+    session.advance(1.5)
+    session.receive(1, codec.Registered(77, 30), 1.6)
+    net.take()
+    session.advance(1.6)
+
+    [(_, frame)] = net.take()
+    assert (frame.client_id, frame.first_sequence) == (30, 0)
+
+
 def test_an_expired_session_is_replaced_and_only_certain_commands_go_into_the_new_one() -> None:
     """The frame before the refused one may have applied in time, its answer lost (simulator, seed 2221)."""
     net = Net(frames_max=3)

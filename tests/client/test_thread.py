@@ -318,6 +318,35 @@ def test_a_timeout_that_is_none_is_refused_by_name(client: Client[Any], timeout:
         assert isinstance(caught.value, error)
 
 
+def wait_for(holds: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + 10.0
+    while not holds():
+        assert time.monotonic() < until_s
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("role", ["read", "write"])
+def test_what_a_client_s_role_does_not_allow_is_refused_at_once_and_takes_nothing_else_down(
+    client: Client[Any], node: Node, role: str
+) -> None:
+    node.mute = True
+    beside = client._thread.query(client._encoder.encode_call("get", ("x",), {}), "linearizable", "leader", None, 20.0)
+    node.queue.put(Envelope(Kinds.CONNECTED, 0, role.encode()))
+    wait_for(lambda: client._thread._role == role)
+    sent: list[bytes] = []
+    node.send = lambda node_id, frame: sent.append(frame) is None  # type: ignore[method-assign,func-returns-value]
+    with pytest.raises(UsageError, match=f"role {role} sends plain data only"):
+        client.query(len)
+    if role == "read":
+        with pytest.raises(UsageError, match="role read may not send commands"):
+            client.submit_call("set", ("x", 1), {}, 5.0)
+    else:
+        with pytest.raises(UsageError, match="role write sends plain data only"):
+            client.submit(len)
+    assert not sent
+    assert not beside.done()
+
+
 def test_a_command_says_where_it_was_applied(client: Client[Any]) -> None:
     future = client.submit("a")
 

@@ -273,6 +273,25 @@ def test_a_client_at_addresses_that_stay_goes_on_with_the_next_run_and_is_refuse
 
 
 @pytest.mark.cluster
+def test_a_client_whose_session_the_cluster_has_lost_is_told_so_and_goes_on(tmp_path: Path) -> None:
+    data, listen = tmp_path / "data", [f"127.0.0.1:{port}" for port in free_ports(1)]
+    machine = ReplicatedStateMachine(Ledger)
+    with machine.spawn(1, data_dir=data, listen=listen) as cluster:
+        client = connect(cluster.endpoints, Ledger)
+        assert client.proxy().append("k", 0) == 1
+    shutil.copytree(data, tmp_path / "copy")
+    with client:
+        with machine.spawn(data_dir=data, listen=listen):
+            for number in range(1, 4):
+                client.proxy(timeout=20.0).append("k", number)
+        shutil.rmtree(data)
+        (tmp_path / "copy").rename(data)
+        with machine.spawn(data_dir=data, listen=listen):
+            assert eventually(lambda: client.proxy(timeout=20.0).append("k", "after"))
+            assert client.proxy().get("k") == [0, "after"]
+
+
+@pytest.mark.cluster
 def test_without_recovery_two_of_five_never_serve(tmp_path: Path) -> None:
     data = tmp_path / "data"
     machine = ReplicatedStateMachine(Ledger)

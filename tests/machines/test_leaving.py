@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from actorraft import ActorRaftError, connect
+from actorraft import ActorRaftError, Client, UsageError, connect
 from statemachines.kv import KVStore
 from tests.machines.hosts import PORT, Hosts, Load, eventually
 
@@ -63,6 +63,15 @@ def test_connect_with_one_seed_outlives_that_seed(net: Hosts, form: str) -> None
         assert {row.id: row.alive for row in client.status()} == {n: n != leader for n in range(3)}
 
 
+def is_refused_at_once(client: Client[KVStore]) -> bool:
+    """Whether a command raises, instead of giving a future."""
+    try:
+        client.submit_call("set", ("y", 2), {}, 5.0)
+    except UsageError:
+        return True
+    return False
+
+
 def test_a_revoked_client_is_shut_out_and_what_it_has_open_is_closed(net: Hosts) -> None:
     net.found()
     net.start()
@@ -72,6 +81,14 @@ def test_a_revoked_client_is_shut_out_and_what_it_has_open_is_closed(net: Hosts)
         net.run("clients", "add", "team", "--role", "write", "--folder", str(folder))
         with connect(folder, KVStore, timeout=30.0) as team:
             assert team.proxy(timeout=20.0).set("y", 2) is True
+            innocent = team.submit_call("set", ("y", 2), {}, 20.0)
+            with pytest.raises(UsageError, match="role write sends plain data only"):
+                team.execute(len)
+            assert innocent.result() is True
+            net.run("clients", "add", "team", "--role", "read", "--folder", str(folder))
+            eventually(lambda: is_refused_at_once(team), 20.0, "it is not told of its new role")
+            net.run("clients", "add", "team", "--role", "write", "--folder", str(folder))
+            assert net.run("clients", "add", "team", "--folder", str(folder) + "2", check=False).returncode != 0
             rows = json.loads(net.run("clients", "list", "-o", "json").stdout)
             assert {row["name"]: row["role"] for row in rows} == {"admin": "admin", "team": "write"}
             net.run("clients", "revoke", "team")

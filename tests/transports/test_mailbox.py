@@ -271,7 +271,7 @@ def test_a_client_sees_its_node_die_and_come_back(world: World) -> None:
     assert take(client, 1) == [Envelope(Kinds.DISCONNECTED, 0)]
     assert not client.send(0, b"lost")
     node = world.mailbox(0, **dict(zip(("peer_endpoint", "client_endpoint"), node.endpoints, strict=True)))
-    assert link(client, node) == [[Envelope(Kinds.CONNECTED, 0)], []]
+    assert link(client, node) == [[Envelope(Kinds.CONNECTED, 0, b"admin")], []]
     assert client.send(0, b"found")
 
     assert take(node, 1)[0].frame == b"found"

@@ -3,6 +3,9 @@
 "admin" may do all. "write" and "read" send plain data only: no pickle, no callable, no definition of a class, since
 each of these is a program that would run in every node. "join" is a token's: it may ask to join, and nothing else.
 
+One rule at both ends: a node refuses, whatever a client is; and a client that knows its role says so to its caller at
+once, before anything is sent, so that one call which may not be made takes no other down with it in one frame.
+
 Source:     docs/trust.md (a pickle is a program).
 Not here:   which role a key has (the configuration in the log says it), and the proof of the key (the transport).
 """

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from actorraft import codec
-from actorraft.node.roles import why_not
+from actorraft.roles import why_not
 
 Ext = msgspec.msgpack.Ext
 encode = msgspec.msgpack.encode

@@ -471,6 +471,14 @@ def is_code(item: bytes) -> bool:
     return len(item) > STAMP_BYTES + 1 and item[STAMP_BYTES + 1] == _CODE
 
 
+_RULED: Final = frozenset((3, 7))  # tags of Commands and Clock
+
+
+def is_ruled(item: bytes) -> bool:
+    """Whether what the item of a log entry does may depend on the machine's code: a look at one byte of it."""
+    return len(item) > STAMP_BYTES + 1 and item[STAMP_BYTES + 1] in _RULED
+
+
 def unstamp(item: bytes) -> tuple[float, memoryview]:
     """Split the item of a log entry into log time (seconds) and frame.
 

@@ -26,6 +26,7 @@ from actorraft.node import work
 from actorraft.node.clock import SystemClock
 from actorraft.node.digests import Checked, Schedule
 from actorraft.node.executor import LogOnly
+from actorraft.node.fetching import Fetching
 from actorraft.node.holding import Gate, Holding
 from actorraft.node.logtime import LogTime
 from actorraft.node.metrics import Metrics
@@ -48,6 +49,8 @@ from actorraft.raft.messages import (
     LogEntry,
     MayTry,
     Message,
+    StatePart,
+    StateWanted,
 )
 from actorraft.raft.probation import Probation
 from actorraft.raft.ready import NOT_URGENT, LeaderState, LostLog, Ready
@@ -239,6 +242,7 @@ class Driver:
         self.skipping = Skipping(
             self.server, net, marks, self._log_time, skips if skips is not None else {}, keep_skips
         )
+        self.fetching = Fetching(self.server, net, storage, self.snapshots, config)
         self._gate: Gate | None = Gate() if noop and not isinstance(executor, LogOnly) else None
         self._shut_out: list[LogEntry] = []  # by the gate
         self._flush()
@@ -273,6 +277,9 @@ class Driver:
                     if kind is Holds or kind is MayTry:
                         self.holding.on_message(message)
                         continue
+                    if kind is StateWanted or kind is StatePart:
+                        self._on_state(message)
+                        continue
                     if self._gate is not None:
                         self._gate.hear(message, server.current_term)
                     server.step(message)
@@ -281,6 +288,8 @@ class Driver:
                 case TickEvent(ticks):
                     server.tick(ticks, asleep=ticks > self.config.heartbeat_ticks)
                     self.holding.tick(ticks)
+                    self.fetching.tick(ticks)
+                    self._let_in()
                     self.rules.tick()
                     self.skipping.tick()
                     self._wake_machine()
@@ -350,6 +359,8 @@ class Driver:
             self.snapshots.install(ready.install)
             self.observer.installed(ready.install)
             self._shut_out = []
+            self.rules.restoring()
+            self.fetching.forget()
             self.requests.handed_over()
         if ready.hard_state is not None or ready.entries_from >= 0:
             if ready.entries_from >= 0 and self.server.state is not LeaderState:
@@ -383,12 +394,48 @@ class Driver:
         self.net.send(message)
 
     def _hand_over(self, first_index: int, entries: list[LogEntry]) -> None:
-        if self._gate is not None:
-            self._shut_out += entries
-            if not self._gate.opens(self.server):
+        if self._gate is None:
+            self._give(first_index, entries)
+            return
+        known = self.snapshots.handed_index + len(self._shut_out)
+        self._shut_out += entries[max(known + 1 - first_index, 0) :]  # a state that was fetched holds some, perhaps
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Hand over what was shut out, once all that was committed at the start is at hand, and is for this code."""
+        if self._gate is None or not self._gate.opens(self.server):
+            return
+        handed_index = self.snapshots.handed_index
+        last_index = handed_index + len(self._shut_out)
+        if last_index < self.server.commit_index:
+            return  # the rest comes with the next Ready
+        if not self.fetching.over:
+            older = self.rules.older_rule(self._shut_out)
+            if older is None or (older and self.fetching.want(last_index)):
                 return
-            first_index, entries = first_index + len(entries) - len(self._shut_out), self._shut_out
-            self._gate, self._shut_out = None, []
+        refused = self.rules.refusal(self._shut_out)
+        if refused:
+            raise NodeStopped(refused)
+        self.fetching.over = True
+        self._gate, entries, self._shut_out = None, self._shut_out, []
+        if entries:
+            self._give(handed_index + 1, entries)
+
+    def _on_state(self, message: Message) -> None:
+        """A peer asks for this node's state; or the leader gives its own."""
+        if isinstance(message, StateWanted):
+            self.fetching.answer(message, self.server.last_applied)
+        elif isinstance(message, StatePart):
+            before = self.snapshots.handed_index
+            taken = self.fetching.take(message, before + len(self._shut_out))
+            if taken is not None:
+                del self._shut_out[: taken.index - before]
+                self.rules.restoring()
+                self.observer.installed(taken)
+                self.requests.handed_over()
+                self._let_in()
+
+    def _give(self, first_index: int, entries: list[LogEntry]) -> None:
         handed_index = self.snapshots.handed_index
         assert first_index == handed_index + 1, f"handing over {first_index} after {handed_index}"
         now_s = self.clock.monotonic()
@@ -436,6 +483,7 @@ class Driver:
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self.server.applied(index)
                 self.observer.noticed("restored", index)
+                self._let_in()
             case work.Stopped(reason, disk):
                 raise StorageFailed(reason) if disk else NodeStopped(reason)
 
@@ -487,7 +535,14 @@ class Driver:
     # --- What it says of itself ---
 
     def _troubles(self) -> tuple[str, ...]:
-        told = self.holding.reason, self.skipping.reason, self.difference, self.fault, self.lost_log
+        told = (
+            self.holding.reason,
+            self.fetching.reason,
+            self.skipping.reason,
+            self.difference,
+            self.fault,
+            self.lost_log,
+        )
         return (*told, self._on_probation())
 
     def status(self) -> dict[str, Any]:

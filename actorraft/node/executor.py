@@ -115,6 +115,7 @@ class Executor:
         self._mine = code
         self.code: codec.Code | None = None  # that rules at `last_applied`, as the log says
         self._code_from = -1  # since this entry
+        self._not_migrated = ""  # why a step to that code was not taken, if it was not; equal on every node
         self._refuses = False  # commands that are applied by that code
         self._use_code(None)
         self._passed_at: float | None = None  # a `wake_at` that a clock entry has reached and the machine has not moved
@@ -298,7 +299,7 @@ class Executor:
     def _begin_anew(self) -> None:
         """Be as before the first entry."""
         self.host.begin_anew()
-        self._code_from = -1
+        self._code_from, self._not_migrated = -1, ""
         self._use_code(None)
         self.sessions.restore([])
         self.last_applied, self.log_time_s, self.serial = -1, 0.0, 0
@@ -412,7 +413,12 @@ class Executor:
         for version in range(now, code.version) if mine is not None else ():
             context.machine_version = version + 1
             self.host.use_rules(version)  # if it fails, its state is of that version
-            if not self.host.migrate(version, context):
+            try:
+                self._not_migrated = self.host.migrate(version, context)
+            except MachineHeld as held:
+                held.untouched = version == now  # else it has taken a step already
+                raise
+            if self._not_migrated:
                 self._use_code(codec.Code(version, code.fingerprint))
                 return  # on every node alike: by the old rules, then
         self._code_from = index
@@ -579,7 +585,9 @@ class Executor:
     def _snapshot_head(self) -> bytes:
         first_index = self.published.first_index
         skips = [[index, crc] for index, crc in sorted(self.skips.items()) if index <= self.last_applied]
-        code = [self.code.version, self.code.fingerprint, self._code_from] if self.code is not None else None
+        code: list[Any] | None = None
+        if self.code is not None:
+            code = [self.code.version, self.code.fingerprint, self._code_from, self._not_migrated]
         state = [self.last_applied, self.log_time_s, self.serial, self.sessions.state(), [], skips, first_index, code]
         head = codec.encode(state)
         return _HEAD.pack(len(head)) + head
@@ -633,15 +641,18 @@ class Executor:
                 state = msgspec.msgpack.decode(file.read(size))
                 self.last_applied, self.log_time_s, self.serial, sessions, published, *later = state
                 skips, first_index, *more = later if later else ((), None)  # 0.1.0 has neither
-                code, self._code_from = None, -1
+                code, self._code_from, self._not_migrated = None, -1, ""
                 if more and more[0] is not None:
                     code, self._code_from = codec.Code(*more[0][:2]), more[0][2]
+                    self._not_migrated = "".join(more[0][3:4])
                 for index, crc in skips:
                     self.skips[index] = crc
                 self.sessions.restore(sessions)
                 self._restore_history(file, published, first_index)
                 self._use_code(code)
                 self.host.restore(file)
+            if self._mine is not None:
+                self.host.did_not_migrate(self._not_migrated)
             self.checks.forget()
         except (StorageFailed, CorruptionError) as error:
             return Stopped(str(error), disk=True)

@@ -562,8 +562,8 @@ class MachineHost:
         """Commands are applied by the rules of that version of the machine: snapshots are of it too."""
         self._state.rules = version
 
-    def migrate(self, from_version: int, ctx: CommandContext) -> bool:
-        """Have the machine take the step from that version to the next; return whether it did.
+    def migrate(self, from_version: int, ctx: CommandContext) -> str:
+        """Have the machine take the step from that version to the next; return why it did not, if so.
 
         If its `migrate` raises, its state is as before, and the fault is named.
 
@@ -572,7 +572,7 @@ class MachineHost:
         """
         migrate = defined(type(self.machine), "migrate", None) if self._row != "objects" else None
         if migrate is None:
-            return True
+            return ""
         if ctx is not self._context:
             self._know(ctx)
         before = io.BytesIO()
@@ -586,12 +586,20 @@ class MachineHost:
             self.restore(before)
             if _is(error, MemoryError | ImportError):
                 raise MachineHeld(str(failed(self.machine, "migrate", error)), untouched=True) from error
-            self._fault("migrate", f"{failed(self.machine, 'migrate', error)}; it stays at version {from_version}")
-            return False
+            why = f"{failed(self.machine, 'migrate', error)}; it stays at version {from_version}"
+            self.did_not_migrate(why)
+            return why
         finally:
             active.context = None
-        self._well("migrate")
-        return True
+        self.did_not_migrate("")
+        return ""
+
+    def did_not_migrate(self, why: str) -> None:
+        """Name it as a fault, or that it is none any more; also where a snapshot has brought the state."""
+        if why:
+            self._fault("migrate", why)
+        else:
+            self._well("migrate")
 
     def begin_anew(self) -> None:
         """Become what it was before the first command."""

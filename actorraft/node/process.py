@@ -436,6 +436,8 @@ class RaftNode:
         server = self.driver.server
         if self.driver.holding.reason:
             return self.driver.holding.reason
+        if self.driver.fetching.reason:
+            return self.driver.fetching.reason
         if server.probation is not None:
             return "its disk was empty, and it neither votes nor counts yet"
         if server.leader_id is None:

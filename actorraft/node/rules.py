@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from actorraft import codec
 from actorraft.raft.errors import RaftError
+from actorraft.raft.messages import LogEntry
 from actorraft.raft.ready import LeaderState
 from actorraft.raft.server import RaftServer
 
@@ -48,6 +49,10 @@ class Rules:
         self._in_log: codec.Code | None = None  # at the end of the log
         self._said = ""
 
+    def restoring(self) -> None:
+        """A snapshot came, and is being restored."""
+        self._restoring = True
+
     def restored(self, code: codec.Code | None) -> None:
         """The snapshot's state is here, made by that code."""
         self._base, self._restoring, self._term = code, False, -1
@@ -61,6 +66,43 @@ class Rules:
     def lost(self, node_id: int) -> None:
         """A peer's link is down: it may come back with other code."""
         self._heard.pop(node_id, None)
+
+    def older_rule(self, entries: Sequence[LogEntry]) -> bool | None:
+        """Whether any of these entries, the next to be applied, are older code's; None: that is not known yet.
+
+        Those of newer code, or of other code of the same version, nobody can give this node (executor.py).
+        """
+        mine, code = self.mine, self._base
+        if mine is None:
+            return False
+        if self._restoring:
+            return None
+        for _, item in entries:
+            if type(item) is not bytes:
+                continue
+            if codec.is_code(item):
+                code = _code_in(item) or code
+            elif code is not None and code.version < mine.version and codec.is_ruled(item):
+                return True
+        return False
+
+    def refusal(self, entries: Sequence[LogEntry]) -> str:
+        """Say why this node must not take part, given what it is about to apply: a deploy that cannot roll; else ""."""
+        mine, code = self.mine, self._base
+        for _, item in entries:
+            if type(item) is bytes and codec.is_code(item):
+                code = _code_in(item) or code
+        if mine is None or code is None or code == mine or code.version != mine.version:
+            return ""
+        old = sorted(node_id for node_id, known in self._heard.items() if known == code)
+        if not old:
+            return ""
+        return (
+            f"this node runs other code ({_words(mine)}) than nodes {old}, which serve by {_words(code)}: results "
+            "would not be equal. To roll changed code through the nodes, raise machine_version in the class, whose "
+            "commands then ask context().machine_version by which rules they are applied; or close the cluster, change "
+            "the code, and start it"
+        )
 
     def may_append(self) -> bool:
         """Whether this leader may append a command now; writes down first by which code, if that must be said.
@@ -130,16 +172,23 @@ class Rules:
         log = self._server.log
         for _, item in reversed(log.between(log.first_index, len(log))):
             if type(item) is bytes and codec.is_code(item):
-                with contextlib.suppress(codec.MalformedFrame):
-                    found = codec.decode_request(codec.unstamp(item)[1])
-                    if type(found) is codec.Code:
-                        return found
+                found = _code_in(item)
+                if found is not None:
+                    return found
         return self._base
 
     def _say(self, words: str) -> None:
         if words != self._said:
             self._said = words
             logger.warning("%s", words)
+
+
+def _code_in(item: bytes) -> codec.Code | None:
+    with contextlib.suppress(codec.MalformedFrame):
+        found = codec.decode_request(codec.unstamp(item)[1])
+        if type(found) is codec.Code:
+            return found
+    return None
 
 
 def _words(code: codec.Code) -> str:

@@ -127,6 +127,14 @@ class Snapshotting:
         self.running, self.why_not = False, reason
         logger.error("snapshot failed, the log goes on growing: %s", reason)
 
+    def fetched(self, meta: SnapshotMeta) -> None:
+        """One of another's state is here, durable, of what this log holds too: go on from it, and cut the log."""
+        id_, members, trailing = meta.snapshot_id, meta.configuration, self._config.trailing_entries
+        self.handed_index = self.newest_index = id_.index
+        self._newest_bytes, self._log_bytes = meta.size_bytes, 0
+        self._executor.submit(Restore.newest(id_.index, self._storage))
+        self._storage.compact(self._server.snapshot_taken(id_, members, trailing))
+
     def install(self, snapshot_id: EntryId) -> None:
         """Put one that came from a leader in the place of log and state."""
         self.chunks.install(snapshot_id)

@@ -270,6 +270,35 @@ class Introduction(NamedTuple):
     asks: bool  # answer with your own
 
 
+class StateWanted(NamedTuple):
+    """A node that must not apply what it holds, for its code is another, asks the leader for the state behind that.
+
+    The core passes both by; see node/fetching.py.
+    """
+
+    source: int
+    dest: int
+    term: int
+    least_index: int  # it needs the state at that index, or a later one
+    snapshot_term: int  # the snapshot of which it has `offset` bytes; -1: none yet
+    snapshot_index: int
+    offset: int
+
+
+class StatePart(NamedTuple):
+    """A part of the leader's newest snapshot; index -1: it is being taken, or, with `why_not`, cannot be."""
+
+    source: int
+    dest: int
+    term: int
+    snapshot_term: int
+    snapshot_index: int
+    offset: int
+    data: bytes = b""
+    done: bool = False
+    why_not: str = ""
+
+
 Message = (
     AppendEntries
     | AppendEntriesResponse
@@ -285,6 +314,8 @@ Message = (
     | Holds
     | MayTry
     | Introduction
+    | StateWanted
+    | StatePart
 )
 
 # The position in this tuple is the message's code on the wire: append only, never reorder.
@@ -303,4 +334,6 @@ MESSAGE_TYPES: tuple[type[Any], ...] = (
     Holds,
     MayTry,
     Introduction,
+    StateWanted,
+    StatePart,
 )

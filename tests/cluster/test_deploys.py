@@ -145,6 +145,58 @@ def test_a_version_rolls_through_the_nodes_and_takes_effect_when_all_have_it(tmp
     assert values == [[1, 2, 3, 4, 5], 15, [{"sales": 15, "moved": [1]}] * 3]
 
 
+def test_what_older_code_applied_is_not_replayed_by_newer_code_that_does_not_know_those_rules_any_more(
+    tmp_path: Path,
+) -> None:
+    shop(tmp_path, **VERSION_1)
+    forgot = "n * 10 if context().machine_version >= 2 else n if n != 1 else 1000"
+    newer = SHOP.format(**VERSION_2 | {"sum": forgot})
+    values = run(
+        tmp_path,
+        f"""
+        with ReplicatedStateMachine(Shop).spawn(3, data_dir=data) as cluster:
+            bank = cluster.proxy(timeout=60)
+            for _ in range(5): last = bank.buy(1)
+            write({newer!r})
+            for node in list(cluster.nodes.values()):
+                node.kill()  # leaves no snapshot
+                bank.buy(2)
+                node.restart()
+                last = bank.buy(2)
+                until(lambda: all(state["sales"] == last for state in states(cluster)))
+            until(lambda: all("moved" in state for state in states(cluster)))
+            said(last)
+            said(states(cluster))
+        """,
+    )
+    last, states = values
+    assert last in (17, 35)  # the last one is perhaps of the new rules
+    assert states == [{"sales": last, "moved": [1]}] * 3
+
+
+def test_changed_code_of_the_same_version_is_refused_at_the_first_new_node_though_nobody_sends_anything(
+    tmp_path: Path,
+) -> None:
+    shop(tmp_path)
+    changed = SHOP.format(version="", sum="n * 10", more="")
+    values = run(
+        tmp_path,
+        f"""
+        with ReplicatedStateMachine(Shop).spawn(3, data_dir=data, supervision=None) as cluster:
+            cluster.proxy(timeout=60).buy(1)
+            write({changed!r})
+            new = next(node_id for node_id in cluster.nodes if node_id != cluster.leader())
+            try: cluster.nodes[new].restart()  # a clean end: nothing is to be replayed
+            except StartError: pass
+            until(lambda: not cluster.nodes[new].alive)
+            said(cluster.status()[new].error)
+            said(cluster.proxy(timeout=60).buy(1))
+        """,
+    )
+    assert "raise machine_version" in values[0]
+    assert values[1] == 2
+
+
 def test_changed_code_of_the_same_version_is_refused_at_the_first_new_node_while_the_old_ones_serve(
     tmp_path: Path,
 ) -> None:

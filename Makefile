@@ -1,7 +1,7 @@
 # Every target works from a bare clone: it makes its own .venv first (once; a stamp inside .venv says so).
 #   make demo     five processes, a leader killed again and again, nothing lost
 #   make test     everything that must hold before a change is taken (tools, verify, 300 seeds, then real clusters)
-#   make verify   the fast part of it; writes nothing
+#   make verify   the fast part of it, in under a minute on two cores; writes nothing
 #   make seeds    1,000 seeds of the simulator at the default length; make seeds FIRST=5000 SEEDS=200 for others
 #   make fix      format, and mend what ruff can mend
 #   make bench    the two benchmarks, at their defaults
@@ -28,8 +28,8 @@ test: tools
 	@rm -f $(SKIPPED)
 	@$(MAKE) --no-print-directory verify
 	@$(MAKE) --no-print-directory seeds SEEDS=300
-	@echo "== tests with real processes"
-	@ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) -m "cluster and not slow and not soak"
+	@echo "== tests with real processes, and the long ones"
+	@ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) -m "(cluster or long) and not slow and not soak"
 	@if [ -s $(SKIPPED) ]; then echo "== skipped"; cat $(SKIPPED); else echo "== nothing was skipped"; fi
 
 # From Debian (as root) and npm, for the tests that need them; what cannot be installed is said here, and skipped there.
@@ -62,7 +62,7 @@ verify: $(VENV)/dev.stamp
 	@echo "== types";            $(BIN)/mypy
 	@echo "== import contracts"; $(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 	@echo "== longest";          $(BIN)/python -m tests.longest
-	@echo "== fast tests";       ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) -m "not cluster and not slow and not soak"
+	@echo "== fast tests";       ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) --numprocesses auto -m "not cluster and not long and not slow and not soak"
 
 fix: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix --quiet $(CODE)

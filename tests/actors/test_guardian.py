@@ -20,6 +20,8 @@ from actorraft.actors.ref import ActorRef
 from actorraft.actors.system import close_system
 from tests.cluster.helpers import eventually, is_gone
 
+pytestmark = pytest.mark.cluster
+
 WAYS = (
     "program", "shell in the background", "fork", "forked twice", "daemon", "daemon without environment",
     "daemon that ignores signals", "multiprocessing", "spawned", "stopped daemon", "started by a thread",

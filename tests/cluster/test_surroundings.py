@@ -17,7 +17,9 @@ import pytest
 from actorraft import CommandObjects, RaftConfig, ReplicatedStateMachine, StartError, UsageError
 from actorraft.node.process import NodeSpec
 from actorraft.storage.portable import PortableInfo, write_portable
-from tests.cluster.helpers import ROOT, Spawn, eventually, follower_of, is_gone
+from tests.cluster.helpers import ROOT, Spawn, agree, eventually, follower_of, is_gone
+
+pytestmark = pytest.mark.cluster
 
 SITE = str(Path(pytest.__file__).parent.parent)
 
@@ -320,7 +322,8 @@ def test_a_node_that_dies_of_its_snapshot_is_not_said_to_serve(raft_cluster: Spa
     )
     for number in range(10):
         cluster.execute(number)
-    cluster.take_snapshot()
+    agree(cluster)  # else a follower that started late has nothing yet that a snapshot could hold
+    assert len(cluster.take_snapshot()) == 3
     mark.touch()
     victim = follower_of(cluster)
     call: Callable[[], Any] = cluster.nodes[victim].restart

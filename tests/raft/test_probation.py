@@ -28,6 +28,8 @@ from actorraft.raft import (
 )
 from tests.helpers import Disk, make_leader, voters
 
+pytestmark = pytest.mark.long
+
 
 class World:
     """Servers whose disks can be lost; whatever any of them commits goes into one ledger."""

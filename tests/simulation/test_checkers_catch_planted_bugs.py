@@ -12,6 +12,8 @@ from actorraft.simulation.threads import explore
 from tests.simulation import bugs_of_guests  # noqa: F401  (adds to BUGS)
 from tests.simulation.bugs import BUGS, Bug, Way
 
+pytestmark = pytest.mark.long
+
 SEEDS_MAX = 500
 QUICK_SEEDS_MAX = 60
 STEPS = 6_000  # shorter than by default: more seeds in the same time

@@ -13,6 +13,8 @@ from actorraft.simulation.play import Play
 from actorraft.simulation.profile import KINDS, Profile
 from actorraft.simulation.runner import Summary, run_seed, run_seeds
 
+pytestmark = pytest.mark.long
+
 
 def assert_sound(summary: Summary) -> None:
     lines = [f"seed {one.seed}, step {one.step}: {one.invariant}: {one.violation}" for one in summary.violations]

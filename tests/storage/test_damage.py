@@ -13,6 +13,8 @@ from actorraft.ports import Recovered
 from actorraft.raft.messages import HardState, LogEntry
 from tests.storage.helpers import held_at, open_store, outcome, read_tree, write_history, write_tree
 
+pytestmark = pytest.mark.long
+
 
 class Written:
     """A store with a history, closed; `tree` is what is on disk and `expected` what must come back."""

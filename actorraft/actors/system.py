@@ -244,6 +244,10 @@ class System:
             raise UsageError(f"there is no actor named {name!r}")
         return record
 
+    def children(self) -> list[Address]:
+        """Return the addresses of the actors that this process started and that are not gone."""
+        return [child.address for child in list(self._children.values())]
+
     # --- Ending ---
 
     def kill(self, name: str, endpoint: str) -> None:
@@ -403,6 +407,12 @@ def system() -> System:
         if _system.closed:
             raise UsageError("this process is ending: its actors can no longer be reached")
         return _system
+
+
+def running_actors() -> list[Address]:
+    """Return the addresses of the actors that this process started and that are not gone."""
+    now = _system
+    return now.children() if now is not None and now.pid == os.getpid() else []
 
 
 def join_system(run_dir: str, actor: Address) -> None:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from actorraft.simulation.node import SimNode
-    from actorraft.simulation.play import Play
+    from actorraft.simulation.workload import Operator, Station
+    from actorraft.simulation.world import World
+
+KINDS_OF_STRANGERS = ("old disk", "out of memory")  # only the machines of profile.py know what to make of these
+
+
+class Stage(Protocol):
+    """Where it happens: a run of ours (play.py), or a user's cluster (cluster.py)."""
+
+    world: World
+    faults: Counter[str]
+    operator: Operator
+
+    @property
+    def clients(self) -> Sequence[Station]:
+        """Who else is in the world."""
 
 
 class Nemesis:
     """Carries out a profile."""
 
-    def __init__(self, play: Play) -> None:
+    def __init__(self, play: Stage) -> None:
         self.play, self.world = play, play.world
         self.timeline, self.network = play.world.timeline, play.world.network
         self.rng = Random(play.world.rng.getrandbits(64))

@@ -149,6 +149,7 @@ class SimNode:
         founding: the members of the cluster that it founds, or nobody.
         nodes: all of them, by their id; this one among them soon.
         crashed: told when the process is gone.
+        make_host: makes the host of its machine; None: a machine of our own, as the profile says.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class SimNode:
         rng: random.Random,
         nodes: Mapping[int, SimNode],
         crashed: Callable[[SimNode], None],
+        make_host: Callable[[], Any] | None = None,
     ) -> None:
         self.node_id = self.address = node_id
         self.founding = founding
@@ -175,6 +177,7 @@ class SimNode:
         self.rng = rng
         self.nodes = nodes
         self.crashed = crashed
+        self.make_host = make_host or self._make_host
         self.disk = SimDisk(self, self.rng)
         self.clock = SimClock(self)
         self.driver: Driver | None = None
@@ -202,6 +205,9 @@ class SimNode:
         host: Any = self.executor.host
         return host.machine if self.profile.guest else host  # type: ignore[no-any-return]
 
+    def _make_host(self) -> Any:
+        return MachineHost(lambda: Guest(self.mood)) if self.profile.guest else SimHost()
+
     # --- The process comes and goes ---
 
     def boot(self) -> None:
@@ -213,8 +219,7 @@ class SimNode:
         self.spent_us = self.fuse = 0
         self.busy_until_us = self.paused_until_us = 0
         self.wake_us = -1
-        host: Any = MachineHost(lambda: Guest(self.mood)) if self.profile.guest else SimHost()
-        self.executor = Executor(host, session_expiry_s=config.session_expiry_s, marks=self.disk.marks)
+        self.executor = Executor(self.make_host(), session_expiry_s=config.session_expiry_s, marks=self.disk.marks)
         inline = not self.profile.delayed_executor
         executor = self.thread = InlineExecutor(self.executor) if inline else DelayedExecutor(self, self.executor)
         self.driver = Driver(

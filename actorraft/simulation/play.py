@@ -77,7 +77,7 @@ class Play:
         self.calls: list[Call] = []
         self.clients = [SimClient(self, number) for number in range(self.profile.clients)]
         self.world.hearers.extend(self.clients)
-        self.operator = Operator(self)
+        self.operator = Operator(self.world)
         self.nemesis = Nemesis(self)
 
     def _crashed(self, node: SimNode) -> None:

@@ -6,9 +6,9 @@ Invariant:  after the same entries the same state, sessions, serial, log time an
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from actorraft.node.executor import Executor
 from actorraft.node.host import MachineHost
@@ -24,8 +24,10 @@ from actorraft.simulation.profile import Profile
 class Replica:
     """An executor with nobody around it."""
 
-    def __init__(self, profile: Profile) -> None:
-        host: Any = MachineHost(lambda: Guest(Mood())) if profile.guest else SimHost()
+    def __init__(self, profile: Profile, make_host: Callable[[], Any] | None = None) -> None:
+        host: Any = (
+            make_host() if make_host is not None else MachineHost(lambda: Guest(Mood())) if profile.guest else SimHost()
+        )
         self.executor = Executor(host, session_expiry_s=profile.config.session_expiry_s)
 
     @property
@@ -53,9 +55,9 @@ def machine_of(executor: Executor) -> Any:
     return getattr(executor.host, "machine", executor.host)
 
 
-def opened(snapshot: bytes, profile: Profile) -> Replica:
+def opened(snapshot: bytes, profile: Profile, make_host: Callable[[], Any] | None = None) -> Replica:
     """Return a replica that goes on from a snapshot."""
-    replica = Replica(profile)
+    replica = Replica(profile, make_host)
     head = io.BytesIO(snapshot)
     index = _last_index(snapshot)
     done = replica.executor.run(Restore(index, lambda: head))
@@ -71,17 +73,29 @@ def _last_index(snapshot: bytes) -> int:
     return int(msgspec.msgpack.decode(snapshot[4 : 4 + size])[0])
 
 
-def judge(node_id: int, executor: Executor, committed: Sequence[LogEntry], profile: Profile, rng: Random) -> None:
-    """Compare a node with one that applied the log in one go, and with one that was restored on the way."""
-    straight = Replica(profile)
-    restored = Replica(profile)
+def judge(
+    node_id: int,
+    executor: Executor,
+    committed: Sequence[LogEntry],
+    profile: Profile,
+    rng: Random,
+    *,
+    make_host: Callable[[], Any] | None = None,
+) -> None:
+    """Compare a node with one that applied the log in one go, and with one that was restored on the way.
+
+    Args:
+        make_host: makes the host of a user's machine; None: it is one of our own, as the profile says.
+    """
+    straight = Replica(profile, make_host)
+    restored = Replica(profile, make_host)
     cut = rng.randrange(len(committed))
     straight.executor.run(Apply(0, committed))
     restored.executor.run(Apply(0, committed[:cut]))
     writer = _Writer()
     others = [("one that applied the log in one go", straight)]
     if cut and type(restored.executor.run(TakeSnapshot(writer))) is SnapshotTaken:
-        restored = opened(writer.file.getvalue(), profile)
+        restored = opened(writer.file.getvalue(), profile, make_host)
     done = restored.executor.run(Apply(cut, committed[cut:]))
     # What it held at, or had the memory for, may be decided further on in the log than it could look.
     if restored.executor.hold is None and type(done) is not Stopped:
@@ -94,12 +108,15 @@ def judge(node_id: int, executor: Executor, committed: Sequence[LogEntry], profi
 
 def _difference(one: Executor, other: Executor) -> str:
     for name, mine, theirs in zip(_NAMES, _state(one), _state(other), strict=True):
+        if mine != theirs and isinstance(mine, dict):
+            return ", ".join(sorted(part for part in mine.keys() | theirs.keys() if mine.get(part) != theirs.get(part)))
         if mine != theirs:
             return f"{name}: {mine!r:.300} and {theirs!r:.300}"
     return ""
 
 
-_NAMES = ("last applied", "log time", "serial", "events", "sessions", "state")
+# What explains the others comes first.
+_NAMES = ("last applied", "log time", "serial", "state", "events", "results that sessions remember")
 
 
 def _state(executor: Executor) -> tuple[Any, ...]:
@@ -107,7 +124,12 @@ def _state(executor: Executor) -> tuple[Any, ...]:
         executor.last_applied,
         executor.log_time_s,
         executor.serial,
+        _fingerprint(executor),
         [tuple(event) for piece in executor.published.pieces() for event in piece],
         executor.sessions.state(),
-        machine_of(executor).fingerprint(),
     )
+
+
+def _fingerprint(executor: Executor) -> Any:
+    machine = machine_of(executor)
+    return machine.fingerprint() if isinstance(machine, Guest | SimHost) else cast(Any, executor.host).parts()

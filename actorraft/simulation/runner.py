@@ -16,19 +16,19 @@ CHUNK = 10  # seeds that a worker takes at once
 
 def run_seed(seed: int, *, num_nodes: int = 5, steps: int = STEPS) -> Outcome:
     """Run one seed to its end or its first violation."""
-    _be_quiet()
+    be_quiet()
     return Play(seed, num_nodes=num_nodes, steps=steps).run()
 
 
 def trace_seed(seed: int, *, num_nodes: int = 5, steps: int = STEPS) -> tuple[Outcome, Iterator[str]]:
     """Run one seed and keep its whole trace."""
-    _be_quiet()
+    be_quiet()
     play = Play(seed, num_nodes=num_nodes, steps=steps, trace_all=True)
     outcome = play.run()
     return outcome, play.world.trace.all()
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """The code under test warns of what is done to it on purpose."""
     logging.getLogger("actorraft").setLevel(logging.CRITICAL + 1)
 

@@ -10,6 +10,7 @@ Not here:   judging (linearizability.py, world.py).
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from actorraft import codec
@@ -22,6 +23,7 @@ from actorraft.simulation.linearizability import Operation
 if TYPE_CHECKING:
     from actorraft.simulation.node import SimNode
     from actorraft.simulation.play import Play
+    from actorraft.simulation.world import World
 
 
 class Call:
@@ -56,7 +58,7 @@ class Link:
 
     __slots__ = ("address", "client")
 
-    def __init__(self, client: SimClient) -> None:
+    def __init__(self, client: Station) -> None:
         self.client, self.address = client, client.address
 
     def deliver(self, what: tuple[SimNode, int, bytes]) -> None:
@@ -73,34 +75,29 @@ class Link:
             self.client.timeline.after(20_000, self.client.connection, (node_id, True))
 
 
-class SimClient:
-    """One client: a session, some calls outstanding, and a place in the network."""
+class Station:
+    """A client's session, and its place in the network."""
 
-    def __init__(self, play: Play, number: int) -> None:
-        self.play, self.world = play, play.world
-        self.timeline = play.world.timeline
+    topic = ""  # what it watches
+
+    def __init__(self, world: World, number: int, make_future: Callable[[], Any]) -> None:
+        self.world = world
+        self.timeline = world.timeline
         self.number = number
         self.address = -1 - number  # nodes count from 0 upwards, clients from -1 downwards
-        self.rng = random.Random(play.world.rng.getrandbits(64))
+        self.rng = random.Random(world.rng.getrandbits(64))
         self.session = ClientSession(
             self._send,
             nonce=self.rng.getrandbits(63),
-            make_future=Later,
+            make_future=make_future,
             frames_max=self.rng.choice((1, 2, 4)),
             frame_calls_max=self.rng.choice((1, 3, 100)),
         )
         self.links: dict[int, Link] = {}  # node -> the connection to it
-        self.waiting = 0  # calls whose caller waits
         self.wake_us = -1
-        for node in play.world.nodes.values():
+        for node in world.nodes.values():
             self.session.nodes.add(node.node_id)
-        self.topic = ""  # what it watches
-        self.from_start = False  # and whether from the first entry on
         self.seen: list[tuple[int, Any]] = []  # (index, event)
-        if play.world.profile.guest and self.rng.random() < 0.6:
-            self.topic = self.rng.choice(("timers", "k0", "k1", "k2"))
-            self.from_start = self.rng.random() < 0.7
-            self.session.watch(1, self.topic, 0 if self.from_start else None)
 
     # --- The network's side ---
 
@@ -138,7 +135,63 @@ class SimClient:
             self.session.disconnected(node_id, now_s)
         self.turn()
 
-    # --- The user's side ---
+    def turn(self) -> None:
+        """Let the session send and expire, and take what it has for its user."""
+        session, now_us = self.session, self.timeline.now_us
+        session.advance(now_us * 1e-6)
+        if session.results:
+            for calls, values, _ in session.results:
+                for (_, future, _), value in zip(calls, values, strict=True):
+                    if future is not None:
+                        self._succeed(future, value)
+            session.results.clear()
+        if session.answers:
+            for queries, values in session.answers:
+                for query, value in zip(queries, values, strict=True):
+                    self._succeed(query.future, value)
+            session.answers.clear()
+        if session.published:
+            for published in session.published:
+                self.seen.extend((published.index, event) for event in published.values)
+            session.published.clear()
+        if session.failures:
+            for failure in session.failures:
+                self._fail(failure)
+            session.failures.clear()
+        deadline_s = session.deadline_s()
+        if deadline_s < 1e9:
+            self._wake_at(max(now_us + 1_000, int(deadline_s * 1e6) + 1))
+
+    def _wake_at(self, at_us: int) -> None:
+        if not 0 <= self.wake_us <= at_us:
+            self.wake_us = at_us
+            self.timeline.at(at_us, self._on_wake, None)
+
+    def _on_wake(self, _: object) -> None:
+        if self.timeline.now_us == self.wake_us:
+            self.wake_us = -1
+            self.timeline.events += 1
+            self.turn()
+
+    def _succeed(self, future: Any, value: Any) -> None:
+        raise NotImplementedError
+
+    def _fail(self, failure: Failure) -> None:
+        raise NotImplementedError
+
+
+class SimClient(Station):
+    """A client that calls what the dice say."""
+
+    def __init__(self, play: Play, number: int) -> None:
+        super().__init__(play.world, number, Later)
+        self.play = play
+        self.waiting = 0  # calls whose caller waits
+        self.from_start = False  # whether it watches from the first entry on
+        if play.world.profile.guest and self.rng.random() < 0.6:
+            self.topic = self.rng.choice(("timers", "k0", "k1", "k2"))
+            self.from_start = self.rng.random() < 0.7
+            self.session.watch(1, self.topic, 0 if self.from_start else None)
 
     def issue(self) -> None:
         """Begin one or more calls, as the dice say."""
@@ -236,44 +289,6 @@ class SimClient:
         self.turn()
         return call
 
-    def turn(self) -> None:
-        """Let the session send and expire, and take what it has for its user."""
-        session, now_us = self.session, self.timeline.now_us
-        session.advance(now_us * 1e-6)
-        if session.results:
-            for calls, values, _ in session.results:
-                for (_, future, _), value in zip(calls, values, strict=True):
-                    if future is not None:
-                        self._succeed(future, value)
-            session.results.clear()
-        if session.answers:
-            for queries, values in session.answers:
-                for query, value in zip(queries, values, strict=True):
-                    self._succeed(query.future, value)
-            session.answers.clear()
-        if session.published:
-            for published in session.published:
-                self.seen.extend((published.index, event) for event in published.values)
-            session.published.clear()
-        if session.failures:
-            for failure in session.failures:
-                self._fail(failure)
-            session.failures.clear()
-        deadline_s = session.deadline_s()
-        if deadline_s < 1e9:
-            self._wake_at(max(now_us + 1_000, int(deadline_s * 1e6) + 1))
-
-    def _wake_at(self, at_us: int) -> None:
-        if not 0 <= self.wake_us <= at_us:
-            self.wake_us = at_us
-            self.timeline.at(at_us, self._on_wake, None)
-
-    def _on_wake(self, _: object) -> None:
-        if self.timeline.now_us == self.wake_us:
-            self.wake_us = -1
-            self.timeline.events += 1
-            self.turn()
-
     def _succeed(self, future: Call | Later, value: Any) -> None:
         if isinstance(future, Later):
             call = future.call
@@ -348,8 +363,8 @@ class Export:
 class Operator:
     """Whoever runs the cluster: hands over, compacts, changes the membership. It takes no for an answer."""
 
-    def __init__(self, play: Play) -> None:
-        self.world = play.world
+    def __init__(self, world: World) -> None:
+        self.world = world
         self.address = -1000
         self.requests = 0
         self.done: dict[str, int] = {}  # verb -> how many were accepted

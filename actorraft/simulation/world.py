@@ -39,6 +39,7 @@ class World:
         num_nodes: voters at the beginning.
         profile: what the seed would choose: faults, timing, load.
         crashed: told of each node whose process is gone.
+        make_host: makes the host of each node's machine; None: a machine of our own, as the profile says.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class World:
         profile: Profile | None,
         trace_all: bool,
         crashed: Callable[[SimNode], None],
+        make_host: Callable[[], Any] | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.profile = profile if profile is not None else Profile.draw(random.Random(self.rng.getrandbits(64)))
@@ -61,6 +63,7 @@ class World:
         self.elections = 0
         self.checker = Checker(self.nodes, self._elected)
         self._crashed = crashed
+        self._make_host = make_host
         self._told: dict[tuple[int, int], int] = {}  # (observer, node) -> when it learned of its connection last
         for node_id in range(num_nodes):
             self.add_node(node_id)
@@ -79,6 +82,7 @@ class World:
             rng=random.Random(self.rng.getrandbits(64)),
             nodes=self.nodes,
             crashed=self._on_crash,
+            make_host=self._make_host,
         )
         if self.profile.drift:
             node.clock.rate = 1 + (self.rng.random() - 0.5) * 2 * self.profile.drift

@@ -73,6 +73,39 @@ def test_a_cluster_of_a_wider_fixture_is_no_leak(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
+def test_clusters_of_the_wider_fixtures_live_as_long_as_their_scope_and_under_xdist(tmp_path: Path) -> None:
+    said = pytest_says(
+        tmp_path,
+        BANK
+        + "import pytest\nkept = []\n"
+        + "@pytest.fixture(scope='module')\ndef bank(module_raft_cluster): return module_raft_cluster(Bank, 1).proxy()\n"
+        + "class TestIt:\n"
+        + "    def test_one(self, bank, class_raft_cluster):\n"
+        + "        kept.append(class_raft_cluster(Bank, 1)); assert bank.deposit(1) == 1\n"
+        + "    def test_two(self, bank): assert (bank.deposit(1), kept[0].proxy().deposit(1)) == (2, 1)\n"
+        + "def test_three(bank, session_raft_cluster, package_raft_cluster):\n"
+        + "    assert 'closed' in repr(kept[0]); assert bank.deposit(1) == 3\n",
+        *("-n", "2", "--dist", "loadfile"),
+    )
+    assert "3 passed" in said
+
+
+@pytest.mark.cluster
+def test_an_actor_that_a_test_leaves_running_is_named_and_ended_and_one_that_stops_is_not(tmp_path: Path) -> None:
+    said = pytest_says(
+        tmp_path,
+        "import pytest\nfrom actorraft import Actor, ActorOptions, spawn\n"
+        + "class Quiet(Actor):\n    def receive(self, message): return message\n"
+        + "@pytest.fixture(scope='module')\ndef wide(): ref = spawn(Quiet); yield ref; ref.stop()\n"
+        + "def test_stops(request): spawn(Quiet).stop(); request.getfixturevalue('wide')\n"
+        + "def test_leaks(): ActorOptions(name='left').spawn(Quiet)\n"
+        + "def test_after(wide): assert wide.ask(1).result() == 1\n",
+    )
+    assert "the test left open: <actor left>;" in said
+    assert "3 passed, 1 error" in said
+
+
+@pytest.mark.cluster
 def test_the_fixture_takes_the_options_of_spawn(raft_cluster: Spawn, tmp_path: Path) -> None:
     cluster = raft_cluster(Ledger, nodes=1, data_dir=tmp_path / "data", name="mine")
     assert repr(cluster).startswith('<Cluster "mine" 1 nodes')
@@ -84,6 +117,21 @@ def test_the_simulation_fixture_makes_simulations(sim_cluster: type[RaftSimulati
     simulation.nodes[0].client_append_entry("x=1")
     simulation.step_all()
     assert all(node.server.log == simulation.nodes[0].server.log for node in simulation.nodes)
+
+
+def test_the_simulation_fixture_runs_a_users_machine_and_compares_its_replicas_after_the_test(tmp_path: Path) -> None:
+    said = pytest_says(
+        tmp_path,
+        BANK
+        + "import random\n"
+        + "class Dice(Bank):\n    @command\n    def deposit(self, amount: int) -> int: self.balance = random.random()\n"
+        + "def test_well(sim_cluster):\n"
+        + "    bank = sim_cluster(Bank, nodes=3, seed=7, args=(5,)).proxy(timeout=60)\n"
+        + "    assert [bank.deposit(1) for _ in range(30)] == list(range(6, 36))\n"
+        + "def test_ill(sim_cluster): sim_cluster(Dice).proxy(timeout=60).deposit(1)\n",
+    )
+    assert "equal replicas: nodes 0 and 1 differ: Dice.balance" in said
+    assert "2 passed, 1 error" in said
 
 
 @pytest.mark.cluster

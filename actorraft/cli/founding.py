@@ -20,16 +20,21 @@ def register(app: typer.Typer) -> None:
 
 def init(
     directory: Annotated[Path, typer.Argument(help="A new directory, for a folder a node and one for clients.")],
-    machine: Annotated[str, typer.Option(help="The machine, as module:Class; importable wherever nodes run.")],
     nodes: Annotated[str, typer.Option(help="One HOST:PORT a node, with commas between; clients dial the next port.")],
-    args: Annotated[str, typer.Option(help="Arguments of the machine's constructor, as a JSON list.")] = "[]",
-    kwargs: Annotated[str, typer.Option(help="Keyword arguments of it, as a JSON object.")] = "{}",
+    machine: Annotated[
+        str, typer.Option(help="The machine, as module:Class; importable wherever nodes run. A backup knows it.")
+    ] = "",
+    args: Annotated[str | None, typer.Option(help="Arguments of the machine's constructor, as a JSON list.")] = None,
+    kwargs: Annotated[str | None, typer.Option(help="Keyword arguments of it, as a JSON object.")] = None,
     name: Annotated[str, typer.Option(help="The cluster's name; by default the class's.")] = "",
     durability: Annotated[
         Durability, typer.Option(help="fsync survives loss of power; os the death of processes.")
     ] = "fsync",
     profile: Annotated[Profile, typer.Option(help="How far apart the machines are.")] = "lan",
     no_keys: Annotated[bool, typer.Option("--no-keys", help="Without encryption; on the loopback only.")] = False,
+    from_backup: Annotated[
+        Path | None, typer.Option(help="Begin with the state that `actorraft backup` wrote; every node gets a copy.")
+    ] = None,
     output: Output = Format.table,
 ) -> None:
     """Found a cluster: write DIRECTORY/node-0, node-1, … and DIRECTORY/client.
@@ -37,6 +42,8 @@ def init(
     Copy each node's folder to its machine, and start it there with `actorraft serve`; keep the client's folder for
     whoever uses the cluster. Each folder holds one secret key and no other's.
     """
+    if not machine and from_backup is None:
+        raise fail("name the machine's class: --machine MODULE:CLASS; or --from-backup FILE", USED_WRONGLY)
     with errors():
         cluster_id = found(
             directory,
@@ -48,6 +55,7 @@ def init(
             durability=durability,
             profile=profile,
             keys=not no_keys,
+            backup=from_backup,
         )
     folders = sorted(str(folder) for folder in directory.iterdir())
     if output is Format.json:
@@ -59,7 +67,9 @@ def init(
         say(f"  {folder}  {to_do}")
 
 
-def _json(text: str, kind: type, option: str, wanted: str) -> Any:
+def _json(text: str | None, kind: type, option: str, wanted: str) -> Any:
+    if text is None:
+        return None
     try:
         value = json.loads(text)
     except ValueError as error:

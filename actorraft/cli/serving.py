@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from actorraft.cli.output import USED_WRONGLY, errors, fail, say
+from actorraft.node.backups import Schedule
 from actorraft.node.folder import NodeFolder, read_folder
 from actorraft.node.process import run_node
 from actorraft.node.standalone import Foreground, hash_seed_of, overrides_of, plan
 
 HASH_SEED: Final = "PYTHONHASHSEED"
+UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +35,9 @@ def serve(
     http: Annotated[str, typer.Option(help="HOST:PORT for health and metrics.")] = "",
     join: Annotated[str, typer.Option(help="A token, - (standard input) or @FILE: become a new member.")] = "",
     learner: Annotated[bool, typer.Option("--learner", help="Stay a learner, which does not vote.")] = False,
+    backup_every: Annotated[str, typer.Option(help="Write a backup so often: 90s, 30m, 1h, 1d.")] = "",
+    backup_dir: Annotated[Path | None, typer.Option(help="Where backups are written.")] = None,
+    backup_keep: Annotated[int, typer.Option(help="How many backups of this node stay.", min=1)] = 24,
 ) -> None:
     """Serve one node until SIGTERM or SIGINT: then it hands leadership over, closes and exits with 0.
 
@@ -47,11 +54,23 @@ def serve(
             raise fail("name the node's folder, or --join TOKEN with --data-dir", USED_WRONGLY)
         read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http))
         _with_hash_seed(read)
-        spec = plan(folder, read)
+        spec = replace(plan(folder, read), backups=_schedule(backup_every, backup_dir, backup_keep))
     context = Foreground(read, say)
     run_node(context, spec)  # type: ignore[arg-type]
     if context.again:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _schedule(every: str, directory: Path | None, keep: int) -> Schedule | None:
+    """Return when and where backups are written; None: never."""
+    if not every and directory is None:
+        return None
+    if not every or directory is None:
+        raise fail("--backup-every and --backup-dir go together: when, and where to", USED_WRONGLY)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", every)
+    if found is None:
+        raise fail(f"--backup-every is a number and a unit, as in 90s, 30m, 1h or 1d; not {every}", USED_WRONGLY)
+    return Schedule(every_s=float(found[1]) * UNITS_S[found[2]], directory=directory.absolute(), keep=keep)
 
 
 def _with_hash_seed(folder: NodeFolder) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -164,11 +165,18 @@ def digest(thread: ClientThread, node_id: int, timeout: float) -> tuple[int, str
     return said["last_applied"], said["digest"]
 
 
-def export_snapshot(thread: ClientThread, path: str | os.PathLike[str], machine: str, timeout: float) -> Path:
+def export_snapshot(
+    thread: ClientThread,
+    path: str | os.PathLike[str],
+    machine: str,
+    timeout: float,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Write a portable copy of the state, as of now, for `spawn(from_snapshot=path)`; return its absolute path.
 
     Args:
         machine: the name of the machine's class, which the copy remembers.
+        settings: what else decides the state, as JSON by name.
 
     Raises:
         UsageError: it cannot be written there.
@@ -183,7 +191,8 @@ def export_snapshot(thread: ClientThread, path: str | os.PathLike[str], machine:
             continue  # another node leads by now, and its newest one is older than what was acknowledged
         chunks = _snapshot_chunks(thread, (term, index), data, done, timeout)
         with contextlib.suppress(_Superseded):
-            return write_portable(path, PortableInfo(machine=machine, term=term, index=index), chunks)
+            info = PortableInfo(machine=machine, term=term, index=index, settings=dict(settings))
+            return write_portable(path, info, chunks)
     raise Unavailable("newer snapshots came in between each time; try again")
 
 
@@ -200,6 +209,10 @@ def _snapshot_chunks(
         offset += len(data)
         if done:
             return
-        term, index, data, done = ask_leader(thread, "read_snapshot", {"offset": offset}, timeout)
+        asked = {"offset": offset, "id": list(snapshot_id)}  # the two newest are kept
+        try:
+            term, index, data, done = ask_leader(thread, "read_snapshot", asked, timeout)
+        except NodeRefused as error:
+            raise _Superseded from error
         if (term, index) != snapshot_id:
             raise _Superseded

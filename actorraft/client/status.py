@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from html import escape
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class MemberStatus:
     uptime_s: float = 0.0
     match_index: Mapping[int, int] = field(default_factory=dict)  # at the leader: peer -> the last entry it has
     not_ready: str = ""  # why it should not be sent to yet; "": it should
+    # Where it writes backups on a schedule, the last good one (index, time_s, bytes), and the error since, if any.
+    backup: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Status(list[MemberStatus]):

@@ -20,6 +20,7 @@ from typing import Any, Final
 from actorraft.errors import UsageError
 from actorraft.node.folder import (
     SECRET_FILE,
+    SEED_FILE,
     ClientPart,
     ClusterPart,
     Durability,
@@ -29,7 +30,10 @@ from actorraft.node.folder import (
     Profile,
     write_folder,
 )
+from actorraft.raft.config import RaftConfig, deciding
 from actorraft.storage.directory import draw_storage_id
+from actorraft.storage.files import FILE_MODE
+from actorraft.storage.portable import PortableInfo, read_portable
 
 CLIENT_FOLDER: Final = "client"
 
@@ -39,12 +43,13 @@ def found(
     machine: str,
     addresses: Sequence[str],
     *,
-    args: Sequence[Any] = (),
+    args: Sequence[Any] | None = None,
     kwargs: dict[str, Any] | None = None,
     name: str = "",
     durability: Durability = "fsync",
     profile: Profile = "lan",
     keys: bool = True,
+    backup: Path | None = None,
 ) -> str:
     """Write the folders of a new cluster: DIRECTORY/node-0, node-1, … and DIRECTORY/client.
 
@@ -52,18 +57,26 @@ def found(
         machine: "module:Class", importable wherever the nodes run.
         addresses: one "host:port" a node, what other nodes dial; clients dial the port after it.
         keys: False only where every address is on the loopback.
+        backup: what the cluster begins with; then machine and arguments may be left empty, and are the backup's.
 
     Returns:
         The cluster's id, 16 hexadecimal digits.
 
     Raises:
-        UsageError: the directory exists, or an address or name cannot be; nothing is left behind.
+        UsageError: the directory exists, an address or name cannot be, or the backup is another machine's; nothing is
+            left behind.
     """
     from transports.keys import ClientFolder, KeyPair, Keys
 
     path = Path(directory).absolute()
     if path.exists():
         raise UsageError(f"{path} exists: a cluster is founded once, in a new directory")
+    raft: dict[str, Any] = {}
+    backup_crc = ""
+    if backup is not None:
+        info, crc = read_portable(backup)
+        backup_crc = f"{crc:08x}"
+        machine, args, kwargs, raft = _as_backed_up(backup, info, machine, args, kwargs)
     module, separator, qualname = machine.partition(":")
     if not separator or not module or not qualname:
         raise UsageError(f"the machine is named module:Class, not {machine!r}")
@@ -74,10 +87,11 @@ def found(
         name=name or qualname.rpartition(".")[2].lower(),
         id=os.urandom(8).hex(),
         machine=machine,
-        args=json.dumps(list(args)),
+        args=json.dumps(list(args or ())),
         kwargs=json.dumps(kwargs or {}),
         durability=durability,
         profile=profile,
+        backup=backup_crc,
     )
     members = {
         node_id: MemberPart(
@@ -102,9 +116,11 @@ def found(
                 client_advertise=members[node_id].client,
             )
             folder = path / f"node-{node_id}"
-            write_folder(
-                folder, NodeFolder(cluster=cluster, node=node, members=members, clients=clients), first_start=True
-            )
+            said = NodeFolder(cluster=cluster, node=node, raft=raft, members=members, clients=clients)
+            write_folder(folder, said, first_start=True)
+            if backup is not None:
+                shutil.copyfile(backup, folder / SEED_FILE)
+                (folder / SEED_FILE).chmod(FILE_MODE)
             if pair is not None:
                 pair.save(folder / SECRET_FILE)
         ClientFolder(
@@ -118,6 +134,28 @@ def found(
         shutil.rmtree(path, ignore_errors=True)
         raise
     return cluster.id
+
+
+def _as_backed_up(
+    path: Path, info: PortableInfo, machine: str, args: Sequence[Any] | None, kwargs: dict[str, Any] | None
+) -> tuple[str, Sequence[Any] | None, dict[str, Any] | None, dict[str, Any]]:
+    """Return machine, args, kwargs and numbers of Raft as the state was made with; what is said here must agree."""
+    settings = {name: json.loads(value) for name, value in info.settings.items()}
+    made_by: dict[str, Any] = {"machine": info.machine, "args": settings.get("args"), "kwargs": settings.get("kwargs")}
+    for name, said in (("machine", machine or None), ("args", args), ("kwargs", kwargs)):
+        known = made_by[name]
+        if said is None:
+            continue
+        if known and (list(said) if name == "args" else said) != known:
+            raise UsageError(
+                f"{path} is the state of {name} {json.dumps(known)}, and this says {json.dumps(said)}: what decides "
+                "the state goes on as it was"
+            )
+        made_by[name] = said
+    if not made_by["machine"]:
+        raise UsageError(f"{path} does not say whose state it is: --machine MODULE:CLASS")
+    numbers = {name: settings[name] for name in deciding(RaftConfig()) if name in settings}
+    return made_by["machine"], made_by["args"], made_by["kwargs"], numbers
 
 
 def join_address(host: str, port: int) -> str:

@@ -4,7 +4,7 @@
 `actorraft serve` reads it at every start. Once a node has data, who the members are comes from its log, and those of
 the file are only seeds: places to look first.
 
-Shape:      [cluster] name, id, machine, args, kwargs, durability, profile, seed   what all nodes have alike
+Shape:      [cluster] name, id, machine, args, kwargs, durability, profile, seed, backup   what all nodes have alike
             [node] id, listen, client_listen, advertise, client_advertise, data_dir, storage_id
             [http] listen      [raft] any field of RaftConfig      [members.N] peer, client, public_key, storage_id
             [clients.NAME] public_key, role                              who may speak to it from the first
@@ -32,6 +32,7 @@ from actorraft.storage.files import Files
 NODE_FILE: Final = "node.toml"
 SECRET_FILE: Final = "secret.key"
 FIRST_START: Final = "first-start"
+SEED_FILE: Final = "seed.backup"  # the state that the cluster begins with, if it was founded from a backup
 ENVIRONMENT: Final = "ACTORRAFT_"
 PROFILES: Final = {"local": RaftConfig.local, "lan": RaftConfig.lan, "wan": RaftConfig.wan}
 
@@ -50,6 +51,7 @@ class ClusterPart(msgspec.Struct, kw_only=True, frozen=True):
     durability: Durability = "fsync"
     profile: Profile = "lan"
     seed: str = ""  # of the machine's dice and of hashes; "": the id, which a recovered cluster has anew
+    backup: str = ""  # the CRC of the backup that all founders begin with, in hexadecimal; "": it begins with nothing
 
 
 class NodePart(msgspec.Struct, kw_only=True, frozen=True):

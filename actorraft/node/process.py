@@ -29,6 +29,7 @@ from actorraft import codec
 from actorraft.descriptors import raise_limit
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
 from actorraft.node.addresses import Announcement
+from actorraft.node.backups import Backups, Schedule
 from actorraft.node.clock import SystemClock
 from actorraft.node.driver import (
     ClientEvent,
@@ -102,6 +103,7 @@ class NodeSpec:
         http: where health and metrics are served, as host:port; "": nowhere.
         settings: what decides replicated state, as this start says it, as JSON by name; the log must agree.
         key_file: where this node's secret key is, if it may be replaced while the cluster serves.
+        backups: when and where this node writes backups of the state; None: never.
     """
 
     node_id: int
@@ -126,6 +128,7 @@ class NodeSpec:
     settings: dict[str, str] = field(default_factory=dict)
     key_file: Path | None = None
     run: int = 0
+    backups: Schedule | None = None
 
 
 def open_storage(spec: NodeSpec) -> DiskStorage:
@@ -288,6 +291,7 @@ class RaftNode:
         self._to_apply: int | None = None  # and that is up to here
         reports.more = self._about
         self._health = HealthServer(spec.http, self._ask) if spec.http else None
+        self._backups = Backups(spec.backups, self.driver, self._ask_loop) if spec.backups is not None else None
         self._unsettled = check_settings(spec, self.driver.server.configuration)
         self._refuse_poison(storage.marks)
         self._ticks = Ticks(self._clock, spec.config.tick_s)
@@ -326,6 +330,8 @@ class RaftNode:
         self._context.on_stop(self._mailbox.wake)
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
         self._machine.run(self._turn, lambda: self.driver.process_events(()))
+        if self._backups is not None:
+            self._backups.close()
         if self._health is not None:
             self._health.close()
         self.driver.storage.close()
@@ -409,8 +415,13 @@ class RaftNode:
 
     def _ask(self, timeout_s: float) -> dict[str, Any] | None:
         """Have the loop say how this node is; from any thread. None: it does not turn."""
-        answer: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._orders.append(("status", answer.put))
+        said: dict[str, Any] | None = self._ask_loop(lambda put: put(self.driver.status()), timeout_s)
+        return said
+
+    def _ask_loop(self, do: Callable[[Callable[[Any], object]], object], timeout_s: float) -> Any:
+        """Have the loop do something that answers through its argument; from any thread. None: not in time."""
+        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._orders.append(("do", lambda: do(answer.put)))
         self._mailbox.wake()
         try:
             return answer.get(timeout=timeout_s)
@@ -429,6 +440,7 @@ class RaftNode:
                 for peer in peers
             },
             "not_ready": self._why_not_ready(),
+            **({"backup": self._backups.report()} if self._backups is not None else {}),
         }
 
     def _why_not_ready(self) -> str:
@@ -459,8 +471,8 @@ class RaftNode:
         match verb:
             case "peers":
                 self._set_peers(value)
-            case "status":
-                value(self.driver.status())
+            case "do":
+                value()
             case "keys":
                 self._mailbox.set_keys(value)
             case "clients":

@@ -29,6 +29,7 @@ from actorraft.node.work import ExecutorPort
 from actorraft.ports import Clients, Clock
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import NotLeader, ProposalRefused, RaftError
+from actorraft.raft.messages import EntryId
 from actorraft.raft.ready import LeaderState
 from actorraft.raft.server import RaftServer
 
@@ -43,8 +44,7 @@ OWED_MAX: Final = 10_000  # refusals that found their client's queue full
 class _Wanted(NamedTuple):
     """A snapshot that somebody asks for."""
 
-    client: Any
-    request_id: int
+    tell: Callable[[str, int | None], object]  # why not, "" if it is there; and up to which index the newest one is
     led: bool  # whether this node led when it was asked
     index: int = -1  # type: ignore[assignment]  # what it is to hold at least, once that is known
 
@@ -253,13 +253,17 @@ class Requests:
         self._read_asked(token)
         self._server.read_index(token, lease=lease)
 
+    def want_snapshot(self, tell: Callable[[str, int | None], object]) -> None:
+        """Have a snapshot of no less than is known to be done by whoever asks now, and say when it is there."""
+        self._ask_index(_Wanted(tell, self._server.state is LeaderState), False)
+
     def on_read_index(self, token: int, index: int) -> None:
         """The core says at which index a read may be served; -1: not by this node now."""
         what = self._asked.pop(token, None)
         if type(what) is not _Wanted:
             self._reads.on_index(what, index)
         elif index < 0 and what.led:
-            self.reply(what.client, codec.AdminReply(what.request_id, "not leader", None))
+            what.tell("not leader", None)
         else:
             # Cut off from a leader, it is of what is here.
             self._wanted.append(what._replace(index=index if index >= 0 else self._snapshots.handed_index))
@@ -275,7 +279,7 @@ class Requests:
         """Answer who wants a snapshot of no more than there is now; begin the next one, if it can begin."""
         snapshots = self._snapshots
         for wanted in self._end_wanted(snapshots.newest_index):
-            self.reply(wanted.client, codec.AdminReply(wanted.request_id, "", snapshots.newest_index))
+            wanted.tell("", snapshots.newest_index)
         if not snapshots.running and any(wanted.index <= snapshots.handed_index for wanted in self._wanted):
             reason = snapshots.begin()
             if reason:
@@ -285,8 +289,7 @@ class Requests:
         """The executor has taken a snapshot, or could not. `reason`: why not."""
         if reason and self._wanted:
             for wanted in self._end_wanted(self._snapshots.tried_index):
-                error = f"the snapshot failed: {reason}"
-                self.reply(wanted.client, codec.AdminReply(wanted.request_id, error, self._snapshots.newest_index))
+                wanted.tell(f"the snapshot failed: {reason}", self._snapshots.newest_index)
         self._take_wanted()
 
     def _end_wanted(self, index: int) -> list[_Wanted]:
@@ -345,11 +348,13 @@ class Requests:
                 case "transfer":
                     self._server.transfer_leadership(request.arguments.get("target"))
                 case "snapshot":
-                    # Of no less than its asker knows to be done.
-                    self._ask_index(_Wanted(client, request.request_id, self._server.state is LeaderState), False)
+                    self.want_snapshot(
+                        lambda error, index: self.reply(client, codec.AdminReply(request.request_id, error, index))
+                    )
                     return
                 case "read_snapshot":
-                    value = self._snapshots.chunks.read(self._server.snapshot_id, request.arguments["offset"])
+                    term, index = request.arguments.get("id", self._server.snapshot_id)
+                    value = self._snapshots.chunks.read(EntryId(term, index), request.arguments["offset"])
                 case "endpoints":
                     value = self.endpoints
                 case "digest":

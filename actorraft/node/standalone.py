@@ -23,16 +23,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actorraft.errors import UsageError
 from actorraft.node.addresses import Announcement
-from actorraft.node.folder import FIRST_START, SECRET_FILE, NodeFolder, take_first_start
+from actorraft.node.folder import FIRST_START, SECRET_FILE, SEED_FILE, NodeFolder, take_first_start
 from actorraft.node.process import ON_PROBATION, REMOVED, NodeSpec
 from actorraft.pickling.encoder import encode_factory
 from actorraft.raft import roster
 from actorraft.raft.config import RaftConfig, deciding
-from actorraft.raft.messages import ClientKey, Configuration, Member
-from actorraft.raft.probation import Probation
+from actorraft.raft.messages import ClientKey, Configuration, EntryId, Member
+from actorraft.raft.probation import NO_SEED, Probation
 from actorraft.storage.directory import NODE_FILE as DATA_FILE
 from actorraft.storage.directory import NodeDirectory, NodeInfo, prepare_directory
 from actorraft.storage.files import Files
+from actorraft.storage.portable import read_portable
 
 if TYPE_CHECKING:
     from transports.keys import Keys
@@ -130,6 +131,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
     keys = _keys(path, folder)
     data_dir = Path(node.data_dir or path / "data").absolute()
     probation = prepare_data(path, data_dir, folder)
+    seeded = probation is not None and bool(cluster.backup) and node.id in folder.members
     members = folder.members.items()
     return NodeSpec(
         node_id=node.id,
@@ -139,7 +141,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         directory=data_dir,
         durability=cluster.durability,
         keeps_data=True,
-        from_snapshot=None,
+        from_snapshot=path.absolute() / SEED_FILE if seeded else None,
         configuration=first_configuration(folder, config),
         storage_id=node.storage_id,
         peer_endpoint=f"tcp://{listen}",
@@ -170,8 +172,10 @@ def prepare_data(path: Path, data_dir: Path, folder: NodeFolder) -> Probation | 
             "anew: actorraft token create, and here actorraft serve --join TOKEN --data-dir NEW_DIRECTORY"
         )
     if (directory / DATA_FILE).exists():
-        return Probation(marked=mark.read_text() == "first start") if mark.exists() else None
-    node = folder.node
+        if not mark.exists():
+            return None
+        return Probation(marked=mark.read_text() == "first start", seed=_seed(path, folder))
+    node, founded_with = folder.node, _seed(path, folder)
     if not (path / FIRST_START).exists():
         raise UsageError(
             f"{directory} is empty, and node {node.id} has begun before: what it had acknowledged is gone, so it must "
@@ -187,7 +191,21 @@ def prepare_data(path: Path, data_dir: Path, folder: NodeFolder) -> Probation | 
     if marked and not take_first_start(path):
         files.replace(mark, b"unknown")
         marked = False
-    return Probation(marked=marked)
+    return Probation(marked=marked, seed=founded_with)
+
+
+def _seed(path: Path, folder: NodeFolder) -> EntryId:
+    """Return the last entry of the state that every founder begins with.
+
+    Raises:
+        UsageError: it is not here, or another one: founders that differ from the first would make two histories.
+    """
+    if not folder.cluster.backup or folder.node.id not in folder.members:
+        return NO_SEED
+    info, crc = read_portable(path / SEED_FILE)
+    if f"{crc:08x}" != folder.cluster.backup:
+        raise UsageError(f"{path / SEED_FILE} is not the backup that this cluster was founded from; copy that one here")
+    return EntryId(info.term, info.index)
 
 
 def arguments_of(folder: NodeFolder) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -27,10 +27,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from actorraft.raft.messages import AppendEntries, Standing
+from actorraft.raft.messages import AppendEntries, EntryId, Standing
 
 if TYPE_CHECKING:
     from actorraft.raft.server import RaftServer
+
+NO_SEED = EntryId(0, -1)
 
 
 @dataclass
@@ -40,10 +42,12 @@ class Probation:
     Attributes:
         marked: the folder says that this id was never begun.
         resumed: an earlier run was on probation already, and was fed.
+        seed: the state of another cluster that all founders of this one begin with; having that alone is being empty.
     """
 
     marked: bool = False
     resumed: bool = False
+    seed: EntryId = NO_SEED
     terms: dict[int, int] = field(default_factory=dict)  # other voter -> highest term that it told
     empty: set[int] = field(default_factory=set)  # those of them that had not begun when they were first heard
     mutual: set[int] = field(default_factory=set)  # and those of these that have heard the same of this node
@@ -92,8 +96,13 @@ def handle_standing(self: RaftServer, message: Standing) -> None:
 
 def _standing(self: RaftServer, dest: int, *, asks: bool = False) -> Standing:
     known = self.probation
-    begun = known is None or known.resumed or self.current_term > 0 or self.log.last_index >= 0
+    begun = known is None or known.resumed or has_begun(self, known)
     return Standing(self.node_id, dest, self.current_term, begun, known is not None and dest in known.empty, asks)
+
+
+def has_begun(self: RaftServer, known: Probation) -> bool:
+    """Whether this node has been fed, or has heard of an election: it has more than what it was founded with."""
+    return self.current_term > known.seed.term or self.log.last_index > known.seed.index
 
 
 def _is_first_start(self: RaftServer, known: Probation) -> bool:

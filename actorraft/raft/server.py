@@ -135,7 +135,7 @@ class RaftServer:
         restarted = self.config.lease_reads and self.current_term > 0
         self.promise_ticks = self.config.election_timeout_ticks + 1 if restarted else 0
         self.probation = probation  # None: it votes and counts; once None, it stays so
-        if probation is not None and (hard_state.term > 0 or self.log.last_index >= 0):
+        if probation is not None and self.has_begun(probation):
             probation.resumed = True
 
         # Figure 2, volatile state on leaders, and what else only a leader has; nothing of it outlives its term but
@@ -407,6 +407,7 @@ class RaftServer:
     handle_standing = probation.handle_standing
     check_probation = probation.check_probation
     end_probation = probation.end_probation
+    has_begun = probation.has_begun
 
     # -- reads: reads.py
 

@@ -1,4 +1,5 @@
-"""A copy of a cluster's state in one file, to be carried elsewhere: `export_snapshot`, `spawn(from_snapshot=...)`.
+"""A copy of a cluster's state in one file, to be carried elsewhere: `export_snapshot`, `spawn(from_snapshot=...)`,
+`actorraft backup` and `init --from-backup`.
 
 One line of JSON that says what it is, the content of a snapshot, and a CRC over both. A new cluster that starts from
 it goes on at the same index and term, so nothing that the state remembers (sessions, serials) is ever given out twice.
@@ -12,7 +13,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +37,7 @@ class PortableInfo:
     machine: str  # module:qualified name; "" if the exporter did not know it
     term: int
     index: int
+    settings: dict[str, str] = field(default_factory=dict)  # what decides the state, as JSON by name; {}: not known
     python: str = this_python()
     actorraft_snapshot: int = FORMAT
 
@@ -75,11 +77,11 @@ def write_portable(path: str | os.PathLike[str], info: PortableInfo, chunks: Ite
     return target
 
 
-def check_portable(path: str | os.PathLike[str], machine: str, formerly: str | None = None) -> PortableInfo:
-    """Read the file once, whole; return what it is.
+def read_portable(path: str | os.PathLike[str]) -> tuple[PortableInfo, int]:
+    """Read the file once, whole; return what it is, and its CRC, which stands for it.
 
     Raises:
-        UsageError: it is not there, is of another kind, machine or Python.
+        UsageError: it is not there, or is of another kind.
         CorruptionError: it is damaged.
     """
     try:
@@ -87,8 +89,20 @@ def check_portable(path: str | os.PathLike[str], machine: str, formerly: str | N
             info = _read_info(file, path)
             for _ in _content(file, path):
                 pass
+            file.seek(-_CRC_BYTES, os.SEEK_END)
+            return info, int.from_bytes(file.read(), "little")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def check_portable(path: str | os.PathLike[str], machine: str, formerly: str | None = None) -> PortableInfo:
+    """Read the file once, whole; return what it is.
+
+    Raises:
+        UsageError: it is not there, is of another kind, machine or Python.
+        CorruptionError: it is damaged.
+    """
+    info, _ = read_portable(path)
     if info.machine not in ("", machine, formerly):
         raise UsageError(
             f"{path} holds the state of the machine {info.machine}, not of {machine}; if it is the same one under "
@@ -102,14 +116,15 @@ def check_portable(path: str | os.PathLike[str], machine: str, formerly: str | N
 def seed(storage: Storage, path: str | os.PathLike[str], configuration: Configuration) -> None:
     """Make an empty store begin with the state in the file. The store is to be opened anew afterwards."""
     recovered = storage.recover()
-    if recovered.snapshot is not None or recovered.entries or recovered.hard_state != HardState():
-        return  # it began before, and was interrupted or restarted
+    if recovered.entries or recovered.hard_state != HardState():
+        return  # it began before
     with open(path, "rb") as file:
         info = _read_info(file, path)
-        writer = storage.begin_snapshot(EntryId(info.term, info.index), configuration)
-        for data in _content(file, path):
-            writer.write(data)
-        storage.reset_log(writer.commit())
+        if recovered.snapshot is None:  # else it was interrupted before the last step
+            writer = storage.begin_snapshot(EntryId(info.term, info.index), configuration)
+            for data in _content(file, path):
+                writer.write(data)
+            storage.reset_log(writer.commit())
     storage.persist(HardState(info.term, None), info.index + 1, [])
 
 

@@ -12,7 +12,9 @@ import pytest
 from actorraft.raft import (
     AppendEntries,
     AppendEntriesResponse,
+    EntryId,
     FollowerState,
+    HardState,
     LeaderState,
     LogEntry,
     Message,
@@ -26,7 +28,8 @@ from actorraft.raft import (
     Standing,
     TimeoutNow,
 )
-from tests.helpers import Disk, make_leader, voters
+from actorraft.raft.probation import NO_SEED
+from tests.helpers import NO_ENTRY, Disk, make_leader, voters
 
 pytestmark = pytest.mark.long
 
@@ -34,17 +37,23 @@ pytestmark = pytest.mark.long
 class World:
     """Servers whose disks can be lost; whatever any of them commits goes into one ledger."""
 
-    def __init__(self, size: int, seed: int = 0, *, marked: bool = False) -> None:
+    def __init__(self, size: int, seed: int = 0, *, marked: bool = False, founded_with: EntryId = NO_SEED) -> None:
         self.random = random.Random(seed)
         self.size = size
-        self.disks = {node_id: Disk() for node_id in range(size)}
+        self.founded_with = founded_with  # the last entry of a state that all begin with
+        self.disks = {node_id: self.new_disk() for node_id in range(size)}
         self.servers: dict[int, RaftServer] = {}
         self.messages: list[Message] = []
         self.ledger: dict[int, Any] = {}
         self.down: set[int] = set()  # crashed, or stopped for a while
         self.cut: set[frozenset[int]] = set()  # pairs that do not hear each other
         for node_id in range(size):
-            self.start(node_id, Probation(marked=True) if marked else None)
+            self.start(node_id, Probation(marked=True, seed=founded_with) if marked else None)
+
+    def new_disk(self) -> Disk:
+        term, index = self.founded_with
+        log = RaftLog(first_index=index + 1, previous_term=term if index >= 0 else -1)
+        return Disk(HardState(term, None), log, self.founded_with if index >= 0 else NO_ENTRY)
 
     def start(self, node_id: int, probation: Probation | None) -> None:
         disk = self.disks[node_id]
@@ -55,16 +64,17 @@ class World:
             configuration=voters(*range(self.size)),
             config=RaftConfig(append_bytes_max=1, inflight_max=2),  # what is fed comes in many pieces
             draw=self.random.randrange,
-            log=RaftLog(list(disk.log)),
+            log=RaftLog(list(disk.log), first_index=disk.log.first_index, previous_term=disk.log.previous_term),
             hard_state=disk.hard_state,
+            snapshot_id=disk.snapshot_id,
             probation=probation,
         )
         self.drain(node_id)
 
     def lose(self, node_id: int, *, marked: bool = False) -> None:
         """Its folder is emptied, and it is started again under its old id."""
-        self.disks[node_id] = Disk()
-        self.start(node_id, Probation(marked=marked))
+        self.disks[node_id] = self.new_disk()
+        self.start(node_id, Probation(marked=marked, seed=self.founded_with))
 
     def drain(self, node_id: int) -> None:
         server = self.servers[node_id]
@@ -246,9 +256,9 @@ def test_a_deposed_leader_does_not_end_it() -> None:
 # -- any schedule
 
 
-def play(size: int, seed: int, steps: int = 60) -> World:
+def play(size: int, seed: int, steps: int = 60, *, founded_with: EntryId = NO_SEED) -> World:
     """Let nodes go down and come back, and disks be lost, between writes to whoever leads."""
-    world = World(size, seed)
+    world = World(size, seed, marked=founded_with is not NO_SEED, founded_with=founded_with)
     draw = world.random
     world.settle(100)
     for _ in range(steps):
@@ -269,7 +279,7 @@ def play(size: int, seed: int, steps: int = 60) -> World:
         elif happens < 0.80 and world.down:
             back = draw.choice(sorted(world.down))
             resumed = world.servers[back].probation is not None
-            world.start(back, Probation(resumed=True) if resumed else None)
+            world.start(back, Probation(resumed=True, seed=founded_with) if resumed else None)
         elif happens < 0.92:
             lost = {each for each, server in world.servers.items() if server.probation is not None} | {node_id}
             if len(lost) <= (size - 1) // 2 + 1:
@@ -290,6 +300,37 @@ def test_whatever_was_acknowledged_stays_whatever_disks_are_lost(seed: int) -> N
             world.start(node_id, None)
         world.settle(600)
         assert world.leader is not None
+
+
+def test_founders_that_begin_with_another_cluster_s_state_find_each_other_empty() -> None:
+    world = World(3, marked=True, founded_with=EntryId(7, 40))
+    world.down = {2}
+    world.settle(200)
+    assert world.leader is not None, "two of three, as with any first start"
+    assert world.write("x") > 40
+    world.down = set()
+    world.settle(200)
+    assert not any(server.probation for server in world.servers.values())
+
+
+def test_a_founder_whose_folder_and_seed_were_put_back_from_a_copy_is_no_first_start() -> None:
+    world = World(3, marked=True, founded_with=EntryId(7, 40))
+    world.settle(200)
+    assert world.leader is not None
+    leader = world.leader.node_id
+    lost, lagging = (leader + 1) % 3, (leader + 2) % 3
+    world.down = {lagging}
+    world.write("x")
+    world.lose(lost, marked=True)
+    world.down = {leader}  # only it has the write now
+    world.settle(600)
+    assert world.leader is None, "one that has begun, and one that lost what it acknowledged"
+    assert world.servers[lost].probation is not None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_was_acknowledged_by_a_cluster_that_began_with_a_backup_stays(seed: int) -> None:
+    play(3 if seed % 2 else 5, seed, founded_with=EntryId(3, 9))
 
 
 def _votes_anyway(monkeypatch: pytest.MonkeyPatch) -> None:

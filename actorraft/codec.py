@@ -198,6 +198,17 @@ class Code(msgspec.Struct, array_like=True, frozen=True, tag=23):
     fingerprint: str  # of its code (pickling/fingerprint.py)
 
 
+class Replay(msgspec.Struct, array_like=True, frozen=True, tag=24):
+    """Made by a leader, never by a client: from an entry before this one on, all is applied by this code.
+
+    So what the log said of code from there up to here counts no more.
+    """
+
+    from_index: int
+    version: int
+    fingerprint: str
+
+
 Request = (
     Hello
     | Register
@@ -212,6 +223,7 @@ Request = (
     | Outcome
     | Skips
     | Code
+    | Replay
 )
 
 # --- Nodes to clients ---
@@ -457,8 +469,8 @@ def stamp(log_time_s: float, frame: bytes) -> bytes:
     return _STAMP.pack(log_time_s) + frame
 
 
-_DECISIONS: Final = frozenset((21, 22))  # tags of Outcome and Skips
-_CODE: Final = 23  # tag of Code
+_DECISIONS: Final = frozenset((21, 22, 24))  # tags of Outcome, Skips and Replay
+_CODES: Final = frozenset((23, 24))  # tags of Code and Replay
 
 
 def is_decision(item: bytes) -> bool:
@@ -467,8 +479,8 @@ def is_decision(item: bytes) -> bool:
 
 
 def is_code(item: bytes) -> bool:
-    """Whether the item of a log entry may be a `Code`: a look at one byte of it."""
-    return len(item) > STAMP_BYTES + 1 and item[STAMP_BYTES + 1] == _CODE
+    """Whether the item of a log entry may be a `Code` or a `Replay`: a look at one byte of it."""
+    return len(item) > STAMP_BYTES + 1 and item[STAMP_BYTES + 1] in _CODES
 
 
 _RULED: Final = frozenset((3, 7))  # tags of Commands and Clock

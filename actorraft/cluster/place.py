@@ -14,6 +14,7 @@ from pathlib import Path
 from actorraft.actors.rundir import RunDir
 from actorraft.errors import UsageError
 from actorraft.storage.directory import ClusterDirectory, ClusterInfo
+from actorraft.storage.level import level
 
 
 class Place:
@@ -76,6 +77,11 @@ class Place:
         """Return the random id of each node's directory: who comes with another one is somebody else."""
         assert self._directory is not None
         return self._directory.storage_ids()
+
+    def level(self, durability: str) -> int:
+        """Have all nodes begin from the newest snapshot of any; return the index of the first entry after it."""
+        assert self._directory is not None
+        return level(self._directory, durability)
 
     def update(self, node_ids: tuple[int, ...]) -> None:
         """Remember who is a member now."""

@@ -103,6 +103,7 @@ class NodeProcesses:
         config: RaftConfig,
         supervision: Supervision | None,
         from_snapshot: Path | None,
+        replay_from: int | None = None,
         listen: Mapping[int, tuple[str, str]] | None = None,
         http: Mapping[int, str] | None = None,
     ) -> None:
@@ -116,6 +117,7 @@ class NodeProcesses:
         self._factory = factory
         self._durability = durability
         self._from_snapshot = from_snapshot
+        self._replay_from = replay_from
         self._listen = dict(listen or {})
         self._http = dict(http or {})
         self._lock = threading.RLock()  # of all below; nobody who holds it waits for a process
@@ -278,6 +280,7 @@ class NodeProcesses:
             durability=self._durability,
             keeps_data=self.place.keeps_data,
             from_snapshot=self._from_snapshot if founders else None,
+            replay_from=self._replay_from,
             configuration=Configuration(
                 voters=frozenset(founders),
                 next_node_id=max(founders, default=-1) + 1,

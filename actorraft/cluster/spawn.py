@@ -78,6 +78,7 @@ class ReplicatedStateMachine(Generic[M]):
         name: str | None = None,
         from_snapshot: str | os.PathLike[str] | None = None,
         formerly: str | None = None,
+        replay_with_new_code: bool = False,
         timeout: float = 30.0,
     ) -> Cluster[M]:
         """Start the nodes, each in an OS process of its own; return the cluster once a leader is ready.
@@ -96,6 +97,8 @@ class ReplicatedStateMachine(Generic[M]):
             from_snapshot: what `export_snapshot` wrote: a new cluster begins with that state.
             formerly: what the machine was called when `data_dir` or `from_snapshot` was made ("module:Class", or its
                 `machine_name`), said once after it was renamed or moved.
+            replay_with_new_code: compute anew what the log of `data_dir` has after its newest snapshot, by today's code
+                of the machine: results that were acknowledged may be others. All nodes begin from that one snapshot.
             timeout: seconds until a leader must be ready.
 
         Raises:
@@ -115,6 +118,7 @@ class ReplicatedStateMachine(Generic[M]):
         check_a("supervision", supervision, Supervision)
         check_a("name", name, str)
         check_a("formerly", formerly, str)
+        check_a("replay_with_new_code", replay_with_new_code, bool)
         data_dir, from_snapshot = check_path("data_dir", data_dir), check_path("from_snapshot", from_snapshot)
         addresses = check_listen(listen) if listen is not None else ()
         health = check_http(http) if http is not None else ()
@@ -136,16 +140,19 @@ class ReplicatedStateMachine(Generic[M]):
                 raise UsageError(f"listen names {len(addresses)} addresses for {len(members)} nodes: one a node")
             if health and len(health) != len(members):
                 raise UsageError(f"http names {len(health)} addresses for {len(members)} nodes: one a node")
+            durability = durability or ("os" if data_dir is None else "fsync")
+            replay = replay_with_new_code and not place.is_new
             processes = NodeProcesses(
                 place,
                 self._factory,
-                durability=durability or ("os" if data_dir is None else "fsync"),
+                durability=durability,
                 transport="tcp" if addresses else transport,
                 listen=dict(zip(members, addresses, strict=False)),
                 http=dict(zip(members, health, strict=False)),
                 config=config if config is not None else RaftConfig.local(),
                 supervision=supervision,
                 from_snapshot=Path(from_snapshot) if from_snapshot is not None else None,
+                replay_from=place.level(durability) if replay else None,
             )
             undo.pop_all()  # closed with the processes from here on
             return self._start(processes, timeout_s)
@@ -218,6 +225,7 @@ class ReplicatedStateMachine(Generic[M]):
         name: str | None = None,
         from_snapshot: str | os.PathLike[str] | None = None,
         formerly: str | None = None,
+        replay_with_new_code: bool = False,
         timeout: float = 30.0,
     ) -> Cluster[M]:
         """As `spawn`, from a coroutine; the event loop goes on meanwhile. Returns and raises the same.
@@ -237,6 +245,7 @@ class ReplicatedStateMachine(Generic[M]):
             name=name,
             from_snapshot=from_snapshot,
             formerly=formerly,
+            replay_with_new_code=replay_with_new_code,
             timeout=timeout,
         )
         loop, start, context = asyncio.get_running_loop(), _Start(), contextvars.copy_context()

@@ -148,6 +148,7 @@ class Driver:
         marks, skips: the executor's.
         keep_skips: makes what is to be skipped durable in the node's folder; None: nowhere.
         code: what this node's machine is; None: nobody looks after that.
+        replay_from: the entry from which on all nodes compute anew by that code, if they do.
         observer: told what happens.
 
     Attributes:
@@ -178,6 +179,7 @@ class Driver:
         skips: dict[int, int] | None = None,
         keep_skips: Callable[[dict[int, int]], object] | None = None,
         code: codec.Code | None = None,
+        replay_from: int | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.net = net
@@ -211,7 +213,9 @@ class Driver:
             probation=probation,
         )
         self._log_time = LogTime(self.server, self.clock)
-        self.rules = Rules(self.server, self._log_time.now_s, code, restoring=snapshot is not None)
+        self.rules = Rules(
+            self.server, self._log_time.now_s, code, restoring=snapshot is not None, replay_from=replay_from
+        )
         self._checks = Schedule(0.0 if isinstance(executor, LogOnly) else config.digest_every_s)
         self.snapshots = Snapshotting(self.server, storage, executor, config, snapshot)
         self.requests = Requests(
@@ -409,6 +413,8 @@ class Driver:
         last_index = handed_index + len(self._shut_out)
         if last_index < self.server.commit_index:
             return  # the rest comes with the next Ready
+        if self.rules.replays(self._shut_out):
+            return  # the leader says so first, in the log
         if not self.fetching.over:
             older = self.rules.older_rule(self._shut_out)
             if older is None or (older and self.fetching.want(last_index)):

@@ -116,6 +116,8 @@ class Executor:
         self.code: codec.Code | None = None  # that rules at `last_applied`, as the log says
         self._code_from = -1  # since this entry
         self._not_migrated = ""  # why a step to that code was not taken, if it was not; equal on every node
+        self._replay: codec.Replay | None = None  # by which other code is to be applied, from an entry not yet applied
+        self._replay_ends = -1  # until this entry, what the log says of code counts no more
         self._refuses = False  # commands that are applied by that code
         self._use_code(None)
         self._passed_at: float | None = None  # a `wake_at` that a clock entry has reached and the machine has not moved
@@ -156,11 +158,11 @@ class Executor:
         """Apply entries in order; a no-op and a configuration mean nothing here but an index."""
         self.marks.words[COMMITTED] = work.first_index + len(work.entries) - 1
         if self.hold is not None:
-            return self._wait(work.entries)
+            return self._wait(work.first_index, work.entries)
         assert work.first_index == self.last_applied + 1, f"applying {work.first_index} after {self.last_applied}"
         if self._looks_ahead:
             self._looks_ahead = False
-            self._look_ahead(work.entries)
+            self._look_ahead(work.first_index, work.entries)
         if self._recursion_max is not None:
             limit_recursion(self._recursion_max)
         replies: list[tuple[int, codec.Reply]] = []
@@ -189,6 +191,8 @@ class Executor:
         for term, item in entries:
             if type(item) is bytes:
                 words[RUNNING] = index
+                if self._replay is not None and index >= self._replay.from_index:
+                    self._begin_replay(index, term, self._replay)
                 if index == held and index not in self._outcomes:
                     raise MachineHeld(
                         "this node held there before its process was started again",
@@ -216,18 +220,18 @@ class Executor:
         self._waiting = list(entries)
         logger.error("this node holds at index %d: %s", index, held)
 
-    def _wait(self, entries: Sequence[LogEntry]) -> Applied:
+    def _wait(self, first_index: int, entries: Sequence[LogEntry]) -> Applied:
         """Keep what is handed over, and go on if it says what becomes of the entry that this node holds at."""
         assert self.hold is not None, "it waits only where it holds"
         self._waiting.extend(entries)
-        self._look_ahead(entries)
+        self._look_ahead(first_index, entries)
         if self.hold.ready and self._is_decided(self.hold):
             return self._go_on()
         return self._done([])
 
-    def _look_ahead(self, entries: Sequence[LogEntry]) -> None:
+    def _look_ahead(self, first_index: int, entries: Sequence[LogEntry]) -> None:
         """Take up what later entries decide of earlier ones, which are not applied yet."""
-        for _, item in entries:
+        for at, (_, item) in enumerate(entries, first_index):
             if type(item) is bytes and codec.is_decision(item):
                 try:
                     decision = codec.decode_request(codec.unstamp(item)[1])
@@ -237,6 +241,11 @@ class Executor:
                     self._outcomes.setdefault(decision.index, {})[decision.position] = decision.result
                 elif type(decision) is codec.Skips:
                     self.skips.update({index: crc for index, crc in decision.skips if index > self.last_applied})
+                elif type(decision) is codec.Replay:
+                    if decision.from_index > self.last_applied:
+                        self._replay = decision
+                    if decision.from_index > self.last_applied or decision.from_index == self._code_from:
+                        self._replay_ends = at
 
     def _is_decided(self, hold: Hold) -> bool:
         return hold.position in self._outcomes.get(hold.index, ()) or hold.index in self.skips
@@ -360,8 +369,13 @@ class Executor:
             self.host.end_session(request.client_id)
         if type(request) is codec.Clock:
             self._apply_clock(index, term)
-        if type(request) is codec.Code:
+        if type(request) is codec.Code and index > self._replay_ends:
             self._apply_code(index, term, request)
+        if type(request) is codec.Replay and request.from_index != self._code_from:
+            raise MachineStopped(
+                f"what follows index {request.from_index} was computed anew by other code, and this node has applied "
+                "it by the old: its state is not that of the others. Replace it: remove_node(), add_node()"
+            )
         if type(request) is codec.Check and not self._is_mixed:
             self._checked.append(self.checks.check(index, self.serial, request))
         if type(request) is codec.Outcome and request.position not in self._outcomes.get(request.index, ()):
@@ -425,6 +439,11 @@ class Executor:
         self._use_code(code)
         self.checks.forget()
 
+    def _begin_replay(self, index: int, term: int, replay: codec.Replay) -> None:
+        """From here on the log is computed anew, by the code that it says at its end."""
+        self._apply_code(index, term, codec.Code(replay.version, replay.fingerprint))
+        self._replay, self._code_from = None, replay.from_index
+
     def _refuse(self, index: int) -> None:
         """Say why this node does not compute anew what other code has.
 
@@ -446,7 +465,8 @@ class Executor:
             f"{code.version}), and this node runs other code ({mine.fingerprint[:8]}, machine_version "
             f"{mine.version}): acknowledged results could change. Either start the old code once and close the "
             "cluster, which leaves nothing to replay; or raise machine_version in the class, whose commands then "
-            "ask context().machine_version by which rules they are applied"
+            "ask context().machine_version by which rules they are applied; or have all of them computed anew, results "
+            "that were acknowledged included: spawn(..., replay_with_new_code=True)"
         )
 
     def _apply_clock(self, index: int, term: int) -> None:

@@ -93,6 +93,7 @@ class NodeSpec:
         storage_id: which folder this node had from the first; with another one it is somebody else.
         configuration: what the cluster began with; nobody at a node that joined later. The log overrides it.
         keeps_data: False if the directory is removed with the cluster.
+        replay_from: the entry from which on all nodes compute anew, by the code that they have; None: they do not.
         run: a number of the cluster's run: what was given up in one is tried once in another.
         peer_endpoint, client_endpoint: where to bind; a tcp port of 0 lets the system choose.
         keys: this node's own, its peers' and its clients'; needed on tcp.
@@ -127,6 +128,7 @@ class NodeSpec:
     http: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     key_file: Path | None = None
+    replay_from: int | None = None
     run: int = 0
     backups: Schedule | None = None
 
@@ -281,6 +283,7 @@ class RaftNode:
             keep_skips=partial(store_skips, spec.directory),
             counts=mailbox.counts,  # one list of what was dropped, for the status
             code=code,
+            replay_from=spec.replay_from,
             observer=reports,
         )
         host.on_fault = functools.partial(setattr, self.driver, "fault")

@@ -34,12 +34,20 @@ class Rules:
         mine: this node's code; None: nobody looks after that (simulations, a log without a machine).
         now_s: log time.
         restoring: a snapshot is being restored, and says which code it is of.
+        replay_from: the entry from which on all nodes compute anew, by this code.
     """
 
     def __init__(
-        self, server: RaftServer, now_s: Callable[[], float], mine: codec.Code | None, *, restoring: bool
+        self,
+        server: RaftServer,
+        now_s: Callable[[], float],
+        mine: codec.Code | None,
+        *,
+        restoring: bool,
+        replay_from: int | None = None,
     ) -> None:
         self.mine = mine
+        self.replay_from = replay_from
         self._server = server
         self._now_s = now_s
         self._restoring = restoring
@@ -77,6 +85,8 @@ class Rules:
             return False
         if self._restoring:
             return None
+        if any(type(item) is bytes and self._is_replay(item) for _, item in entries):
+            return False  # nobody's but this one's
         for _, item in entries:
             if type(item) is not bytes:
                 continue
@@ -104,6 +114,29 @@ class Rules:
             "the code, and start it"
         )
 
+    def replays(self, entries: Sequence[LogEntry]) -> bool:
+        """Whether what is next is to be computed anew by this code, and these entries do not say so yet."""
+        if self.replay_from is None or self._server.snapshot_id.index >= self.replay_from:
+            return False
+        return not any(type(item) is bytes and self._is_replay(item) for _, item in entries)
+
+    def _is_replay(self, item: bytes) -> bool:
+        return codec.is_code(item) and _code_in(item) == self.mine and _from_index(item) == self.replay_from
+
+    def _say_replay(self) -> bool:
+        """See to it that the log says from where on this code computes anew; return whether it does."""
+        log, mine = self._server.log, self.mine
+        if self.replay_from is None or mine is None:
+            return True
+        if any(type(item) is bytes and self._is_replay(item) for _, item in log.between(log.first_index, len(log))):
+            return True
+        if self._restoring or self.waits_for or self._server.snapshot_id.index >= self.replay_from:
+            return self._server.snapshot_id.index >= self.replay_from
+        said = codec.Replay(self.replay_from, mine.version, mine.fingerprint)
+        self._server.propose(codec.stamp(self._now_s(), codec.encode(said)), bounded=False)
+        self._term = -1  # look again
+        return True
+
     def may_append(self) -> bool:
         """Whether this leader may append a command now; writes down first by which code, if that must be said.
 
@@ -118,6 +151,8 @@ class Rules:
         if self._restoring:
             return False
         if self._term != server.current_term:
+            if not self._say_replay():
+                return False
             self._term, self._in_log = server.current_term, self._look()
         known = self._in_log
         if known == mine:
@@ -135,11 +170,13 @@ class Rules:
             return
         if self._restoring or not self._server.committed_in_own_term:
             return
-        if self._term != self._server.current_term:
-            self._term, self._in_log = self._server.current_term, self._look()
-        if self._in_log is None:
-            return  # with the first command
         with contextlib.suppress(RaftError):  # later, then
+            if self._term != self._server.current_term:
+                if not self._say_replay():
+                    return
+                self._term, self._in_log = self._server.current_term, self._look()
+            if self._in_log is None:
+                return  # with the first command
             if self.may_append():
                 return
             able = [one for one, code in self._heard.items() if code == self._in_log]
@@ -188,7 +225,14 @@ def _code_in(item: bytes) -> codec.Code | None:
         found = codec.decode_request(codec.unstamp(item)[1])
         if type(found) is codec.Code:
             return found
+        if type(found) is codec.Replay:
+            return codec.Code(found.version, found.fingerprint)
     return None
+
+
+def _from_index(item: bytes) -> int:
+    found = codec.decode_request(codec.unstamp(item)[1])
+    return found.from_index if type(found) is codec.Replay else -1
 
 
 def _words(code: codec.Code) -> str:

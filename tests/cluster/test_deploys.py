@@ -100,6 +100,35 @@ def test_changed_code_does_not_compute_anew_what_other_code_has_acknowledged(tmp
     assert run(tmp_path, "with ReplicatedStateMachine(Shop).spawn(data_dir=data) as c: said(c.proxy().buy(1))") == [16]
 
 
+def test_what_is_to_be_computed_anew_begins_from_one_state_on_all_nodes_and_stays_so(tmp_path: Path) -> None:
+    shop(tmp_path)
+    run(
+        tmp_path,
+        """
+        from actorraft import RaftConfig
+        config = RaftConfig(snapshot_after_entries=40, trailing_entries=10)
+        with ReplicatedStateMachine(Shop).spawn(3, data_dir=data, config=config) as cluster:
+            paused = next(node_id for node_id in cluster.nodes if node_id != cluster.leader())
+            cluster.nodes[paused].pause()
+            for _ in range(90): cluster.proxy().buy(1)
+            for node in cluster.nodes.values(): node.kill()
+        """,
+    )
+    shop(tmp_path, sum="n * 10")
+    new = """
+        with ReplicatedStateMachine(Shop).spawn(data_dir=data{more}) as cluster:
+            bank = cluster.proxy(timeout=60)
+            bought = bank.buy(1)
+            until(lambda: all(state == {{"sales": bought}} for state in states(cluster)))
+            said(bought)
+            for node in cluster.nodes.values(): node.kill()
+        """
+    [anew] = run(tmp_path, new.format(more=", replay_with_new_code=True"))
+    assert 100 < anew < 900 + 10  # a part of it is older than the newest snapshot, and stays what it was
+    assert (anew - 10 - 90) % 9 == 0
+    assert run(tmp_path, new.format(more="")) == [anew + 10]  # the log says so from now on
+
+
 def test_an_edit_that_changes_nothing_is_no_reason_to_refuse(tmp_path: Path) -> None:
     source = shop(tmp_path)
     run(tmp_path, KILLED)

@@ -11,10 +11,12 @@ Threads:    one at a time; times are handed in.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -51,17 +53,26 @@ class QueryCall(NamedTuple):
     alone: bool = False
 
 
+_encoded_of: Callable[[QueryCall], bytes] = attrgetter("encoded")
+_deadline_of: Callable[[QueryCall], float] = attrgetter("deadline_s")
+_min_index_of: Callable[[QueryCall], int] = attrgetter("min_index")
+_kind_of: Callable[[QueryCall], Any] = attrgetter("consistency", "to", "min_index", "held", "alone")
+_Kind = tuple[str, str | int, bool, int]  # consistency, to, has a min_index, and a number if it goes by itself
+
+
 @dataclass
 class QueryFrame:
     """Reads that travel together."""
 
     calls: list[QueryCall | None]  # one that has ended is None: its answer is nobody's
+    deadline_s: float  # of the first that ends
     node_id: int
     to: str | int
     data: bytes  # the frame as it was sent
     remind_s: float  # when it is sent again
     patience_s: float = REMIND_S  # how long after that the next time
     alone: bool = False
+    whole: bool = True  # none of its calls has ended
 
 
 class Reads:
@@ -94,6 +105,7 @@ class Reads:
         self._frame_calls_max = frame_calls_max
         self.answers: list[tuple[list[QueryCall], list[Any]]] = []  # equally long; whoever takes them clears this
         self._waiting: deque[QueryCall] = deque()
+        self._waiting_deadline_s = math.inf  # not later than that of any that waits
         self._frames: dict[int, QueryFrame] = {}  # by request id; each has a call that has not ended
         self._retry_s = 0.0  # nothing is sent before
         self._round_robin = 0
@@ -106,6 +118,8 @@ class Reads:
     def add(self, call: QueryCall) -> None:
         """Queue a read."""
         self._waiting.append(call)
+        if call.deadline_s < self._waiting_deadline_s:
+            self._waiting_deadline_s = call.deadline_s
 
     def at_once(self) -> None:
         """What waits has somebody to go to now."""
@@ -119,13 +133,20 @@ class Reads:
         if frame is None:
             return
         self._retry_s = 0.0
-        done = [(call, value) for call, value in zip(frame.calls, reply.values, strict=False) if call is not None]
-        if _Ext in set(map(type, reply.values)) and codec.NOT_YET in reply.values:
-            self._again([call._replace(alone=True) for call, value in done if value == codec.NOT_YET])
-            done = [(call, value) for call, value in done if value != codec.NOT_YET]
-        if done:
-            self.answers.append(([call for call, _ in done], [value for _, value in done]))
-        self._again(frame.calls[len(reply.values) :])
+        calls, values = frame.calls[: len(reply.values)], reply.values
+        if len(values) < len(frame.calls):
+            self._again(frame.calls[len(values) :])
+        if _Ext in set(map(type, values)) and codec.NOT_YET in values:
+            not_yet = [value == codec.NOT_YET for value in values]
+            self._again([call and call._replace(alone=True) for call in itertools.compress(calls, not_yet)])
+            calls = [None if waits else call for call, waits in zip(calls, not_yet, strict=False)]
+            frame.whole = False
+        if frame.whole:
+            self.answers.append((calls, values))  # type: ignore[arg-type]  # there is no None
+            return
+        living = [(call, value) for call, value in zip(calls, values, strict=False) if call is not None]
+        if living:
+            self.answers.append(([call for call, _ in living], [value for _, value in living]))
 
     def refused(self, request_id: int, retry_s: float) -> None:
         """A node does not serve these now."""
@@ -156,7 +177,9 @@ class Reads:
             self._again(frame.calls)
 
     def _again(self, calls: list[QueryCall | None]) -> None:
-        self._waiting.extendleft(call for call in reversed(calls) if call is not None)
+        again = [call for call in calls if call is not None]
+        self._waiting.extendleft(reversed(again))
+        self._waiting_deadline_s = min([self._waiting_deadline_s, *map(_deadline_of, again)])
 
     # --- Time ---
 
@@ -167,15 +190,19 @@ class Reads:
         """
         late: list[QueryCall] = []
         for request_id, frame in list(self._frames.items()):
-            for position, call in enumerate(frame.calls):
-                if call is not None and call.deadline_s <= now_s:
-                    late.append(call)
-                    frame.calls[position] = None
-            if not any(frame.calls):
-                del self._frames[request_id]
-        if any(call.deadline_s <= now_s for call in self._waiting):
+            if now_s >= frame.deadline_s:
+                late.extend(call for call in frame.calls if call is not None and call.deadline_s <= now_s)
+                frame.whole = False
+                frame.calls = [call if call is not None and call.deadline_s > now_s else None for call in frame.calls]
+                living = [call.deadline_s for call in frame.calls if call is not None]
+                if living:
+                    frame.deadline_s = min(living)
+                else:
+                    del self._frames[request_id]
+        if now_s >= self._waiting_deadline_s:
             late.extend(call for call in self._waiting if call.deadline_s <= now_s)
             self._waiting = deque(call for call in self._waiting if call.deadline_s > now_s)
+            self._waiting_deadline_s = min(map(_deadline_of, self._waiting), default=math.inf)
         for frame in self._frames.values():
             if now_s >= frame.remind_s:
                 frame.patience_s *= 2
@@ -188,11 +215,9 @@ class Reads:
 
     def deadline_s(self) -> float:
         """When `expire` or `pump` has something to do."""
-        times = [call.deadline_s for frame in self._frames.values() for call in frame.calls if call is not None]
-        times.extend(frame.remind_s for frame in self._frames.values())
+        times = [min(frame.deadline_s, frame.remind_s) for frame in self._frames.values()]
         if self._waiting:
-            times.extend(call.deadline_s for call in self._waiting)
-            times.append(self._retry_s)
+            times += (self._waiting_deadline_s, self._retry_s)
         return min(times, default=math.inf)
 
     def last_deadline_s(self) -> float:
@@ -207,15 +232,10 @@ class Reads:
         if not self._waiting or now_s < self._retry_s:
             return
         waiting, self._waiting = self._waiting, deque()
-        groups: dict[tuple[str, str | int, bool, int], list[QueryCall]] = {}
+        self._waiting_deadline_s = math.inf
         together = sum(not frame.alone for frame in self._frames.values())
         alone = len(self._frames) - together
-        for call in waiting:
-            if call.held is not None and call.held():
-                self._wait_on([call], now_s + HELLO_S)
-            else:
-                kind = (call.consistency, call.to, call.min_index >= 0, len(groups) if call.alone else -1)
-                groups.setdefault(kind, []).append(call)
+        groups = self._groups(waiting, now_s)
         for (consistency, to, _, number), calls in groups.items():
             room = together < self._frames_max if number < 0 else alone < ALONE_MAX
             node_id = self._target(to) if room else None
@@ -223,11 +243,12 @@ class Reads:
                 self._wait_on(calls, now_s + HELLO_S)  # sooner, when a leader, a link or an answer comes
                 continue
             calls, rest = calls[: self._frame_calls_max], calls[self._frame_calls_max :]
-            self._waiting.extend(rest)
+            if rest:
+                self._wait_on(rest, self._retry_s)
             request_id = next(self._request_ids)
-            body = codec.join_body([call.encoded for call in calls])
-            min_index = max(call.min_index for call in calls)
-            wait_s = max(call.deadline_s for call in calls) - now_s
+            body = codec.join_body([*map(_encoded_of, calls)])
+            min_index = max(map(_min_index_of, calls))
+            wait_s = max(map(_deadline_of, calls)) - now_s
             query = codec.Query(
                 request_id,
                 consistency,
@@ -240,15 +261,33 @@ class Reads:
             )
             data = codec.encode(query)
             if self._send(node_id, data):
-                frame = QueryFrame([*calls], node_id, to, data, now_s + REMIND_S, alone=number >= 0)
+                ends_s = min(map(_deadline_of, calls))
+                frame = QueryFrame([*calls], ends_s, node_id, to, data, now_s + REMIND_S, alone=number >= 0)
                 self._frames[request_id] = frame
                 together += not frame.alone
                 alone += frame.alone
             else:
                 self._wait_on(calls, now_s + self._leadership.backoff_s())
 
+    def _groups(self, waiting: Iterable[QueryCall], now_s: float) -> dict[_Kind, list[QueryCall]]:
+        """Sort reads by the frames they go in; those that must not be sent yet wait on."""
+        kinds = set(map(_kind_of, waiting))
+        if len(kinds) == 1:
+            ((consistency, to, min_index, held, by_itself),) = kinds
+            if held is None and not by_itself:
+                return {(consistency, to, min_index >= 0, -1): [*waiting]}
+        groups: dict[_Kind, list[QueryCall]] = {}
+        for call in waiting:
+            if call.held is not None and call.held():
+                self._wait_on([call], now_s + HELLO_S)
+            else:
+                kind = (call.consistency, call.to, call.min_index >= 0, len(groups) if call.alone else -1)
+                groups.setdefault(kind, []).append(call)
+        return groups
+
     def _wait_on(self, calls: list[QueryCall], retry_s: float) -> None:
         self._waiting.extend(calls)
+        self._waiting_deadline_s = min(self._waiting_deadline_s, min(map(_deadline_of, calls)))
         self._retry_s = retry_s
 
     def _target(self, to: str | int) -> int | None:

@@ -450,14 +450,14 @@ class ClientThread:
                 future.set_result(value)
 
     def _answer(self, queries: list[QueryCall], values: list[Any]) -> None:
-        settled: list[Any] = []
-        for query, value in zip(queries, values, strict=True):
-            if query.consistency == "stale" and is_unknown_type(value):
+        if queries[0].consistency == "stale":  # a frame has reads of one consistency
+            unknown = [is_unknown_type(value) for value in values]
+            for query in itertools.compress(queries, unknown):
                 # Ask again for what a node did not know that lags behind the definition of it: so that it catches up.
                 self._session.query(query._replace(consistency="linearizable"))
-            else:
-                settled.append((query.future, value))
-        _resolve([future for future, _ in settled], [value for _, value in settled])
+            known = [not each for each in unknown]
+            queries, values = [*itertools.compress(queries, known)], [*itertools.compress(values, known)]
+        _resolve([query.future for query in queries], values)
 
     def _publish(self, said: codec.Published) -> None:
         stream = self._watches.get(said.watch_id)

@@ -4,6 +4,7 @@
 
 Source:     docs/clients.md; the outcomes are decided in session.py, in one place.
 Threads:    every public method may be called from any thread; callbacks of futures run in the I/O thread.
+One idea:   what a user may ask, each in a few lines that lead to where it is done.
 Process:    a process that was forked from one with a client goes on with a session of its own.
 """
 

@@ -12,6 +12,7 @@ became of it (`OutcomeUnknown.resolve`).
 Source:     D§6.3 (sessions), D§6.4 (reads).
 Threads:    one at a time; no socket, clock or thread of its own: the client's I/O thread or the simulator drives it.
 Invariant:  sequences are dense; a frame keeps its first sequence and its length for ever; frames leave in order.
+One idea:   what becomes of each command. Reads, watches, requests and who leads are parts with files of their own.
 """
 
 from __future__ import annotations

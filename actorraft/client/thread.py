@@ -17,6 +17,8 @@ A call ends by its deadline whatever happens in this process:
 
 Source:     docs/clients.md; the outcomes are decided in session.py, in one place.
 Threads:    every public method may be called from any; those with an underscore belong to the I/O thread.
+One idea:   the seam between two sides. What either does is elsewhere; what makes it hold in a fork, a signal handler
+            or at the end is the order of a few lines on both sides, which must be read together.
 """
 
 from __future__ import annotations

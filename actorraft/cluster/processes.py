@@ -7,6 +7,8 @@ on one monitor thread watches the processes, passes their log records on, and st
 Invariant:  a node has at most one process that lives. Whoever starts it holds its lock (`_starts`); whoever takes it
             down does not wait for that one, but ends the process under its hands.
 Source:     docs/decisions/0008 and 0013.
+One idea:   the life of processes that belong together. Who may start, stop or cut off which one now hangs on what all
+            of them do, so one lock guards it and one class holds it.
 Threads:    every public method may be called from any thread.
 """
 

@@ -7,6 +7,7 @@ shell around it (process.py), threads on a RaftNet another (control.py), the sim
 
 Source:     Raft §5 and §8; D§10.2.1 (the leader's write beside the followers').
 Threads:    the node's loop.
+One idea:   the order of effects around one server; its fields are the parts that take them, each a file of its own.
 Not here:   what clients ask (requests.py); when snapshots are taken (snapshotting.py); what a command does
             (executor.py); the rules of the protocol (raft/).
 """

@@ -8,6 +8,8 @@ itself.
 Source:     Raft §5.3 (apply in order), §8 (exactly once), §7 (snapshots carry the sessions).
 Threads:    `Executor.run` is called by one thread at a time.
 Invariant:  after the same entries, the same state on every node, whatever the entries' bytes are.
+One idea:   what is replicated, and each step that changes it. Holding at an entry and rebuilding from a snapshot are
+            such steps: they are defined by which of the fields here go back and which stay.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ Source:     docs/machines.md; the formats are those of pickling/formats.py.
 Invariant:  a result is encoded before the next command runs, so it never aliases the state.
 Threads:    one thread at a time.
 Not here:   snapshots and digests of the state (machine_state.py).
+One idea:   the border to user code. Each way over it (build, apply, query, hooks, migrate) is guarded alike, and the
+            guards share what the machine's class offers.
 """
 
 from __future__ import annotations

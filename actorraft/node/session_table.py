@@ -42,13 +42,15 @@ class Session:
 
 
 class Admission(NamedTuple):
-    """What to do with a frame: run it (`session` is set), answer from memory (`repeated`), or refuse."""
+    """What to do with a frame: run it (`session` is set), answer from memory (`repeated`), or refuse.
+
+    None of them: it is a repetition whose results the client already has.
+    """
 
     session: Session | None = None
     repeated: list[Any] | None = None
     resume_from: int | None = None  # it would leave a gap
     expired: bool = False  # nobody knows this session
-    stale: bool = False  # a repetition whose results the client already has
     repeated_index: int = -1  # of the entry that gave those results; -1: not known, it was before a snapshot of 0.1.0
 
 
@@ -85,9 +87,7 @@ class Sessions:
         if frame.first_sequence > session.next_sequence:
             return Admission(resume_from=session.next_sequence)
         repeated = results.get(frame.first_sequence)
-        return (
-            Admission(stale=True) if repeated is None else Admission(repeated=repeated[0], repeated_index=repeated[1])
-        )
+        return Admission() if repeated is None else Admission(repeated=repeated[0], repeated_index=repeated[1])
 
     def record(self, session: Session, frame: Commands, results: list[Any], index: int) -> None:
         """Remember what a frame gave in the entry at `index`, until its client has it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actorraft.codec import Commands
-from actorraft.node.session_table import Sessions
+from actorraft.node.session_table import Admission, Sessions
 
 
 def frame(first: int, count: int = 1, *, client_id: int = 5, lowest: int = 0) -> Commands:
@@ -55,7 +55,7 @@ def test_results_that_the_client_has_are_forgotten() -> None:
 
     sessions.admit(frame(2, lowest=1), 0.0)
 
-    assert sessions.admit(frame(0, lowest=1), 0.0).stale
+    assert sessions.admit(frame(0, lowest=1), 0.0) == Admission()
     assert ["b"] == sessions.admit(frame(1, lowest=1), 0.0).repeated
 
 

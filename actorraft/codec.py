@@ -80,6 +80,9 @@ def decode_message(frame: bytes) -> Message:
 # --- Nodes to each other, as a link begins ---
 
 
+WIRE: Final = 1  # 1: nodes tell the leader what came of comparing samples (Compared)
+
+
 class Greeting(msgspec.Struct, array_like=True, frozen=True):
     """What a node says of itself and of others in the introduction of each link."""
 
@@ -87,6 +90,7 @@ class Greeting(msgspec.Struct, array_like=True, frozen=True):
         tuple[int, int, str, str]
     ] = []  # (node id, number of its start, what peers dial, what clients dial)
     code: tuple[int, str] | None = None  # version and fingerprint of its machine's code
+    wire: int = 0  # what it can say and hear; see WIRE
 
 
 _greeting_decoder = msgspec.msgpack.Decoder(Greeting)
@@ -175,6 +179,8 @@ class Check(msgspec.Struct, array_like=True, frozen=True, tag=10):
     index: int  # of the check entry at which that was; -1: none
     state: bytes
     results: bytes
+    parts: dict[str, bytes] = {}  # where code is mixed, instead of the state: of each attribute
+    mixed: bool = False  # nodes run different code: a sample of the parts is to be taken here
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True, tag=21):

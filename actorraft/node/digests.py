@@ -14,6 +14,11 @@ machine's own `digest()` is taken as it is. If one takes over STATE_S all the sa
 results only from then on. Of results, those of every 16th entry count, and of those the plain values and whether a
 command raised: pickles of equal values may differ.
 
+While an upgrade rolls, nodes run different code, and a newer class may have attributes that an older one has not. Then
+samples are of each attribute by itself, and of those both know; they are taken every MIXED_S seconds, and before the
+newer version takes effect each node must have told the leader that they are equal. At a difference the nodes with the
+newer code hold: so far the older code rules (rules.py).
+
 Invariant:  a sample depends on the log alone, never on a clock, a restart or an installed snapshot: what is not known
             for certain after those is empty, and not compared.
 """
@@ -21,7 +26,8 @@ Invariant:  a sample depends on the log alone, never on a clock, a restart or an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -34,6 +40,8 @@ from actorraft.pickling.canonical import SCALARS
 logger = logging.getLogger("actorraft")
 
 STATE_S: Final = 0.05
+MIXED_S: Final = 1.0  # between two checks while nodes run different code
+EAGER_S: Final = 0.02  # and while only that is waited for
 EVERY_ENTRIES_MASK: Final = 15  # results of entries whose index has none of these bits are counted
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -46,6 +54,8 @@ class Sample(NamedTuple):
     state: bytes
     results: bytes
     changed: bool  # whether any command was applied since the check before
+    parts: Mapping[str, bytes] = MappingProxyType({})  # where code is mixed, instead of the state
+    mixed: bool = False
 
 
 class Checked(NamedTuple):
@@ -53,6 +63,7 @@ class Checked(NamedTuple):
 
     sample: Sample
     difference: str = ""
+    compared_index: int = -1  # of that sample, if the two could be compared and code is mixed
 
 
 class Checks:
@@ -61,10 +72,17 @@ class Checks:
     Args:
         digest: of the machine's state, cheap.
         timer: seconds, for noticing that it is not; None: it is taken to be.
+        parts: digests of the attributes, cheap too.
     """
 
-    def __init__(self, digest: Callable[[], bytes], timer: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        digest: Callable[[], bytes],
+        timer: Callable[[], float] | None = None,
+        parts: Callable[[], dict[str, bytes]] = dict,
+    ) -> None:
         self._digest = digest
+        self._parts = parts
         self._timer = timer
         self._cheap = True
         self.forget()
@@ -90,20 +108,27 @@ class Checks:
         """
         difference = self._compare(entry)
         mine = self._latest
-        if serial == self._serial:
-            sample = Sample(index, mine.state, mine.results, False)
+        compared_index = entry.index if mine.mixed and 0 <= entry.index == mine.index else -1
+        if serial == self._serial and mine.mixed == entry.mixed:
+            sample = mine._replace(index=index, changed=False)
         else:
             results = self._results.to_bytes(4, "little") if self._since_check else b""
-            sample = Sample(index, self._take_state(), results, True)
+            if entry.mixed:
+                sample = Sample(index, b"", results, True, self._parts(), True)
+            else:
+                sample = Sample(index, self._take_state(), results, True)
         self._latest, self._serial = sample, serial
         self._results, self._since_check = 0, True
-        return Checked(sample, difference)
+        return Checked(sample, difference, compared_index)
 
     def _compare(self, entry: codec.Check) -> str:
         mine = self._latest
         if entry.index < 0 or entry.index != mine.index:
             return ""
-        if entry.state and mine.state and entry.state != mine.state:
+        parts = [name for name, part in entry.parts.items() if mine.parts.get(name, part) != part]
+        if parts:
+            what = f"the state of this node ({', '.join(sorted(parts))}) is not that of"
+        elif entry.state and mine.state and entry.state != mine.state:
             what = "the state of this node is not that of"
         elif entry.results and mine.results and entry.results != mine.results:
             what = "what commands returned on this node is not what they returned on"
@@ -145,34 +170,49 @@ class Schedule:
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
         self._latest: Sample | None = None
-        self._due_s: float | None = None
+        self._appended_s: float | None = None
         self._carried_index = -1
 
     def checked(self, sample: Sample) -> None:
         """Take the newest sample of this node."""
         self._latest = sample
 
-    def due(self, now_s: float, applied_index: int) -> bool:
-        """Whether to append a check entry now: there is something that no check has seen, or not told yet."""
+    @property
+    def on(self) -> bool:
+        """Whether samples are compared at all."""
+        return self._every_s > 0
+
+    def due(self, now_s: float, applied_index: int, *, mixed: bool = False, eager: bool = False) -> bool:
+        """Whether to append a check entry now: there is something that no check has seen, or not told yet.
+
+        Args:
+            mixed: nodes run different code.
+            eager: an answer is waited for, whatever a check has seen.
+        """
         if self._every_s <= 0:
             return False
-        if self._due_s is None:
-            self._due_s = now_s + self._every_s
-        if now_s < self._due_s:
+        every_s = EAGER_S if eager else min(self._every_s, MIXED_S) if mixed else self._every_s
+        if self._appended_s is None:
+            self._appended_s = now_s
+            return eager
+        if now_s < self._appended_s + every_s:
             return False
+        if eager:
+            return True
         latest = self._latest
         if latest is None:
             return applied_index >= 0
         return applied_index > latest.index or (latest.changed and latest.index > self._carried_index)
 
-    def entry(self, leader_id: int) -> codec.Check:
+    def entry(self, leader_id: int, *, mixed: bool = False) -> codec.Check:
         """Make the entry, at the leader."""
         if self._latest is None:
-            return codec.Check(leader_id, -1, b"", b"")
-        return codec.Check(leader_id, self._latest.index, self._latest.state, self._latest.results)
+            return codec.Check(leader_id, -1, b"", b"", mixed=mixed)
+        index, state, results, _, parts, _ = self._latest
+        return codec.Check(leader_id, index, state, results, dict(parts), mixed)
 
     def appended(self, now_s: float) -> None:
         """The entry is in the log."""
-        self._due_s = now_s + self._every_s
+        self._appended_s = now_s
         if self._latest is not None:
             self._carried_index = self._latest.index

@@ -42,6 +42,7 @@ from actorraft.raft.errors import RaftError
 from actorraft.raft.log import RaftLog
 from actorraft.raft.messages import (
     AppendEntries,
+    Compared,
     Configuration,
     EntryId,
     Holds,
@@ -214,10 +215,15 @@ class Driver:
             probation=probation,
         )
         self._log_time = LogTime(self.server, self.clock)
-        self.rules = Rules(
-            self.server, self._log_time.now_s, code, restoring=snapshot is not None, replay_from=replay_from
-        )
         self._checks = Schedule(0.0 if isinstance(executor, LogOnly) else config.digest_every_s)
+        self.rules = Rules(
+            self.server,
+            self._log_time.now_s,
+            code,
+            restoring=snapshot is not None,
+            replay_from=replay_from,
+            compares=self._checks.on,
+        )
         self.snapshots = Snapshotting(self.server, storage, executor, config, snapshot)
         self.requests = Requests(
             self.server,
@@ -281,6 +287,9 @@ class Driver:
                         continue
                     if kind is Holds or kind is MayTry:
                         self.holding.on_message(message)
+                        continue
+                    if kind is Compared:
+                        self._on_compared(message)
                         continue
                     if kind is StateWanted or kind is StatePart:
                         self._on_state(message)
@@ -512,21 +521,35 @@ class Driver:
 
     def _maybe_check(self) -> None:
         """Append a check entry when it is due (digests.py)."""
-        if self.server.state is not LeaderState or self.requests.closing or self.rules.mixed:
+        if self.server.state is not LeaderState or self.requests.closing:
             return
-        if not self._checks.due(self.clock.monotonic(), self.snapshots.handed_index):
+        mixed, eager = self.rules.mixed, bool(self.rules.to_compare)
+        if not self._checks.due(self.clock.monotonic(), self.snapshots.handed_index, mixed=mixed, eager=eager):
             return
-        entry = codec.encode(self._checks.entry(self.node_id))
+        entry = codec.encode(self._checks.entry(self.node_id, mixed=mixed))
         with contextlib.suppress(RaftError):  # later, then
             self.server.propose(codec.stamp(self._log_time.now_s(), entry))
             self._checks.appended(self.clock.monotonic())
 
     def _on_checked(self, checked: Checked) -> None:
         self._checks.checked(checked.sample)
+        leader_id = self.server.leader_id
+        if checked.compared_index >= 0 and leader_id not in (None, self.node_id):
+            equal = not checked.difference
+            self.net.send(Compared(self.node_id, leader_id, self.server.current_term, checked.compared_index, equal))
+            if not equal and self.rules.is_newer(leader_id):
+                return  # that node is in doubt, not this one
         if checked.difference and not self.difference:
             self.difference = checked.difference
             logger.error("%s", checked.difference)
             self.observer.noticed("difference", checked.difference)
+
+    def _on_compared(self, message: Message) -> None:
+        assert isinstance(message, Compared)
+        if self.server.state is LeaderState and message.term == self.server.current_term:
+            doubt = self.rules.compared(message.source, message.index, equal=message.equal)
+            if doubt:
+                self.executor.submit(work.Doubt(doubt))
 
     def _on_lost_log(self, lost: LostLog) -> None:
         words = (

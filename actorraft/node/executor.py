@@ -37,6 +37,7 @@ from actorraft.node.work import (
     Applied,
     Apply,
     Done,
+    Doubt,
     Hold,
     Read,
     Restore,
@@ -106,7 +107,7 @@ class Executor:
         self._outcomes: dict[int, dict[int, Any]] = {}  # index -> position -> result, decided by a later entry
         self._looks_ahead = True  # such an entry may be further on in what is handed over
         self._timer = timer if timer is not None else lambda: 0.0
-        self.checks = Checks(host.sample, timer)
+        self.checks = Checks(host.sample, timer, host.known_parts)
         self._checked: list[Checked] = []
         self.sessions = Sessions(session_expiry_s)
         self.last_applied = -1
@@ -120,6 +121,7 @@ class Executor:
         self._not_migrated = ""  # why a step to that code was not taken, if it was not; equal on every node
         self._replay: codec.Replay | None = None  # by which other code is to be applied, from an entry not yet applied
         self._replay_ends = -1  # until this entry, what the log says of code counts no more
+        self._doubt = ""  # why newer code must not apply anything by the older's rules any more; until a restart
         self._refuses = False  # commands that are applied by that code
         self._use_code(None)
         self._passed_at: float | None = None  # a `wake_at` that a clock entry has reached and the machine has not moved
@@ -140,6 +142,9 @@ class Executor:
                     return self._watch(work)
                 case TryAgain():
                     return self._try_again(work)
+                case Doubt(reason):
+                    self._doubt = self._doubt or reason
+                    return self._done([])
                 case TakeDigest() if self.hold is not None and not self.hold.ready:
                     return Answered(work.client, codec.AdminReply(work.request_id, self.hold.reason, None))
                 case TakeDigest():
@@ -187,6 +192,8 @@ class Executor:
         self, first_index: int, entries: Sequence[LogEntry], replies: list[tuple[int, codec.Reply]]
     ) -> None:
         words = self.marks.words
+        if self._doubt and self._is_mixed:
+            raise MachineHeld(self._doubt, untouched=True)
         held = words[HELD]
         skips = self.skips
         index = first_index
@@ -378,8 +385,8 @@ class Executor:
                 f"what follows index {request.from_index} was computed anew by other code, and this node has applied "
                 "it by the old: its state is not that of the others. Replace it: remove_node(), add_node()"
             )
-        if type(request) is codec.Check and not self._is_mixed:
-            self._checked.append(self.checks.check(index, self.serial, request))
+        if type(request) is codec.Check and (request.mixed or not self._is_mixed):
+            self._check(index, request)
         if type(request) is codec.Outcome and request.position not in self._outcomes.get(request.index, ()):
             raise MachineStopped(
                 f"the cluster has decided that a command of the entry at index {request.index} failed, and this node "
@@ -388,6 +395,14 @@ class Executor:
         if type(request) is codec.Skips:
             self._check_skips(request)
         return None
+
+    def _check(self, index: int, entry: codec.Check) -> None:
+        """Compare with the leader; with newer code, go no further at a difference: the older code rules."""
+        checked = self.checks.check(index, self.serial, entry)
+        if checked.difference and self._is_mixed:
+            self._doubt = f"{checked.difference}. Its code is newer, so it applies nothing further as it is"
+            raise MachineHeld(self._doubt, untouched=True)
+        self._checked.append(checked)
 
     def _check_skips(self, said: codec.Skips) -> None:
         """Stop where the others have skipped an entry that this node has applied."""

@@ -639,6 +639,10 @@ class MachineHost:
         """Return a digest for each part of the state, by its name, to say where two machines differ."""
         return self._state.parts()
 
+    def known_parts(self) -> dict[str, bytes]:
+        """Return digests of the attributes, cheap; of those that can be read. Never raises for what user code does."""
+        return self._state.known_parts()
+
     def sample(self) -> bytes:
         """Return a digest that is cheap: the machine's own, or one of the first part of the state.
 

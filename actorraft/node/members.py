@@ -85,7 +85,7 @@ class Members:
             return why
         self._driver.refused.pop(said.node_id, None)
         greeting = codec.decode_greeting(said.payload)
-        self._driver.rules.hear(said.node_id, greeting.code)
+        self._driver.rules.hear(said.node_id, greeting)
         told = {node_id: Announcement(number, peer, client) for node_id, number, peer, client in greeting.addresses}
         if self._book.hear(told, configuration.members):
             self._use_book()
@@ -120,7 +120,7 @@ class Members:
         rows = [(node_id, *at) for node_id, at in known.items()]
         mine = self._driver.rules.mine
         code = (mine.version, mine.fingerprint) if mine is not None else None
-        self._mailbox.introduce(codec.encode(codec.Greeting(rows, code)))
+        self._mailbox.introduce(codec.encode(codec.Greeting(rows, code, codec.WIRE)))
 
     # --- As leader ---
 

@@ -304,7 +304,7 @@ class RaftNode:
         self._members = Members(self.driver, mailbox, spec, self._set_peers) if spec.advertise is not None else None
         if self._members is None:
             mailbox.judge = self._hear
-            mailbox.introduce(codec.encode(codec.Greeting(code=(code.version, code.fingerprint))))
+            mailbox.introduce(codec.encode(codec.Greeting(code=(code.version, code.fingerprint), wire=codec.WIRE)))
             self._set_peers(peers)
         elif spec.key_file is not None:
             self.driver.requests.own_verbs = KeyChange(
@@ -393,7 +393,7 @@ class RaftNode:
             self.driver.process_events(())
 
     def _hear(self, said: Any) -> str:
-        self.driver.rules.hear(said.node_id, codec.decode_greeting(said.payload).code)
+        self.driver.rules.hear(said.node_id, codec.decode_greeting(said.payload))
         return ""
 
     def _on_peer(self, sender: int, frame: bytes, events: list[Event]) -> None:

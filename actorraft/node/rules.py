@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from actorraft import codec
 from actorraft.raft.errors import RaftError
@@ -25,6 +26,8 @@ from actorraft.raft.ready import LeaderState
 from actorraft.raft.server import RaftServer
 
 logger = logging.getLogger("actorraft")
+
+COMPARE_S: Final = 1.0  # so long commands wait for nodes to be found equal; if they are not, the older code rules on
 
 
 class Rules:
@@ -35,6 +38,7 @@ class Rules:
         now_s: log time.
         restoring: a snapshot is being restored, and says which code it is of.
         replay_from: the entry from which on all nodes compute anew, by this code.
+        compares: nodes compare their states now and then.
     """
 
     def __init__(
@@ -45,9 +49,11 @@ class Rules:
         *,
         restoring: bool,
         replay_from: int | None = None,
+        compares: bool = True,
     ) -> None:
         self.mine = mine
         self.replay_from = replay_from
+        self._compares = compares
         self._server = server
         self._now_s = now_s
         self._restoring = restoring
@@ -56,6 +62,10 @@ class Rules:
         self._term = -1  # of which the next is known
         self._in_log: codec.Code | None = None  # at the end of the log
         self._said = ""
+        self._mute: set[int] = set()  # of an older library: they do not say what came of a comparison
+        self._agreed: dict[int, int] = {}  # at which check a peer was found equal to this leader, in this term
+        self._compares_since_s: float | None = None  # log time; since when only this is waited for, in this term
+        self._from_index = -1  # and that counts, from here on
 
     def restoring(self) -> None:
         """A snapshot came, and is being restored."""
@@ -65,11 +75,32 @@ class Rules:
         """The snapshot's state is here, made by that code."""
         self._base, self._restoring, self._term = code, False, -1
 
-    def hear(self, node_id: int, code: tuple[int, str] | None) -> None:
+    def hear(self, node_id: int, greeting: codec.Greeting) -> None:
         """A peer says which code it runs."""
         self._heard.pop(node_id, None)
-        if code is not None:
-            self._heard[node_id] = codec.Code(*code)
+        if greeting.code is not None:
+            self._heard[node_id] = codec.Code(*greeting.code)
+        self._mute.discard(node_id)
+        if greeting.wire < 1:
+            self._mute.add(node_id)
+
+    def is_newer(self, node_id: int) -> bool:
+        """Whether a peer runs newer code than this node."""
+        code = self._heard.get(node_id)
+        return code is not None and self.mine is not None and code.version > self.mine.version
+
+    def compared(self, node_id: int, index: int, *, equal: bool) -> str:
+        """A peer has compared its sample at a check with this leader's; return why this node is in doubt, if so."""
+        if equal:
+            self._agreed[node_id] = max(index, self._agreed.get(node_id, -1))
+            return ""
+        code = self._heard.get(node_id)
+        if code is None or self.mine is None or code.version >= self.mine.version:
+            return ""
+        return (
+            f"the state or the results of this node are not those of node {node_id} at index {index}, which runs older "
+            "code. This node's code is newer, so it applies nothing further as it is"
+        )
 
     def lost(self, node_id: int) -> None:
         """A peer's link is down: it may come back with other code."""
@@ -153,16 +184,16 @@ class Rules:
         if self._term != server.current_term:
             if not self._say_replay():
                 return False
-            self._term, self._in_log = server.current_term, self._look()
+            self._begin_term()
         known = self._in_log
         if known == mine:
             self._in_log = mine
             return True
-        if known is None or (mine.version >= known.version and not self.waits_for):
+        if known is None or (mine.version >= known.version and not self.waits_for and not self.to_compare):
             server.propose(codec.stamp(self._now_s(), codec.encode(mine)))
             self._in_log = mine
             return True
-        return mine.version > known.version
+        return mine.version > known.version and not self._compares_now
 
     def tick(self) -> None:
         """Look whether the log's code can be this node's now; hand over if this node may not take commands."""
@@ -174,7 +205,7 @@ class Rules:
             if self._term != self._server.current_term:
                 if not self._say_replay():
                     return
-                self._term, self._in_log = self._server.current_term, self._look()
+                self._begin_term()
             if self._in_log is None:
                 return  # with the first command
             if self.may_append():
@@ -189,11 +220,41 @@ class Rules:
             if able:
                 self._server.transfer_leadership(min(able))
 
+    def _begin_term(self) -> None:
+        self._term, self._in_log = self._server.current_term, self._look()
+        self._agreed.clear()
+        self._compares_since_s = None
+        self._from_index = self._server.log.last_index
+
     @property
     def mixed(self) -> bool:
-        """Whether this node, as leader, runs other code than the log is applied by."""
+        """Whether members run different code, or other code than the log is applied by; as this leader sees it."""
         known = self._in_log if self._term == self._server.current_term else None
-        return known is not None and self.mine is not None and known != self.mine
+        if known is None or self.mine is None:
+            return False
+        members = self._server.configuration.members
+        return known != self.mine or any(code != known for one, code in self._heard.items() if one in members)
+
+    @property
+    def _compares_now(self) -> bool:
+        """Whether commands wait a moment: all run the newer code, and it rules as soon as they are found equal."""
+        if not self.to_compare:
+            return False
+        now_s = self._now_s()
+        if self._compares_since_s is None:
+            self._compares_since_s = now_s
+        return now_s < self._compares_since_s + COMPARE_S
+
+    @property
+    def to_compare(self) -> list[int]:
+        """Members that must say yet that they are equal to this leader, before its higher version takes effect."""
+        known = self._in_log if self._term == self._server.current_term else None
+        if not self._compares or known is None or self.mine is None or self.mine.version <= known.version:
+            return []
+        if self.waits_for:
+            return []
+        others = self._server.configuration.members - {self._server.node_id} - self._mute
+        return sorted(one for one in others if self._agreed.get(one, -1) <= self._from_index)
 
     @property
     def waits_for(self) -> list[int]:

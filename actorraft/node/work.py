@@ -82,7 +82,13 @@ class TryAgain(NamedTuple):
     apply: bool
 
 
-Work = Apply | Read | TakeSnapshot | Restore | TakeDigest | Watch | TryAgain
+class Doubt(NamedTuple):
+    """A node with older code found that this one differs: while the older code rules, apply nothing further."""
+
+    reason: str
+
+
+Work = Apply | Read | TakeSnapshot | Restore | TakeDigest | Watch | TryAgain | Doubt
 
 # --- What comes back ---
 

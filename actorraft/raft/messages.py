@@ -299,6 +299,16 @@ class StatePart(NamedTuple):
     why_not: str = ""
 
 
+class Compared(NamedTuple):
+    """A node tells the leader whether its own sample at a check is the leader's; the core passes it by."""
+
+    source: int
+    dest: int
+    term: int
+    index: int  # type: ignore[assignment]
+    equal: bool
+
+
 Message = (
     AppendEntries
     | AppendEntriesResponse
@@ -316,6 +326,7 @@ Message = (
     | Introduction
     | StateWanted
     | StatePart
+    | Compared
 )
 
 # The position in this tuple is the message's code on the wire: append only, never reorder.
@@ -336,4 +347,5 @@ MESSAGE_TYPES: tuple[type[Any], ...] = (
     Introduction,
     StateWanted,
     StatePart,
+    Compared,
 )

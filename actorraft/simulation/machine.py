@@ -99,4 +99,8 @@ class SimHost:
         """Return a digest of everything."""
         return hashlib.blake2b(msgspec.msgpack.encode(self.state()), digest_size=16).digest()
 
+    def known_parts(self) -> dict[str, bytes]:
+        """Return a digest of all that every version has."""
+        return {"all": self.fingerprint()}
+
     sample = digest = fingerprint

@@ -203,6 +203,41 @@ def test_what_older_code_applied_is_not_replayed_by_newer_code_that_does_not_kno
     assert states == [{"sales": last, "moved": [1]}] * 3
 
 
+def test_newer_code_that_gives_other_results_by_the_old_rules_goes_no_further_and_takes_no_effect(
+    tmp_path: Path,
+) -> None:
+    shop(tmp_path, **VERSION_1)
+    field = "self.sales, self.refunds = 0, 0"
+    newer = SHOP.format(**VERSION_2).replace("self.sales = 0", field)
+    wrong = newer.replace("else n;", "else n + 1;")
+    values = run(
+        tmp_path,
+        f"""
+        from actorraft import Supervision
+        with ReplicatedStateMachine(Shop).spawn(3, data_dir=data) as cluster:
+            bank = cluster.proxy(timeout=60)
+            bank.buy(1)
+            write({wrong!r})
+            new = next(node_id for node_id in cluster.nodes if node_id != cluster.leader())
+            cluster.nodes[new].restart()
+            until(lambda: bank.buy(1) and "newer" in str(cluster.status()[new].error))
+            said(cluster.status()[new].error)
+            bought = bank.buy(1)
+            write({newer!r})
+            cluster.nodes[new].restart()
+            until(lambda: states(cluster)[new]["sales"] == bought)
+            for node_id in cluster.nodes:
+                if node_id != new: cluster.nodes[node_id].restart()
+            until(lambda: all("moved" in state for state in states(cluster)))
+            said(bank.buy(1) - bought)
+            said([row.error for row in cluster.status()])
+        """,
+    )
+    assert "Shop" not in values[0]
+    assert "sales" in values[0] or "returned" in values[0]
+    assert values[1:] == [10, [None] * 3]
+
+
 def test_changed_code_of_the_same_version_is_refused_at_the_first_new_node_though_nobody_sends_anything(
     tmp_path: Path,
 ) -> None:

@@ -91,6 +91,7 @@ class Greeting(msgspec.Struct, array_like=True, frozen=True):
     ] = []  # (node id, number of its start, what peers dial, what clients dial)
     code: tuple[int, str] | None = None  # version and fingerprint of its machine's code
     wire: int = 0  # what it can say and hear; see WIRE
+    on_probation: bool = False  # its disk was empty: it has forgotten what it may have acknowledged
 
 
 _greeting_decoder = msgspec.msgpack.Decoder(Greeting)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import re
 import socket
 import stat
 from pathlib import Path
@@ -63,6 +64,10 @@ def check_connect(
     return endpoint
 
 
+_HOST = re.compile(r"[^\s/@#,]+")  # a number or a name; which of these there is, whoever resolves it says
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
 def split(endpoint: str) -> tuple[str, str]:
     """Return (scheme, the rest); the scheme is "tcp" or "ipc"."""
     scheme, separator, rest = str(endpoint).partition("://")
@@ -75,8 +80,8 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
     """Return the host (without brackets) and the port of a tcp endpoint; "host:port" alone will do."""
     rest = endpoint.removeprefix("tcp://")
     host, separator, port = rest.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"a tcp endpoint looks like tcp://127.0.0.1:5555, not {endpoint!r}")
+    if not separator or not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or int(port) > 65535:
+        raise UsageError(f"a tcp endpoint looks like tcp://127.0.0.1:5555, or host:5555, not {endpoint!r}")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

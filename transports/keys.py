@@ -77,9 +77,10 @@ class KeyPair:
                         f"user {found.st_uid}): chmod 600, or make a new key if others had it"
                     )
                 secret = opened.read(SECRET_BYTES_MAX).strip()
-            public = zmq.curve_public(secret)
         except OSError as error:
             raise UsageError(f"the secret key {file} cannot be read: {error.strerror}") from error
+        try:
+            public = zmq.curve_public(secret)
         except (ValueError, zmq.ZMQError):
             raise UsageError(f"{file} is no secret key") from None
         return cls(public.decode(), secret.decode())

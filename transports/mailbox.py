@@ -15,6 +15,7 @@ Threads:    one thread owns a mailbox; only `wake` may be called from others.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Container, Mapping
@@ -204,7 +205,7 @@ class ZeroMQMailbox(Sockets):
         try:
             socket.bind(at)
         except zmq.ZMQError as error:
-            raise UsageError(f"cannot bind {endpoint}: {error}") from error
+            raise UsageError(f"cannot bind {endpoint}: {_why_not_bound(error)}") from error
         return door, socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     # --- Who may speak ---
@@ -427,6 +428,18 @@ class ZeroMQMailbox(Sockets):
                 del self._large[one]
         waiting = self._large.setdefault(client, deque())
         return not waiting or sum(bytes_ for _, bytes_ in waiting) + size <= LARGE_BYTES_MAX
+
+
+def _why_not_bound(error: zmq.ZMQError) -> str:
+    """Say what is wrong with an address, and what to do."""
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "another process listens there, perhaps this node already: end it, or listen at another port"
+        case errno.EADDRNOTAVAIL:
+            return "this machine has no such address: listen at one that it has; what others dial is advertised"
+        case errno.EACCES:
+            return "this user may not: ports below 1024 are root's"
+    return str(error)
 
 
 def _proven(part: zmq.Frame) -> str:

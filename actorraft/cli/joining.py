@@ -80,6 +80,9 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
         return directory
     if not listen:
         raise UsageError("--join needs --listen HOST:PORT, and --advertise HOST:PORT where others dial something else")
+    peer = advertise or listen
+    addresses = {"peer": peer, "client": next_port(peer)}
+    next_port(listen)  # before anybody is asked for anything
     token = read_token(word)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret, identity = directory / SECRET_FILE, directory / "storage-id"
@@ -91,16 +94,9 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
     shown = KeyPair.of_secret(token["k"])
     seeds = {-1 - number: at for number, (at, _) in enumerate(token["m"])}  # which node is where, the cluster says
     keys = Keys(shown, {-1 - number: (key,) for number, (_, key) in enumerate(token["m"])})
-    peer = advertise or listen
     thread = ClientThread(seeds, lambda: zeromq_channel(keys, bytes.fromhex(token["c"])), learns=True)
     try:
-        asked = {
-            "public_key": own.public,
-            "storage_id": storage_id,
-            "peer": peer,
-            "client": next_port(peer),
-            "learner": learner,
-        }
+        asked = {"public_key": own.public, "storage_id": storage_id, "learner": learner, **addresses}
         told = ask_leader(thread, "join", asked, JOIN_S)
     finally:
         thread.close()

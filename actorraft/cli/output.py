@@ -74,6 +74,9 @@ def errors() -> Iterator[None]:
         raise fail(str(error), USED_WRONGLY) from None
     except ActorRaftError as error:
         raise fail(str(error)) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise fail(f"{where}{error.strerror or error}") from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

@@ -55,8 +55,8 @@ def serve(
         read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http))
         _with_hash_seed(read)
         spec = replace(plan(folder, read), backups=_schedule(backup_every, backup_dir, backup_keep))
-    context = Foreground(read, say)
-    run_node(context, spec)  # type: ignore[arg-type]
+        context = Foreground(read, say)
+        run_node(context, spec)  # type: ignore[arg-type]
     if context.again:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -58,6 +58,7 @@ _Ext = msgspec.msgpack.Ext
 HEAD_BYTES = 1024  # of a frame, at most, beside its commands
 ASK_WHERE_S = 0.1  # how often nodes are asked where an unknown leader is
 LEARN_S = 10.0  # how often a client with a leader asks it where all members are
+LOST_S = 0.5  # the same while a member cannot be reached: it may be elsewhere by now
 LINK_S = 1.0  # how long a node that was never reached is given for its link to come up
 FORGOTTEN_S = 60.0  # how long the calls without a deadline of a client that nobody has any more are tried
 JOIN_S = 5.0  # how long `close` waits for the thread, which may be in a callback of the user's
@@ -374,6 +375,7 @@ class ClientThread:
                 session.connected(node_id, now_s)
             elif kind == Kinds.DISCONNECTED:
                 session.disconnected(node_id, now_s)
+                self._learn_s = min(self._learn_s, now_s + LOST_S)
         self._take_work()
         session.advance(now_s)
         self._hand_out()
@@ -381,7 +383,7 @@ class ClientThread:
         if stranger is not None and (self._learns or stranger not in self._endpoints):
             self._ask_where(now_s)
         elif self._learns and session.leader is not None and now_s >= self._learn_s:
-            self._learn_s = now_s + LEARN_S
+            self._learn_s = now_s + (LEARN_S if self._endpoints.keys() <= session.nodes else LOST_S)
             self._ask_for_endpoints(session.leader, now_s)
         if session.frame_bytes_max:
             self._command_bytes_max = session.frame_bytes_max - HEAD_BYTES

@@ -8,7 +8,12 @@ that nobody can dial anybody, an operator says where one is, by its seed: a seed
 goes before what was kept, until that member says otherwise.
 
 Source:     docs/decisions/0033.
-Invariant:  for each member the announcement with the highest number that was ever heard here; of nobody else.
+The same number tells a member's lives apart. A disk that was put back from a copy, or a copy that runs beside its
+original, has forgotten what it voted for and acknowledged since, and comes with a number that its others know already:
+it is not heard, unless it says itself that it is on probation.
+
+Invariant:  for each member the announcement with the highest number that was ever heard here; of nobody else. One life
+            of a process has one number, and only the last life that was met is heard.
 Not here:   whether a speaker is who it says (its key, in the transport).
 """
 
@@ -49,6 +54,7 @@ class AddressBook:
         self.node_id = node_id
         self._file = directory / BOOK_FILE if directory is not None else None
         self._files = files or Files()
+        self._lives: dict[int, tuple[int, str]] = {}  # member -> number and incarnation (hexadecimal) of its last life
         self._seeds = dict(seeds)
         self._known = dict(seeds)
         kept, kept_seeds = self._load()
@@ -58,16 +64,41 @@ class AddressBook:
                 announcement = seed._replace(number=announcement.number)
             self._take(member_id, announcement)
 
-    def start(self, peer: str, client: str) -> Announcement:
+    def start(self, peer: str, client: str, after: int = 0) -> Announcement:
         """Note where this node is in this run, under a number that it has never used; durable on return.
+
+        Args:
+            after: a number that it has used, as others say.
 
         Raises:
             StorageFailed: the disk refused.
         """
         before = self._known.get(self.node_id)
-        own = self._known[self.node_id] = Announcement(before.number + 1 if before is not None else 1, peer, client)
+        number = max(after, before.number if before is not None else 0) + 1
+        own = self._known[self.node_id] = Announcement(number, peer, client)
         self._store()
         return own
+
+    def meet(self, member_id: int, incarnation: str, number: int, on_probation: bool) -> str:
+        """Note which life of a member speaks; return why it must not be heard, if it must not.
+
+        Args:
+            number: of its start, as it says itself.
+            on_probation: it says that it has forgotten everything, and asks for nothing to be counted.
+        """
+        known = self._known[member_id].number if member_id in self._known else 0
+        last, speaks = self._lives.get(member_id, (-1, ""))
+        if incarnation == speaks:
+            return ""
+        if not on_probation and (number < known or number <= last):
+            return (
+                f"node {member_id} comes with its start {number}, and has made start {max(known, last)} before: its "
+                "data directory is an older copy, or is used twice, and has forgotten what was acknowledged since. Put "
+                f"the newest back; or actorraft members remove {member_id}, and join anew with an empty one"
+            )
+        self._lives[member_id] = (max(number, last), incarnation)
+        self._store()
+        return ""
 
     def hear(self, told: Mapping[int, Announcement], members: frozenset[int]) -> bool:
         """Take in what another member said of itself and others; return whether any of it is news."""
@@ -86,6 +117,7 @@ class AddressBook:
         gone = self._known.keys() - configuration.members - {self.node_id}
         for member_id in gone:
             del self._known[member_id]
+            self._lives.pop(member_id, None)
         return self.hear(told, configuration.members) or bool(gone)
 
     def __getitem__(self, member_id: int) -> Announcement:
@@ -112,16 +144,17 @@ class AddressBook:
                 {int(member_id): Announcement(*row) for member_id, row in said[name].items()}
                 for name in ("known", "seeds")
             )
+            self._lives = {int(member_id): (row[0], row[1]) for member_id, row in said.get("lives", {}).items()}
         except FileNotFoundError:
             return {}, {}
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise StorageFailed(f"{self._file} cannot be read ({error}); remove it, and it is learned anew") from error
         return kept, seeds
 
     def _store(self) -> None:
         if self._file is not None:
             try:
-                said = {"known": self._known, "seeds": self._seeds}
+                said = {"known": self._known, "seeds": self._seeds, "lives": self._lives}
                 self._files.replace(self._file, json.dumps(said).encode())
             except OSError as error:
                 raise StorageFailed(f"{self._file} cannot be written: {error}") from error

@@ -40,6 +40,9 @@ class Said(Protocol):
     def node_id(self) -> int: ...
 
     @property
+    def incarnation(self) -> bytes: ...
+
+    @property
     def storage_id(self) -> str: ...
 
     @property
@@ -67,7 +70,8 @@ class Members:
         self._looked_s = 0.0
         self.removed = False  # the log says, for good, that this node is no member any more
         self._book = AddressBook(spec.node_id, spec.seeds, spec.directory)
-        self._book.start(*spec.advertise)
+        self._advertise = spec.advertise
+        self._book.start(*spec.advertise, after=roster.member_of(driver.server.configuration, spec.node_id).number)
         mailbox.judge = self._judge
         self.follow()
 
@@ -83,13 +87,28 @@ class Members:
                 f"was {known}): what it acknowledged is gone. actorraft members remove {said.node_id}, and join anew"
             )
             return why
-        self._driver.refused.pop(said.node_id, None)
         greeting = codec.decode_greeting(said.payload)
-        self._driver.rules.hear(said.node_id, greeting)
         told = {node_id: Announcement(number, peer, client) for node_id, number, peer, client in greeting.addresses}
-        if self._book.hear(told, configuration.members):
+        if said.node_id in told and said.node_id in configuration.members:
+            number = told[said.node_id].number
+            why = self._book.meet(said.node_id, said.incarnation.hex(), number, greeting.on_probation)
+            if why:
+                self._driver.refused[said.node_id] = why
+                return why
+        self._driver.refused.pop(said.node_id, None)
+        self._driver.rules.hear(said.node_id, greeting)
+        news = self._book.hear(told, configuration.members)
+        mine = told.get(self._node_id)
+        if mine is not None and mine.number > self._book[self._node_id].number and self._on_probation:
+            self._book.start(*self._advertise, after=mine.number)  # its book was lost with its disk
+            news = True
+        if news:
             self._use_book()
         return ""
+
+    @property
+    def _on_probation(self) -> bool:
+        return self._driver.server.probation is not None
 
     def follow(self) -> bool:
         """Follow the log: called after each batch. Returns whether it has given the core something to do."""
@@ -120,7 +139,7 @@ class Members:
         rows = [(node_id, *at) for node_id, at in known.items()]
         mine = self._driver.rules.mine
         code = (mine.version, mine.fingerprint) if mine is not None else None
-        self._mailbox.introduce(codec.encode(codec.Greeting(rows, code, codec.WIRE)))
+        self._mailbox.introduce(codec.encode(codec.Greeting(rows, code, codec.WIRE, self._on_probation)))
 
     # --- As leader ---
 

@@ -238,8 +238,17 @@ def _keys(path: Path, folder: NodeFolder) -> Keys | None:
 
 
 def next_port(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + 1 if port != '0' else 0}"
+    """Return the address of the port after this one; of port 0, which the system chooses, the same.
+
+    Raises:
+        UsageError: it is no address, or there is no port after it.
+    """
+    from transports.endpoints import host_and_port
+
+    port = host_and_port(address)[1]
+    if port == 65535:
+        raise UsageError(f"{address}: clients get the port after this one, so it is at most 65534")
+    return f"{address.rpartition(':')[0]}:{port + 1 if port else 0}"
 
 
 class Foreground:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 
 import pytest
 
-from actorraft import Client
+from actorraft import Client, codec
+from actorraft.client import administration
+from actorraft.node.addresses import Announcement
+from actorraft.node.folder import read_folder
 from statemachines.kv import KVStore
 from tests.machines.hosts import PORT, Hosts, Load, eventually
 from tests.machines.test_joining import join, roles, token
+from tests.machines.test_strangers import dealer
+from transports import hello
+from transports.hello import Introduction
+from transports.keys import KeyPair, Keys
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -54,6 +62,10 @@ def test_one_that_comes_back_elsewhere_is_reached_and_so_are_two_at_once(net: Ho
             eventually(lambda: sum(row.alive for row in client.status()) == 3, 30.0, f"{gone}: {client.status()}")
             served_s = max(net.nodes[node_id].serves_s or 0.0 for node_id in gone)
             print(f"{gone}: all answer within {time.monotonic() - served_s:.1f} s of their serving")
+        now_at = peers(client)
+        replay(net, now_at, 2, Announcement(1, f"{net.nodes[2].address}:{PORT}", f"{net.nodes[2].address}:{PORT + 1}"))
+        load.wait_for_more(20)
+        assert peers(client) == now_at, "an old announcement was believed"
         load.stop()
         assert not load.errors
         load.check(client)
@@ -62,6 +74,54 @@ def test_one_that_comes_back_elsewhere_is_reached_and_so_are_two_at_once(net: Ho
             1: f"tcp://{net.nodes[1].address}:{PORT + 211}",
             2: f"tcp://{net.nodes[2].address}:{PORT + 121}",
         }
+
+
+def test_one_that_comes_back_elsewhere_is_reached_within_two_seconds(net: Hosts) -> None:
+    net.found()
+    net.start()
+    with net.connect() as client:
+        begun(net, client)
+        took_s: list[float] = []
+        while not took_s or (min(took_s) > 2.0 and len(took_s) < 4):  # the machine may be busy with other things
+            leader = client.wait_for_leader()
+            gone = next(node_id for node_id in range(3) if node_id != leader)
+            net.nodes[gone].kill()
+            client.proxy(timeout=30.0).set("y", len(took_s))
+            moved(net, gone, by=100 * (len(took_s) + 1))
+            index = client.status()[leader].commit_index
+
+            def fed(leader: int = leader, gone: int = gone, index: int = index) -> bool:
+                said = client._thread.admin(leader, "status", {}, 5.0).result()
+                return bool(said["match_index"].get(gone, -1) >= index)
+
+            eventually(fed)
+            took_s.append(time.monotonic() - (net.nodes[gone].serves_s or 0.0))
+    print(f"reached {took_s} s after it served")
+    assert min(took_s) <= 2.0
+
+
+def peers(client: Client[KVStore]) -> dict[int, str]:
+    """Where the log says that members are."""
+    said = administration.ask_leader(client._thread, "roster", {}, 10.0)
+    return {node_id: peer for node_id, peer, *_ in said["members"]}
+
+
+def replay(net: Hosts, at: dict[int, str], node_id: int, old: Announcement) -> None:
+    """Say once more to every other member, by the member's own key, what it said at an earlier start."""
+    folder = read_folder(net.nodes[node_id].folder, environment={})
+    pair = KeyPair.load(net.nodes[node_id].folder / "secret.key")
+    payload = codec.encode(codec.Greeting([(node_id, *old)]))
+    cluster_id, storage_id = bytes.fromhex(folder.cluster.id), folder.node.storage_id
+    said = Introduction(node_id, cluster_id, os.urandom(8), storage_id, payload=payload)
+    for other, member in folder.members.items():
+        if other == node_id:
+            continue
+        with dealer(f"tcp://{at[other]}", Keys(pair), member.public_key) as wire:
+            wire.send(hello.say(hello.HELLO, b"the tag.", hello.encode(said)))
+            assert wire.poll(10_000), f"node {other} says nothing"
+            word, _, body = hello.hear(wire.recv())
+            assert word == hello.REFUSED, "it was believed"
+            assert b"older copy" in body
 
 
 def test_all_three_at_once_find_each_other_by_one_seed_that_an_operator_has_changed(net: Hosts) -> None:

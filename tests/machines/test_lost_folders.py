@@ -88,6 +88,30 @@ def test_folder_and_mark_restored_from_a_copy_beside_an_emptied_disk_lose_nothin
         eventually(lambda: net.status().get(other, {}).get("last_applied") == net.status()[leader]["last_applied"])
 
 
+def test_a_disk_that_was_put_back_from_an_older_copy_is_refused_and_named_and_loses_nothing(net: Hosts) -> None:
+    net.found()
+    net.start()
+    with net.connect() as client:
+        client.proxy(timeout=30.0).set("x", -1)
+        net.settled(client)
+        for host in net.nodes.values():  # whoever it will be: copied while it is off, as backups are made
+            host.kill()
+            shutil.copytree(host.data, host.directory / "backup")
+        net.start()
+        leader, other, lags = acknowledged_by_two(net, client)
+        net.nodes[leader].kill()
+        old = net.nodes[other]
+        old.kill()
+        shutil.rmtree(old.data)
+        (old.directory / "backup").rename(old.data)
+        net.start(lags, other)
+        eventually(lambda: f"node {other} comes with its start" in net.nodes[lags].said())
+        eventually(lambda: "older copy, or is used twice" in old.said())
+        never_lost(client)
+        net.start(leader)
+        assert client.proxy(timeout=30.0).get("x") == 19
+
+
 def test_a_member_that_comes_with_another_machine_s_disk_is_refused_and_named(net: Hosts) -> None:
     net.found()
     net.start()

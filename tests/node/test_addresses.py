@@ -67,6 +67,30 @@ def test_the_log_is_heard_like_anybody_and_members_that_left_are_forgotten() -> 
     assert book.known == {1: at(5, "newer"), 3: at(1, "c")}
 
 
+def test_one_life_of_a_member_has_one_number_and_only_the_last_is_heard(tmp_path: Path) -> None:
+    book = AddressBook(0, {1: at(0, "file")}, tmp_path)
+    assert book.meet(1, "aa", 1, on_probation=False) == ""
+    assert book.meet(1, "aa", 1, on_probation=False) == "", "the same life, on another connection"
+    assert "start 1" in book.meet(1, "bb", 1, on_probation=False), "a copy of the disk, as it was before that start"
+    book.hear({1: at(2, "moved")}, ALL)
+    assert book.meet(1, "cc", 2, on_probation=False) == "", "others have heard of it first"
+    again = AddressBook(0, {1: at(0, "file")}, tmp_path)
+    for incarnation, number in (("aa", 1), ("dd", 2)):
+        assert "older copy, or is used twice" in again.meet(1, incarnation, number, on_probation=False)
+    assert again.meet(1, "cc", 2, on_probation=False) == ""
+    assert again.meet(1, "ee", 3, on_probation=False) == ""
+
+
+def test_a_member_on_probation_is_heard_and_learns_which_numbers_it_has_used() -> None:
+    book = AddressBook(0, {1: at(5, "known")})
+    assert book.meet(1, "aa", 1, on_probation=True) == ""
+    assert book.meet(1, "aa", 1, on_probation=False) == "", "it has begun since"
+    emptied = AddressBook(1, {})
+    emptied.start("a:1", "a:2")
+    assert emptied.start("a:1", "a:2", after=5).number == 6
+    assert book.meet(1, "bb", 7, on_probation=False) == ""
+
+
 def test_a_damaged_book_is_named(tmp_path: Path) -> None:
     (tmp_path / BOOK_FILE).write_text("{nonsense")
     with pytest.raises(StorageFailed, match=r"addresses\.json cannot be read"):

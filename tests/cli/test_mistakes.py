@@ -1,0 +1,106 @@
+"""What an operator gets wrong at the command line: refused before anything is changed, with a word on what to do next."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from actorraft.cli.app import app
+from tests.cli.test_member import free_ports
+
+MACHINE = "statemachines.kv:KVStore"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "says"),
+    [
+        ("10.0.0.1", "host:5555"),
+        ("host 0:7100", "host:5555"),
+        ("http://10.0.0.1:7100", "host:5555"),
+        ("10.0.0.1:0", "from 1 to 65534"),
+        ("10.0.0.1:65535", "from 1 to 65534"),
+        ("10.0.0.1:7100,10.0.0.1:7101", "would be used twice"),
+        ("10.0.0.1:7100,10.0.0.1:7100", "would be used twice"),
+        (",", "at least one node"),
+    ],
+)
+def test_an_address_that_cannot_be_founds_nothing(tmp_path: Path, nodes: str, says: str) -> None:
+    done = CliRunner().invoke(app, ["init", str(tmp_path / "new"), "--machine", MACHINE, "--nodes", nodes])
+    assert done.exit_code == 2, done.output
+    assert says in done.output
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["init", str(tmp_path / "new"), "--machine", MACHINE, "--nodes", "10.0.0.1:7100"]
+    monkeypatch.setattr(os, "fsync", no_space)
+    full = CliRunner().invoke(app, words)
+    assert "No space left on device" in full.output
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    not_there = CliRunner().invoke(app, ["init", str(tmp_path / "file" / "new"), *words[2:]])
+    assert str(tmp_path / "file") in not_there.output
+    for done in (full, not_there):
+        assert done.exit_code in (1, 2), done.output
+        assert done.exception is None or isinstance(done.exception, SystemExit), "a traceback"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+
+
+def no_space(_: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.cluster
+def test_a_line_that_cannot_serve_says_why_and_what_to_do(tmp_path: Path) -> None:
+    port, free = free_ports(2)
+    words = ["init", str(tmp_path / "new"), "--machine", MACHINE, "--nodes", f"127.0.0.1:{port}"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+
+    def copy(name: str) -> Path:
+        return shutil.copytree(tmp_path / "new" / "node-0", tmp_path / name)
+
+    elsewhere = copy("elsewhere")
+    readable = copy("readable")
+    (readable / "secret.key").chmod(0o644)
+    no_module = copy("no-module")
+    text = (no_module / "node.toml").read_text()
+    (no_module / "node.toml").write_text(text.replace(MACHINE, "not_there:Bank"))
+    other_data = copy("other-data")
+    (other_data / "first-start").unlink()
+    lines = {
+        "another process listens there": [copy("taken")],
+        "this machine has no such address": [elsewhere, "--listen", f"192.0.2.1:{free}"],
+        "host:5555": [copy("no-port"), "--listen", "127.0.0.1"],
+        "at most 65534": [copy("last-port"), "--listen", "127.0.0.1:65535"],
+        "chmod 600": [readable],
+        "Install its package": [no_module],
+        "has begun before": [other_data, "--data-dir", tmp_path / "empty"],
+        "actorraft init makes one": [tmp_path],
+        "token create": ["--join", "nonsense", "--data-dir", tmp_path / "joined", "--listen", f"127.0.0.1:{free}"],
+        "HOST:PORT": ["--join", "nonsense", "--data-dir", tmp_path / "joined"],
+    }
+    with socket.create_server(("127.0.0.1", port)):
+        running = {
+            says: subprocess.Popen(
+                [sys.executable, "-m", "actorraft", "serve", *map(str, line)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for says, line in lines.items()
+        }
+        for says, process in running.items():
+            output = process.communicate(timeout=60)[0]
+            assert says in output
+            assert "Traceback" not in output
+            assert process.returncode in (1, 2), output

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import numbers
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
@@ -166,6 +167,9 @@ class ResultFuture(Future[T]):
         return self._exception
 
     def _sleep(self, timeout: float | None) -> None:
+        given: Any = timeout
+        if given is not None and not isinstance(given, numbers.Real):
+            raise UsageError(f"timeout is a number of seconds, or None for ever, not {timeout!r}")
         sleeper = threading.Lock()
         sleeper.acquire()
         self._sleepers.append(sleeper)

@@ -12,6 +12,7 @@ from actorraft.errors import UsageError
 Consistency = Literal["linearizable", "lease", "stale"]  # of a read
 To = Literal["leader", "any"] | int  # who serves it
 
+INDEX_MAX = 1 << 62
 CONSISTENCIES: tuple[str, ...] = get_args(Consistency)
 
 
@@ -30,7 +31,11 @@ def check_timeout(timeout: Any, name: str = "timeout") -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
         raise WrongArguments(f"{name} is a number of seconds, or None for ever, not {timeout!r}")
-    seconds = float(timeout)
+    try:
+        seconds = float(timeout)
+    except OverflowError:  # a whole number that no float holds
+        number: Any = timeout
+        seconds = math.inf if number > 0 else -math.inf
     if not seconds >= 0.0:
         raise UsageError(f"{name} is 0 or more seconds, or None for ever, not {timeout!r}")
     return None if math.isinf(seconds) else seconds
@@ -52,10 +57,10 @@ def check_index(index: Any, name: str) -> int | None:
     """Return an index of the log, None for none.
 
     Raises:
-        WrongArguments: it is no whole number.
+        WrongArguments: it is no whole number, or one that no log has.
     """
-    if index is None or type(index) is int:
-        return index
+    if index is None or (type(index) is int and index < INDEX_MAX):
+        return None if index is None else max(index, -1)
     raise WrongArguments(f"{name} is an index of the log or None, not {index!r}")
 
 

@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -162,6 +162,9 @@ class Cluster(Client[M]):
                 f"node {node_id} was added, and stopped: {reason}\n"
                 f"Mend that and nodes[{node_id}].restart() it, or remove_node({node_id})"
             )
+        reason = self._processes.hold(node_id)
+        if reason is not None:
+            raise StartError(f"node {node_id} was added, and {reason}\nMend that, or remove_node({node_id})")
 
     def remove_node(self, node_id: int, *, timeout: float = 60.0) -> None:
         """Take a node out of the cluster, then stop its process. A leader that is removed hands over first.
@@ -221,6 +224,8 @@ class Cluster(Client[M]):
         Raises:
             UsageError: the groups are not disjoint, or name a node that is not there.
         """
+        if not all(isinstance(group, Collection) for group in groups):
+            raise UsageError(f"groups are disjoint sets of {sorted(self.nodes)}, not {groups!r}")
         named = [node_id for group in groups for node_id in group]
         if len(named) != len(set(named)) or not set(named) <= set(self.nodes):
             raise UsageError(f"groups are disjoint sets of {sorted(self.nodes)}, not {groups!r}")

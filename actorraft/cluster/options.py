@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import ipaddress
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, Final
@@ -17,7 +16,7 @@ _HOOKS: Final = ("snapshot", "restore", "apply_many", "digest", "wake_at", "mach
 
 def check_timeout(timeout: Any) -> float:
     """Return seconds. Raises UsageError if they are none, or never end."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
         raise UsageError(f"timeout is a number of seconds, not {timeout!r}")
     if not 0 < timeout < 1e9:
         raise UsageError(f"timeout is a number of seconds above 0, not {timeout!r}")
@@ -44,8 +43,10 @@ def check_path(name: str, path: Any) -> str | None:
     if not isinstance(path, str | os.PathLike):
         raise UsageError(f"{name} is a path, not {path!r}")
     text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise UsageError(f"{name} is no path that a file can have (it is empty, bytes, or holds a NUL): {text!r}")
+    if not isinstance(text, str) or not text or "\0" in text or not _can_be_encoded(text):
+        raise UsageError(
+            f"{name} is no path that a file can have (it is empty, bytes, or holds a NUL or half a surrogate): {text!r}"
+        )
     if not os.path.isabs(text):
         try:
             text = os.path.abspath(text)
@@ -55,6 +56,14 @@ def check_path(name: str, path: Any) -> str | None:
                 "path, or os.chdir() first"
             ) from error
     return text
+
+
+def _can_be_encoded(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_listen(listen: Any) -> tuple[tuple[str, str], ...]:

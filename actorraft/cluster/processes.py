@@ -175,8 +175,17 @@ class NodeProcesses:
         """Return the last process of a node, alive or not."""
         return self._processes.get(node_id)
 
+    def check_owner(self) -> None:
+        """Raise UsageError in a process that was forked from the nodes' owner."""
+        if self.owner_pid != os.getpid():
+            raise UsageError(
+                f"these nodes are process {self.owner_pid}'s, from which this one was forked: they are started, "
+                "stopped and cut there. Commands and reads work here too"
+            )
+
     def living(self, node_id: int) -> NodeProcess:
         """Return the process of a node. Raises UsageError if there is none now."""
+        self.check_owner()
         process = self._processes.get(node_id)
         if process is None or not process.alive:
             raise UsageError(f"node {node_id} has no process now; nodes[{node_id}].restart() starts it")
@@ -202,6 +211,10 @@ class NodeProcesses:
         if process is None or process.alive or not process.wanted:
             return None
         return self._reasons.get(node_id) if not self.supervised or process.returncode in EXPLAINED else None
+
+    def hold(self, node_id: int) -> str | None:
+        """Say why a node applies nothing, in its own words; None if it does."""
+        return self._holds.get(node_id)
 
     def last_lines(self) -> str:
         """Return the last lines that the nodes wrote."""
@@ -236,6 +249,7 @@ class NodeProcesses:
         Raises:
             StartError: it did not come up; it leaves no trace then.
         """
+        self.check_owner()
         with self._lock:
             members = self.node_ids
             node_id = max(free, *(known + 1 for known in members))
@@ -249,13 +263,20 @@ class NodeProcesses:
         return node_id
 
     def restart(self, node_id: int, timeout_s: float) -> None:
-        """Start a node again, on the data it left; return when it serves. One that still runs is stopped first."""
+        """Start a node again, on the data it left; return when it serves. One that still runs is stopped first.
+
+        Raises:
+            StartError: it did not come up; or it lives, and cannot take up its state.
+        """
+        self.check_owner()
         deadline_s = time.monotonic() + timeout_s
         self._monitor.pardon(f"node {node_id}")
         self.end(node_id)  # also one that is starting now, so nobody waits for that
         with self._starting(node_id):
             self.end(node_id)
-            self._bring_up(node_id, deadline_s)
+            held = self._bring_up(node_id, deadline_s)
+            if held:
+                raise StartError(f"node {node_id} runs, and {held}")
             self.emit("restart", node_id, f"serves again as process {self._processes[node_id].pid}")
 
     def make_process(self, node_id: int) -> NodeProcess:
@@ -320,8 +341,12 @@ class NodeProcesses:
             process.start()
             return process
 
-    def _bring_up(self, node_id: int, deadline_s: float, instead_of: NodeProcess | None = None) -> None:
-        """Start one node beside those that run; whoever ends its process meanwhile ends this, with a StartError."""
+    def _bring_up(self, node_id: int, deadline_s: float, instead_of: NodeProcess | None = None) -> str:
+        """Start one node beside those that run; whoever ends its process meanwhile ends this, with a StartError.
+
+        Returns:
+            Why it has not taken up its state, and only stores and votes; empty if it has.
+        """
         process = self._launch(node_id, instead_of)
         try:
             bound = self._expect(process, "bound", deadline_s)
@@ -331,11 +356,12 @@ class NodeProcesses:
                 process.introduced = True
                 self._tell_peers(self._introduced() if is_new else [process])
             self._expect(process, "ready", deadline_s)
-            self._expect(process, "restored", deadline_s)  # or it dies of its snapshot, and says so
+            restored = self._expect(process, "restored", deadline_s)
             self._serves(process)
         except BaseException:
             process.kill()  # nobody watches it
             raise
+        return restored if isinstance(restored, str) else ""
 
     def _expect(self, process: NodeProcess, verb: str, deadline_s: float) -> Any:
         """Wait for what a starting node has to say next."""
@@ -345,11 +371,11 @@ class NodeProcesses:
             said, value = process.receive(max(0.1, deadline_s - time.monotonic()))
             if said == verb:
                 return value
-            if said == "restored":  # a small state is there before the node has said that it is ready
-                process.early[said] = value
             self._on_report(process, (said, value))
-            if (said, verb) == ("hold", "restored") and value:
-                return value  # it stores and votes, tries again, and says so in its status
+            if said == "restored" or (said == "hold" and value):  # it stores and votes, and tries again by itself
+                if verb == "restored":
+                    return value
+                process.early["restored"] = value  # before the node has said that it is ready
             if said == "poisoned":
                 raise StaysDown(f"{process.name} did not start: {value}")
             if said == "stopped":
@@ -399,6 +425,7 @@ class NodeProcesses:
 
     def stop(self, node_id: int) -> None:
         """Ask a node to leave, and wait until it has; it stays down. The last quorum comes to one index first."""
+        self.check_owner()
         serving = [process.node_id for process in self._serving()]
         if node_id in serving and len(serving) - 1 <= len(self.node_ids) // 2 < len(serving):
             self.come_to_an_end(END_S)
@@ -421,6 +448,7 @@ class NodeProcesses:
         process.paused = False
 
     def _take_down(self, node_id: int, how: Callable[[NodeProcess], None]) -> None:
+        self.check_owner()
         with self._lock:
             process = self._processes.get(node_id)
             if process is None:
@@ -457,6 +485,7 @@ class NodeProcesses:
 
     def cut(self, cuts: Mapping[int, set[int]]) -> None:
         """Have each node drop what these peers send to it (node id -> peers), and nothing else."""
+        self.check_owner()
         told: list[NodeProcess] = []
         with self._lock:
             self._cut_serial += 1
@@ -477,6 +506,7 @@ class NodeProcesses:
 
     def heal(self) -> None:
         """End a partition, and do not wait for that."""
+        self.check_owner()
         with self._lock:
             if self._cuts:
                 self._cut_serial, self._cuts = self._cut_serial + 1, {}
@@ -484,6 +514,7 @@ class NodeProcesses:
 
     def kill_together(self) -> None:
         """SIGKILL for all at once, none of which lives to see another die; they stay down."""
+        self.check_owner()
         with self._lock:  # nobody is being started now
             processes = list(self._processes.values())
             for process in processes:

@@ -479,7 +479,9 @@ class Driver:
                 self.snapshots.begin_if_due()
                 for check in checked:
                     self._on_checked(check)
-            case work.Tried(applied, apply):
+            case work.Tried(applied, apply, restored):
+                if restored is not None:
+                    self._on_done(restored)
                 self.holding.tried(applied.hold, apply=apply)
                 self._on_done(applied)
             case work.Answered(client, reply):

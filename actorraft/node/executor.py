@@ -29,10 +29,12 @@ from actorraft.machine import CommandContext
 from actorraft.node.digests import EVERY_ENTRIES_MASK, Checked, Checks
 from actorraft.node.guest import HookFailed
 from actorraft.node.history import History
-from actorraft.node.host import MachineHeld, MachineHost, MachineStopped
+from actorraft.node.host import MachineHeld, MachineHost, MachineStopped, module_of
 from actorraft.node.recursion import limit_recursion
 from actorraft.node.session_table import Sessions
 from actorraft.node.work import (
+    BEFORE,
+    TOGETHER,
     Answered,
     Applied,
     Apply,
@@ -55,6 +57,7 @@ from actorraft.node.work import (
     by_entry,
     held_up,
 )
+from actorraft.pickling import exceptions
 from actorraft.pickling.results import encode_error
 from actorraft.ports import SnapshotWriter
 from actorraft.raft.messages import LogEntry
@@ -63,7 +66,6 @@ from actorraft.storage.records import entry_checksum
 
 logger = logging.getLogger("actorraft")
 
-TOGETHER = -1  # in the place of a position: all commands of an entry
 NOT_BEFORE = "; and the state before it cannot be had now"
 _HEAD = struct.Struct("<I")
 
@@ -263,9 +265,10 @@ class Executor:
         """Apply what waits, from the entry on that this node held at."""
         assert self.hold is not None, "it goes on only where it holds"
         assert self.hold.ready, "the state is not that before the entry"
+        restored = self.hold.position == BEFORE  # only then a promise about that entry still binds
         self.hold, waiting, self._waiting = None, self._waiting, []
         words = self.marks.words
-        if words[HELD] >= 0:
+        if words[HELD] >= 0 and not restored:
             words[HELD] = words[HELD_POSITION] = -1
             self.marks.sync()
         return self._apply(Apply(self.last_applied + 1, waiting))
@@ -273,21 +276,25 @@ class Executor:
     def _try_again(self, work: TryAgain) -> Tried | Stopped:
         if self.hold is None or self.hold.index != work.first_index + len(work.entries):
             return Tried(self._done([]), work.apply)  # an installed snapshot was faster
+        restored: Restored | None = None
         if not self.hold.ready:
-            failed = self._rebuild(work)
-            if failed is not None:
-                return failed
-        if self.hold.ready and (work.apply or self._is_decided(self.hold)):
-            return Tried(self._go_on(), work.apply)
+            done = self._rebuild(work)
+            if isinstance(done, Stopped):
+                return done
+            if self.hold.position == BEFORE:
+                restored = done
+        if self.hold.ready and (work.apply or restored is not None or self._is_decided(self.hold)):
+            return Tried(self._go_on(), work.apply, restored)
         return Tried(self._done([]), work.apply)
 
-    def _rebuild(self, work: TryAgain) -> Stopped | None:
+    def _rebuild(self, work: TryAgain) -> Restored | Stopped | None:
         """Have the state as it was before the entry held at: from the newest snapshot, and the log from there on."""
         assert self.hold is not None, "it is rebuilt only where it holds"
         hold, last_index = self.hold, self.hold.index - 1
         assert work.first_index + len(work.entries) == hold.index, f"{work.first_index} to {hold.index} have a gap"
         # What was published is the same whether it is rebuilt or not; and if that fails midway, it is still whole.
         published, self.published = self.published, History()
+        restored: Restored | Stopped | None = None
         try:
             if work.restore is None:
                 self._begin_anew()
@@ -297,13 +304,19 @@ class Executor:
                     if restored.disk:
                         return restored
                     raise MachineHeld(restored.reason)
+                if hold.position == BEFORE:
+                    published = self.published
             assert self.last_applied == work.first_index - 1, f"rebuilding from {self.last_applied}"
             if self._recursion_max is not None:
                 limit_recursion(self._recursion_max)
             self._apply_entries(work.first_index, work.entries, [])
         except (MachineHeld, MemoryError, ImportError) as error:
             logger.error("the state before index %d cannot be had: %s", hold.index, error)
-            hold = hold._replace(reason=f"{hold.reason.partition(NOT_BEFORE)[0]}{NOT_BEFORE}: {error}")
+            if hold.position == BEFORE:
+                hold = hold._replace(reason=str(error))
+            else:
+                hold = hold._replace(reason=f"{hold.reason.partition(NOT_BEFORE)[0]}{NOT_BEFORE}: {error}")
+            restored = None
         else:
             hold = hold._replace(ready=True)
         finally:
@@ -312,7 +325,7 @@ class Executor:
             self._checked = []
             self.marks.words[RUNNING] = -1
         self.last_applied, self.hold = last_index, hold
-        return None
+        return restored
 
     def _begin_anew(self) -> None:
         """Be as before the first entry."""
@@ -445,9 +458,13 @@ class Executor:
             context.machine_version = version + 1
             self.host.use_rules(version)  # if it fails, its state is of that version
             try:
-                self._not_migrated = self.host.migrate(version, context)
+                if index in self._outcomes:
+                    self._not_migrated = f"no node could take the step from version {version}; it stays there"
+                    self.host.did_not_migrate(self._not_migrated)
+                else:
+                    self._not_migrated = self.host.migrate(version, context)
             except MachineHeld as held:
-                held.untouched = version == now  # else it has taken a step already
+                held.untouched = held.untouched and version == now  # else it has taken a step already
                 raise
             if self._not_migrated:
                 self._use_code(codec.Code(version, code.fingerprint))
@@ -659,19 +676,31 @@ class Executor:
                 return Stopped(str(failed), disk=True)
             return SnapshotFailed(_why(error))
 
-    def _install(self, work: Restore) -> Restored | Stopped:
-        """Take up a snapshot; what this node held at, if anything, is behind it."""
+    def _install(self, work: Restore) -> Restored | Applied | Stopped:
+        """Take up a snapshot; what this node held at, if anything, is behind it. If it cannot, it holds there."""
         self.hold, self._waiting = None, []
         words = self.marks.words
         if 0 <= words[HELD] <= work.last_index:
             words[HELD] = words[HELD_POSITION] = -1
             self.marks.sync()
-        done = self._restore(work)
+        try:
+            done = self._restore(work)
+        except MachineHeld as held:  # what is half restored is never served
+            self.last_applied = work.last_index
+            self.hold = Hold(work.last_index + 1, BEFORE, None, str(held), held.module)
+            logger.error("this node holds: %s", held)
+            return self._done([])
         if type(done) is Restored:
             self.marks.passed(work.last_index)
         return done
 
     def _restore(self, work: Restore) -> Restored | Stopped:
+        """Replace everything by a snapshot.
+
+        Raises:
+            MachineHeld: user code raised; what there is now is nobody's state.
+        """
+        self.published.restore([], work.last_index + 1)  # a watch must not miss what is not read yet
         try:
             with work.open() as file:
                 (size,) = _HEAD.unpack(file.read(_HEAD.size))
@@ -693,8 +722,11 @@ class Executor:
             self.checks.forget()
         except (StorageFailed, CorruptionError) as error:
             return Stopped(str(error), disk=True)
-        except Exception as error:  # a state that is half restored must never be served
-            return Stopped(f"the snapshot at index {work.last_index} cannot be restored: {_why(error)}")
+        except MachineStopped as stop:
+            return Stopped(f"the snapshot at index {work.last_index} cannot be restored: {stop}")
+        except BaseException as error:  # user code
+            why = f"the snapshot at index {work.last_index} cannot be restored: {_why(error)}"
+            raise MachineHeld(why, module=module_of(error)) from error
         assert self.last_applied == work.last_index, (
             f"snapshot at {work.last_index} holds the state at {self.last_applied}"
         )
@@ -735,5 +767,5 @@ class InlineExecutor:
         return done
 
 
-def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, HookFailed) else f"{type(error).__name__}: {error}"
+def _why(error: BaseException) -> str:
+    return str(error) if isinstance(error, HookFailed) else exceptions.summary(error)

@@ -34,7 +34,7 @@ from collections.abc import Callable
 
 from actorraft import codec
 from actorraft.node.logtime import LogTime
-from actorraft.node.work import ExecutorPort, Hold, Restore, TryAgain
+from actorraft.node.work import BEFORE, ExecutorPort, Hold, Restore, TryAgain
 from actorraft.ports import Net, Storage
 from actorraft.raft.config import RaftConfig
 from actorraft.raft.errors import RaftError
@@ -143,6 +143,8 @@ class Holding:
         hold = self.hold
         if hold is None:
             return ""
+        if hold.position == BEFORE:
+            return f"holds: {hold.reason}. It stores and votes, and tries again by itself"
         text = f"holds at index {hold.index}: {hold.reason}. It tries again by itself"
         if self._marks.may_have_applied(hold.index):
             return f"{text}; what it gave in an earlier run may have been answered, so nothing else is decided of it"
@@ -210,8 +212,8 @@ class Holding:
         """Tell the leader where this node stands; a leader looks whether that decides it."""
         self._beat_ticks = self._config.heartbeat_ticks
         hold, server = self.hold, self._server
-        if hold is None:
-            return
+        if hold is None or hold.position == BEFORE:
+            return  # of which there is nothing to decide
         if server.state is LeaderState:
             if self._withdrawing and self._nothing_decided(hold.index):
                 self._released()

@@ -390,7 +390,7 @@ class MachineHost:
             raise MachineHeld(
                 f"{self._describe(command)} raised {exceptions.summary(cause)}",
                 result=self._error(command, error, self._commands, "command"),
-                module=_module_of(cause),
+                module=module_of(cause),
                 untouched=unread,
             ) from error
         return self._error(command, error, self._commands, "command")
@@ -570,7 +570,7 @@ class MachineHost:
         If its `migrate` raises, its state is as before, and the fault is named.
 
         Raises:
-            MachineHeld: other nodes may fare better.
+            MachineHeld: other nodes may fare better, or its state cannot be kept aside or had again.
         """
         migrate = defined(type(self.machine), "migrate", None) if self._row != "objects" else None
         if migrate is None:
@@ -578,17 +578,26 @@ class MachineHost:
         if ctx is not self._context:
             self._know(ctx)
         before = io.BytesIO()
-        self.snapshot(before.write)
+        try:
+            self.snapshot(before.write)
+        except HookFailed as error:
+            why = f"{exceptions.name(type(self.machine))}.migrate was not called: {error}"
+            raise MachineHeld(why, result=encode_error(error, self._dumps), untouched=True) from error
         active.context = ctx
         try:
             bound(migrate, self.machine)(from_version)
         except BaseException as error:
             active.context = None
             before.seek(0)
-            self.restore(before)
+            why = str(failed(self.machine, "migrate", error))
+            result = encode_error(error, self._dumps)
+            try:
+                self.restore(before)
+            except BaseException as worse:
+                raise MachineHeld(f"{why}, and the state before it cannot be had: {worse}", result=result) from error
             if _is(error, MemoryError | ImportError):
-                raise MachineHeld(str(failed(self.machine, "migrate", error)), untouched=True) from error
-            why = f"{failed(self.machine, 'migrate', error)}; it stays at version {from_version}"
+                raise MachineHeld(why, result=result, module=module_of(error), untouched=True) from error
+            why = f"{why}; it stays at version {from_version}"
             self.did_not_migrate(why)
             return why
         finally:
@@ -659,7 +668,7 @@ _trace_of = vars(BaseException)["__traceback__"].__get__
 _cause_of = vars(BaseException)["__cause__"].__get__
 
 
-def _module_of(error: BaseException) -> str:
+def module_of(error: BaseException) -> str:
     """Return what an ImportError could not import, whatever its class makes of that."""
     name = vars(ImportError)["name"].__get__(error) if _is(error, ImportError) else None
     return name if type(name) is str else ""

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 from actorraft import codec
 from actorraft.node.digests import Checked
@@ -92,12 +92,16 @@ Work = Apply | Read | TakeSnapshot | Restore | TakeDigest | Watch | TryAgain | D
 
 # --- What comes back ---
 
+TOGETHER: Final = -1  # in the place of a position: all commands of an entry
+BEFORE: Final = -2  # none of them: the state before the entry is what is missing
+
 
 class Hold(NamedTuple):
     """Where a node holds (holding.py): at a command that it cannot apply for a reason that other nodes may not have.
 
     Attributes:
-        index, position: of the entry, and of the command in it; position -1: all of its commands together.
+        index, position: of the entry, and of the command in it; TOGETHER: all of its commands; BEFORE: it has not the
+            state before that entry, since a snapshot could not be restored.
         error: what the command would give on this node, as a result; None: not known in this life of the process.
         reason: the same for a person.
         module: the name that could not be imported; empty: it was something else.
@@ -162,10 +166,11 @@ class Restored(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """What came of trying again; `apply` as it was asked for."""
+    """What came of trying again; `apply` as it was asked for. `restored`: a snapshot that could not be taken up is."""
 
     applied: Applied
     apply: bool
+    restored: Restored | None = None
 
 
 class Stopped(NamedTuple):

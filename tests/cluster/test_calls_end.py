@@ -19,6 +19,7 @@ import pytest
 from actorraft import Client, Cluster, ReplicatedStateMachine, Unavailable, UsageError, connect, connect_async
 from actorraft.client.connect import open_client
 from statemachines.kv import KVStore
+from transports import hello
 
 pytestmark = pytest.mark.cluster
 
@@ -68,6 +69,28 @@ def test_a_forked_worker_uses_what_was_made_before_the_fork(use: Callable[[], An
 
     assert all(node.alive for node in cluster.nodes.values())
     assert cluster.proxy(timeout=5).set("after", 1)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: cluster.nodes[0].kill(),
+        lambda: cluster.nodes[0].stop(),
+        lambda: cluster.nodes[0].pause(),
+        lambda: cluster.nodes[0].restart(),
+        lambda: cluster.add_node(timeout=5.0),
+        lambda: cluster.partition({0}, {1, 2}),
+        lambda: cluster.heal(),
+    ],
+)
+def test_a_forked_process_is_told_whose_the_nodes_are(act: Callable[[], Any]) -> None:
+    def refused() -> bool:
+        with pytest.raises(UsageError, match="from which this one was forked"):
+            act()
+        return True
+
+    assert in_a_fork(refused)
+    assert [node.alive for node in cluster.nodes.values()] == [True] * 3
 
 
 def _in_a_pool(number: int) -> Any:
@@ -175,7 +198,10 @@ def test_another_clusters_keys_and_nobody_at_all_are_said_to_be_that(tmp_path: P
     with ReplicatedStateMachine(KVStore).spawn(1, transport="tcp") as other:
         keys = other.endpoints[0].partition("#")[2]
         wrong = {node_id: f"{at.partition('#')[0]}#{keys}" for node_id, at in cluster.endpoints.items()}
-        with pytest.raises(Unavailable, match=r"within 1 s: no node can be reached.* keys are another cluster's"):
+        seeds = [at.partition("#")[0] for at in cluster.endpoints.values()]
+        with pytest.raises(Unavailable, match="who answers there says: this process's key is not allowed there, or"):
+            connect(seeds, KVStore, keys=keys, timeout=1.0)
+        with pytest.raises(Unavailable, match=r"within 1 s: no node can be reached.* key is not allowed there, or"):
             connect(wrong, KVStore, timeout=1.0)
     with pytest.raises(Unavailable, match="no node can be reached: none runs there"):
         connect({0: f"ipc://{tmp_path}/nobody"}, KVStore, timeout=0.2)
@@ -211,3 +237,45 @@ def test_a_majority_that_is_gone_is_no_quorum(machine: Any) -> None:
         assert not cluster.has_quorum()
         followers[0].resume()
         assert cluster.has_quorum(timeout=10.0)
+
+
+# --- Why nobody can be spoken to ---
+
+
+def test_another_version_of_the_wire_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint, _, folder = cluster.endpoints[0].partition("#")
+    old = tuple((2, 2) if each == hello.WIRE_VERSIONS else each for each in hello.Introduction.__new__.__defaults__)
+    monkeypatch.setattr(hello.Introduction.__new__, "__defaults__", old)
+    with pytest.raises(Unavailable, match=r"node 0 says: it speaks \(2, 2\) of the wire, and node 0 \(3, 3\)"):
+        connect({0: endpoint}, KVStore, keys=folder, timeout=2.0)
+
+
+def test_a_node_that_is_paused_is_not_said_to_refuse_a_key() -> None:
+    with ReplicatedStateMachine(KVStore).spawn(1, transport="tcp") as other:
+        other.nodes[0].pause()
+        with pytest.raises(Unavailable, match="node 0 says: nothing; it takes connections, so"):
+            connect(other.endpoints, KVStore, timeout=4.0)
+        other.nodes[0].resume()
+
+
+# --- What is no argument costs no client ---
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: cluster.query(len, min_index=10**30),
+        lambda: cluster.query(len, min_index=1 << 62),
+        lambda: cluster.watch("t", from_index=10**30),
+        lambda: cluster.proxy(timeout=-(10**400)),
+        lambda: cluster.proxy().get.submit("x").result("x"),  # type: ignore[arg-type]
+        lambda: cluster.execute(int, timeout=complex(1)),  # type: ignore[arg-type]
+        lambda: cluster.partition(5),  # type: ignore[arg-type]
+        lambda: ReplicatedStateMachine(KVStore).spawn(1, data_dir="/tmp/\ud800"),
+        lambda: ReplicatedStateMachine(KVStore).spawn(1, timeout=10**400),
+    ],
+)
+def test_what_is_no_argument_is_refused_by_name_and_costs_no_client(call: Callable[[], Any]) -> None:
+    with pytest.raises(UsageError):
+        call()
+    assert cluster.proxy(timeout=10**400).set("still", 1)

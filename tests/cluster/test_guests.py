@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from actorraft import ActorRaftError, ReplicatedStateMachine, StateMachine, command, query
+from actorraft import ActorRaftError, RaftConfig, ReplicatedStateMachine, StartError, StateMachine, command, query
 from tests.cluster.helpers import eventually
 
 pytestmark = pytest.mark.cluster
@@ -106,6 +106,57 @@ class Locked(Guest):
 
     snapshot = StateMachine.snapshot
     restore = StateMachine.restore
+
+
+class Picky(StateMachine):
+    """Restores nothing while a file is there."""
+
+    def __init__(self, flag: str) -> None:
+        self.flag = flag
+        self.count = 0
+
+    @command
+    def add(self) -> int:
+        """Count."""
+        self.count += 1
+        return self.count
+
+    @query
+    def counted(self) -> int:
+        """How many commands were applied."""
+        return self.count
+
+    def snapshot(self) -> Any:
+        """Return the count."""
+        return self.count
+
+    def restore(self, state: Any) -> None:
+        """Take it up, or not."""
+        if Path(self.flag).exists():
+            sys.exit("not today")
+        self.count = state
+
+
+def test_a_node_that_cannot_restore_says_so_lives_and_goes_on_by_itself(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    with ReplicatedStateMachine(Picky, str(flag)).spawn(3, config=RaftConfig(trailing_entries=0)) as cluster:
+        picky = cluster.proxy(timeout=30.0)
+        assert [picky.add() for _ in range(3)] == [1, 2, 3]
+        cluster.take_snapshot()
+        flag.touch()
+        follower = next(row.id for row in cluster.status() if row.state == "follower")
+        with pytest.raises(StartError, match=r"runs, and holds: the snapshot .* Picky\.restore raised SystemExit: not"):
+            cluster.nodes[follower].restart()
+        with pytest.raises(StartError, match=r"was added, and holds: the snapshot .* Picky\.restore raised SystemExit"):
+            cluster.add_node()
+        for row in cluster.status():
+            assert row.alive
+            assert ("Picky.restore raised" in str(row.error)) == (row.id in (follower, 3))
+        assert picky.add() == 4
+        flag.unlink()
+        eventually(lambda: not any(row.error for row in cluster.status()))
+        for node_id in (follower, 3):
+            assert cluster.proxy(to=node_id, timeout=30.0).counted() == 4
 
 
 @pytest.mark.parametrize("flags", [["-E"], ["-I"]])

@@ -12,21 +12,26 @@ import pytest
 from actorraft import StateMachine, codec, command, context, query
 from actorraft.errors import CommandFailed
 from actorraft.machine import CommandContext
-from actorraft.node.executor import TOGETHER, Executor
+from actorraft.node.executor import Executor
 from actorraft.node.host import MachineHost
 from actorraft.node.work import (
+    BEFORE,
+    TOGETHER,
     Answered,
     Applied,
     Apply,
     Hold,
     Read,
     Restore,
+    Restored,
     SnapshotFailed,
     SnapshotTaken,
     Stopped,
     TakeSnapshot,
     Tried,
     TryAgain,
+    Watch,
+    Watched,
 )
 from actorraft.pickling.results import decode_result
 from actorraft.raft.messages import Configuration, EntryId, LogEntry
@@ -117,6 +122,7 @@ def nothing_is_missing() -> Any:
     missing.clear()
     yield
     missing.clear()
+    raises.clear()
 
 
 class Node:
@@ -438,3 +444,174 @@ def test_the_context_of_a_command_around_which_another_was_decided_is_what_it_wo
     node.decide(hold)
 
     assert [(0, 0), (2, 2)] == seen
+
+
+# --- A snapshot that cannot be restored ---
+
+
+class Unrestored(Fragile):
+    """One whose restore does what it is told to, halfway."""
+
+    def restore(self, state: Any) -> None:
+        self.counts = {"half": 1}
+        if "error" in raises:
+            raise raises["error"]
+        self.__dict__.update(state)
+
+
+raises: dict[str, BaseException] = {}  # what user code does now
+
+
+def install(node: Node, *, last_index: int = 2) -> Any:
+    """Have another node, which has a snapshot of this one's, restore it."""
+    node.log = [LogEntry(1, b"")] * (last_index + 1)
+    return node.executor.run(Restore.newest(last_index, node.storage))
+
+
+def with_snapshot() -> Node:
+    """Return a node whose snapshot holds two commands, and that has applied nothing of it."""
+    first = opened(Unrestored)
+    first.call(["add", "a"])
+    first.call(["add", "a"])
+    assert isinstance(
+        first.executor.run(TakeSnapshot(first.storage.begin_snapshot(EntryId(1, 2), Configuration()))), SnapshotTaken
+    )
+    node = Node(Unrestored)
+    node.storage, node.sequence = first.storage, 2
+    return node
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no file"),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        MemoryError(),
+        ImportError("no pandas", name="pandas"),
+        RecursionError(),
+        StopIteration(),
+        OSError(28, "No space left"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_restore_that_raises_is_held_at_and_tried_again_until_it_does_not(
+    error: BaseException,
+) -> None:
+    node = with_snapshot()
+    raises["error"] = error
+
+    hold = held(install(node))
+
+    assert (3, BEFORE, None, False) == (hold.index, hold.position, hold.error, hold.ready)
+    assert "the snapshot at index 2 cannot be restored: " in hold.reason
+    assert type(error).__name__ in hold.reason
+    assert isinstance(node.read(), codec.QueryRefused), "half a state is shown to nobody"
+    assert held(node.call(["add", "b"])).index == 3
+    assert not held(node.try_again()).ready
+    raises.clear()
+    done = node.executor.run(TryAgain(Restore.newest(2, node.storage), 3, [], False))
+
+    assert isinstance(done, Tried)
+    assert isinstance(done.restored, Restored)
+    assert done.applied.hold is None
+    assert {"a": 2, "b": 1} == node.read()
+
+
+def test_a_watch_at_a_node_that_cannot_restore_misses_nothing() -> None:
+    node = with_snapshot()
+    raises["error"] = ValueError()
+    install(node)
+    raises.clear()
+    node.try_again()
+
+    watched = node.executor.run(Watch(None, codec.Watch(1, "counts", 0)))
+
+    assert isinstance(watched, Watched)
+    assert [1, 2] == [reply.index for reply in watched.replies if reply.values]
+
+
+def test_a_restore_that_comes_right_releases_no_promise_about_the_entry_behind_it() -> None:
+    node = with_snapshot()
+    node.executor.marks.words[HELD], node.executor.marks.words[HELD_POSITION] = 3, 0
+    raises["error"] = ValueError()
+    install(node)
+    node.call(["add", "b"])
+    raises.clear()
+
+    hold = held(node.try_again())
+
+    assert (3, 0) == (hold.index, hold.position), "it has told that it holds there"
+    assert 3 == node.executor.marks.words[HELD]
+    assert {"a": 2} == node.read()
+
+
+def test_a_snapshot_that_is_installed_later_takes_the_place_of_one_that_cannot_be_restored() -> None:
+    node = with_snapshot()
+    raises["error"] = ValueError()
+    install(node)
+    raises.clear()
+
+    assert isinstance(install(node), Restored)
+    assert node.executor.hold is None
+    assert {"a": 2} == node.read()
+
+
+# --- A step from version to version ---
+
+
+class Grown(Fragile):
+    """Of version 2, with a migrate that fails at the step that it is told."""
+
+    machine_version = 2
+
+    def migrate(self, from_version: int) -> None:
+        self.counts[f"from {from_version}"] = self.counts.get(f"from {from_version}", 0) + 1
+        if f"step {from_version}" in raises:
+            raise raises[f"step {from_version}"]
+
+    def snapshot(self) -> Any:
+        if "copy" in raises:
+            raise raises["copy"]
+        return self.counts
+
+    def restore(self, state: Any) -> None:
+        self.counts = state
+
+
+CODE = codec.Code(2, "f" * 32)
+
+
+def growing() -> Node:
+    node = Node(Grown)
+    node.executor = Executor(MachineHost(Grown), session_expiry_s=1e9, code=CODE)
+    node.append(codec.Register(7), codec.Code(0, "e" * 32))
+    node.executor.serial = 1  # commands have been
+    return node
+
+
+@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize("error", [ImportError, MemoryError])
+def test_each_step_is_taken_once_though_one_of_them_is_held_at(step: int, error: type[BaseException]) -> None:
+    node = growing()
+    raises[f"step {step}"] = error()
+    assert held(node.append(CODE)).index == 2
+    assert held(node.try_again()).ready
+    raises.clear()
+
+    assert node.try_again(apply=True).hold is None
+    assert {"from 0": 1, "from 1": 1} == node.read()
+    assert node.executor.code == CODE
+
+
+def test_a_state_that_cannot_be_kept_aside_is_not_migrated_and_what_all_met_leaves_it_at_its_version() -> None:
+    node = growing()
+    raises["copy"] = SystemExit("no copy")
+    hold = held(node.append(CODE))
+    assert "Grown.migrate was not called: Grown.snapshot raised SystemExit: no copy" in hold.reason
+    assert hold.error is not None
+
+    assert node.decide(hold).hold is None
+    assert {} == node.read()
+    assert codec.Code(0, CODE.fingerprint) == node.executor.code

@@ -107,6 +107,9 @@ class Clients(Protocol):
     def send_client(self, client: Any, frame: bytes) -> object:
         """Return False if the client's queue is full now, GONE if the client certainly is; anything else: it left."""
 
+    def is_gone(self, client: Any) -> bool:
+        """Return whether a client certainly is gone; may say a word on its connection to find out."""
+
     def role(self, client: Any) -> str:
         """Return what a client's key allows: "read", "write", "join" or "admin"; who needs no key may do all."""
 
@@ -204,6 +207,9 @@ class Mailbox(Inbox, Protocol):
 
     def send_client(self, client: Any, frame: bytes) -> Sent:
         """Answer a client, never blocking."""
+
+    def is_gone(self, client: Any) -> bool:
+        """As Clients.is_gone."""
 
     def role(self, client: Any) -> str:
         """As Clients.role."""

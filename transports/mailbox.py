@@ -373,6 +373,15 @@ class ZeroMQMailbox(Sockets):
         """Send to a peer, never blocking."""
         return self._send_link(peer_id, frame)
 
+    def is_gone(self, client: bytes) -> bool:
+        """Return whether a client's connection has ended, of which libzmq tells nobody who does not send."""
+        door = self._client_door
+        tag = door.tags.get(client)
+        if tag is None or door.say(client, hello.KEEP, tag):
+            return tag is None
+        door.forget(tag)
+        return True
+
     def role(self, client: bytes) -> str:
         """Return what a client's key allows; of one that is gone, as little as any."""
         caller = self._client_door.callers.get(self._client_door.tags.get(client, b""))

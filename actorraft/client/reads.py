@@ -24,7 +24,7 @@ import msgspec
 from actorraft import codec
 from actorraft.client.failures import Failure
 from actorraft.client.leader import HELLO_S, Leadership
-from actorraft.errors import NotYet, Unavailable, UsageError
+from actorraft.errors import Busy, NotYet, Unavailable, UsageError
 
 ALONE_MAX = 1000  # reads that wait at nodes for the machine to get where they ask for
 REMIND_S = 1.0  # an answer that is later than this may be lost; the next time it is asked for after twice as long
@@ -41,6 +41,7 @@ class QueryCall(NamedTuple):
         min_index: what the state that serves it must have, beside what `consistency` says.
         held: says whether it must not be sent yet.
         alone: the machine had not yet what it asks for: it waits at the node, in a frame of its own.
+        busy: the last node that was asked had no room for it.
     """
 
     encoded: bytes
@@ -51,6 +52,7 @@ class QueryCall(NamedTuple):
     min_index: int = -1
     held: Callable[[], bool] | None = None
     alone: bool = False
+    busy: bool = False
 
 
 _encoded_of: Callable[[QueryCall], bytes] = attrgetter("encoded")
@@ -148,9 +150,11 @@ class Reads:
         if living:
             self.answers.append(([call for call, _ in living], [value for _, value in living]))
 
-    def refused(self, request_id: int, retry_s: float) -> None:
-        """A node does not serve these now."""
-        self._ask_again(request_id)
+    def refused(self, request_id: int, retry_s: float, *, busy: bool) -> None:
+        """A node does not serve these now; `busy`: since too many wait there already."""
+        frame = self._frames.pop(request_id, None)
+        if frame is not None:
+            self._again([call and call._replace(busy=busy) for call in frame.calls])
         self._retry_s = retry_s
 
     def forbidden(self, request_id: int, error: UsageError) -> list[Failure]:
@@ -211,7 +215,10 @@ class Reads:
         if late:
             error = Unavailable(f"no node served the read in time ({self._leadership.where()})")
             not_yet = NotYet("the state did not get in time to where the read asked for it")
-            self._failures.extend(Failure(call.future, not_yet if call.alone else error) for call in late)
+            busy = Busy("too many reads waited at the node, up to the deadline: ask fewer at a time, or other nodes")
+            self._failures.extend(
+                Failure(call.future, not_yet if call.alone else busy if call.busy else error) for call in late
+            )
 
     def deadline_s(self) -> float:
         """When `expire` or `pump` has something to do."""

@@ -203,7 +203,7 @@ class ClientSession:
                     self._denied(node_id, reply.leader_id, now_s)
                 else:
                     self.leadership.refusals += 1
-                self._reads.refused(reply.request_id, now_s + self.leadership.backoff_s())
+                self._reads.refused(reply.request_id, now_s + self.leadership.backoff_s(), busy=reply.reason == "busy")
             case codec.Registered():
                 if reply.nonce == self._nonce and self.client_id is None:
                     self.client_id, self._registering_s = reply.client_id, None

@@ -194,7 +194,7 @@ class _Clients:
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._send = mailbox.try_send_client
-        self.key, self.role = mailbox.key, mailbox.role
+        self.key, self.role, self.is_gone = mailbox.key, mailbox.role, mailbox.is_gone
 
     def send_client(self, client: Any, frame: bytes) -> object:
         left = self._send(client, frame)
@@ -324,7 +324,7 @@ class RaftNode:
         folder = folder.parent if (folder.parent / CLUSTER_FILE).exists() else folder
         raise Poisoned(
             f"its process ended {marks.words[DEATHS]} times while it applied {shown.words}, so it stays down. Mend "
-            "what ends it (the machine's code, memory) and spawn again; or have the entry skipped: python -m "
+            "what ends it (the machine's code, memory) and start it again; or have the entry skipped: python -m "
             f"actorraft.storage skip {folder} --index {index} --checksum {shown.checksum}"
         )
 

@@ -33,6 +33,7 @@ READS_BYTES_MAX: Final = 64 << 20
 CLIENT_READS_MAX: Final = 2_500
 WAIT_S: Final = 60.0  # for an index, if the asker did not say how long it waits; then it is told to ask again
 SWEEP_S: Final = 0.5  # from one look at who has waited too long to the next
+LOOKS: Final = 256  # at clients whose reads wait, whether they are still there, in each of them
 AT_ONCE: Final = 16  # frames with the executor
 AT_ONCE_CALLS: Final = 256  # and reads in them, if there is more than one frame
 
@@ -58,6 +59,7 @@ class Reads:
     Args:
         reply: answers a client.
         ask: asks the core at which index a read may be served, by its lease or not; the answer comes to `on_index`.
+        is_gone: says whether a client certainly is; looked at now and then while its reads wait.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Reads:
         *,
         reply: Callable[[Any, codec.Reply], object],
         ask: Callable[[Any, bool], None],
+        is_gone: Callable[[Any], bool],
     ) -> None:
         self._server = server
         self._executor = executor
@@ -76,6 +79,7 @@ class Reads:
         self._snapshots = snapshots
         self._reply = reply
         self._ask = ask
+        self._is_gone = is_gone
         self._reads: dict[tuple[Any, int], _Read] = {}  # (client, its number) -> all that are here
         self._bytes = 0  # of them
         self._of_client: Counter[Any] = Counter()  # how many
@@ -84,6 +88,7 @@ class Reads:
         self._turns: OrderedDict[Any, deque[_Read]] = OrderedDict()  # client -> what only waits for its turn
         self._running = self._running_calls = 0
         self._sweep_s = 0.0
+        self._looked = 0  # clients, in this round of looking whether they are there
 
     def __len__(self) -> int:
         return len(self._reads)
@@ -197,7 +202,7 @@ class Reads:
             self._refuse(read.client, read.query, "not leader")
 
     def tick(self) -> None:
-        """Drop what has waited too long."""
+        """Drop what has waited too long, and what nobody waits for any more."""
         now_s = self._clock.monotonic()
         if not self._reads or now_s < self._sweep_s:
             return
@@ -206,8 +211,19 @@ class Reads:
             self._drop(read)
             if read.told:
                 self._refuse(read.client, read.query, "not yet")
+        self._release()
         self._behind = [waiting for waiting in self._behind if not waiting[2].over]
         heapq.heapify(self._behind)
+
+    def _release(self) -> None:
+        """Drop the reads of clients that are gone; so many clients are looked at, others the next time."""
+        clients = list(self._of_client)
+        self._looked %= max(1, len(clients))
+        looked = clients[self._looked : self._looked + LOOKS]
+        self._looked += LOOKS
+        gone = {client for client in looked if self._is_gone(client)}
+        for read in [read for read in self._reads.values() if read.client in gone and not read.running] if gone else ():
+            self._drop(read)
 
     def _drop(self, read: _Read) -> None:
         read.over = True

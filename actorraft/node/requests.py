@@ -100,7 +100,9 @@ class Requests:
         self._hearers: OrderedDict[Any, None] = OrderedDict()  # who is told who leads
         self._wanted: list[_Wanted] = []
         self._owed: deque[tuple[Any, codec.QueryRefused]] = deque(maxlen=OWED_MAX)
-        self._reads = Reads(server, executor, clock, snapshots, reply=self.reply, ask=self._ask_index)
+        self._reads = Reads(
+            server, executor, clock, snapshots, reply=self.reply, ask=self._ask_index, is_gone=self._is_gone
+        )
         self.watches = Watches(executor, clock, self.reply)
 
     @property
@@ -163,6 +165,9 @@ class Requests:
         if self._clients is None:
             return True
         return self._clients.send_client(client, codec.encode_reply(reply))
+
+    def _is_gone(self, client: Any) -> bool:
+        return self._clients is not None and self._clients.is_gone(client)
 
     def _count(self, reply: codec.Reply) -> None:
         kind = type(reply)

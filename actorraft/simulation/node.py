@@ -289,6 +289,10 @@ class SimNode:
         arriving = (start, MessageEvent(message))
         self.network.carry(self.node_id, message.dest, dest.deliver, arriving, later_us=self.spent_us)
 
+    def is_gone(self, client: Any) -> bool:
+        """Nobody goes without a word."""
+        return False
+
     def role(self, client: Any) -> str:
         """Whoever is simulated may do all."""
         return "admin"

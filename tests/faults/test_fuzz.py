@@ -151,6 +151,9 @@ class Nobody:
     def __init__(self) -> None:
         self.answers: list[Any] = []
 
+    def is_gone(self, client: Any) -> bool:
+        return False
+
     def role(self, client: Any) -> str:
         return "admin"
 

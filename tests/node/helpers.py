@@ -11,6 +11,7 @@ from actorraft.node.control import RaftControl
 from actorraft.node.driver import ClientEvent, TickEvent
 from actorraft.node.executor import Done, Executor, Work
 from actorraft.node.host import MachineHost
+from actorraft.ports import GONE
 from actorraft.raft.messages import Configuration
 from transports.mock import MockNetwork
 
@@ -40,6 +41,9 @@ class Clients:
             return self.full[client]
         self.sent.append((client, codec.decode_reply(frame)))
         return True
+
+    def is_gone(self, client: Any) -> bool:
+        return self.full.get(client) is GONE
 
     def role(self, client: Any) -> str:
         return "admin"

@@ -10,6 +10,7 @@ from actorraft import NotYet, codec, query
 from actorraft.node import reads
 from actorraft.node.driver import MessageEvent
 from actorraft.node.executor import Apply, Read
+from actorraft.ports import GONE
 from actorraft.raft.messages import AppendEntries, InstallSnapshot, Message
 from tests.node.helpers import Node, Publisher
 
@@ -260,3 +261,36 @@ def test_a_read_waits_for_the_machine_no_longer_than_its_asker_and_takes_nobodys
     node.tick(2.0)
     node.call("emit", 2)
     assert node.clients.of("reader", codec.Answers) == []
+
+
+# --- Nobody waits for them any more ---
+
+
+@pytest.mark.parametrize("consistency", ["linearizable", "stale"])
+def test_reads_of_a_client_that_is_gone_are_let_go_of(consistency: str) -> None:
+    node = Node().lead()
+    last = node.control.server.log.last_index
+    for request_id in range(3):
+        node.read("gone", request_id, consistency=consistency, min_index=last + 1)
+    node.read("there", 1, consistency=consistency, min_index=last + 1)
+    node.clients.full["gone"] = GONE
+    node.clock.now_s += 1.0
+    node.tick()
+
+    assert 1 == len(node.control.requests._reads)
+    node.call("emit")
+    assert [1] == [answer.request_id for answer in node.clients.of("there", codec.Answers)]
+
+
+def test_of_many_clients_that_wait_each_is_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "LOOKS", 2)
+    node = Node().lead()
+    last = node.control.server.log.last_index
+    for client in range(5):
+        node.read(client, 1, min_index=last + 1)
+    node.clients.full[4] = GONE
+    for _ in range(3):
+        node.clock.now_s += 1.0
+        node.tick()
+
+    assert 4 == len(node.control.requests._reads)

@@ -58,6 +58,9 @@ class Clients:
     def __init__(self) -> None:
         self.replies: list[tuple[Any, codec.Reply]] = []
 
+    def is_gone(self, client: Any) -> bool:
+        return False
+
     def role(self, client: Any) -> str:
         return "admin"
 

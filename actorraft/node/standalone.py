@@ -17,15 +17,18 @@ import os
 import queue
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
 from actorraft.errors import UsageError
 from actorraft.node.addresses import Announcement
 from actorraft.node.folder import FIRST_START, SECRET_FILE, SEED_FILE, NodeFolder, take_first_start
 from actorraft.node.process import ON_PROBATION, REMOVED, NodeSpec
 from actorraft.pickling.encoder import encode_factory
+from actorraft.pickling.fingerprint import fingerprint_of
 from actorraft.raft import roster
 from actorraft.raft.config import RaftConfig, deciding
 from actorraft.raft.messages import ClientKey, Configuration, EntryId, Member
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("actorraft")
 
+TRY_ANEW_S: Final = 60.0  # of wall time, until a command that ended this process is tried once more
 DECIDING: Final = ("machine", "args", "kwargs", *deciding(RaftConfig()))  # replicated state
 
 
@@ -133,10 +137,11 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
     probation = prepare_data(path, data_dir, folder)
     seeded = probation is not None and bool(cluster.backup) and node.id in folder.members
     members = folder.members.items()
+    machine = machine or load_machine(cluster.machine)
     return NodeSpec(
         node_id=node.id,
         cluster_id=bytes.fromhex(cluster.id),
-        factory=encode_factory(machine or load_machine(cluster.machine), *arguments_of(folder)),
+        factory=encode_factory(machine, *arguments_of(folder)),
         machine_seed=seed_of(folder),
         directory=data_dir,
         durability=cluster.durability,
@@ -148,6 +153,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         client_endpoint=f"tcp://{client_listen}",
         keys=keys,
         config=config,
+        run=run_of(machine),
         advertise=(node.advertise or listen, node.client_advertise or client_listen),
         seeds={node_id: Announcement(0, each.peer, each.client) for node_id, each in members},
         probation=probation,
@@ -156,6 +162,15 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         settings={name: value for name, value in settings_of(folder, config).items() if name in DECIDING},
         key_file=path.absolute() / SECRET_FILE if keys is not None else None,
     )
+
+
+def run_of(machine: Callable[..., Any]) -> int:
+    """Return which run of the cluster this start counts as: in another one, what ended the process is tried once more.
+
+    Whoever mends the code starts it again, and so does an init system, at once and for ever: so other code is another
+    run, and so is a later minute.
+    """
+    return crc32(f"{fingerprint_of(machine)} {int(time.time() // TRY_ANEW_S)}".encode())
 
 
 def prepare_data(path: Path, data_dir: Path, folder: NodeFolder) -> Probation | None:

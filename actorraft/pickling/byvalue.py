@@ -155,10 +155,22 @@ _NOT_STATE = frozenset(
 def class_attributes(cls: type) -> dict[str, Any]:
     """Return what a class defines itself, without what making it brings along (slots, caches)."""
     return {
-        name: value
+        name: value.meant if type(value) is ClassOfInstance else value
         for name, value in vars(cls).items()
         if name not in _NOT_STATE and not (isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls)
     }
+
+
+class ClassOfInstance:
+    """In the place of a `__class__` that a class defines for its instances: set later, it would be the class's own."""
+
+    meant: Any = None
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else self.meant.__get__(instance, owner)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        self.meant.__set__(instance, value)
 
 
 def reduce_class(cls: type, ref: Ref | None) -> Any:
@@ -171,6 +183,8 @@ def reduce_class(cls: type, ref: Ref | None) -> Any:
         namespace["__slots__"] = slots if isinstance(slots, str | tuple | list | dict) else tuple(members)
     if "__orig_bases__" in own:
         namespace["__orig_bases__"] = own["__orig_bases__"]
+    if "__class__" in own:
+        namespace["__class__"] = None
     registered: list[Any] = []
     if isinstance(cls, abc.ABCMeta):
         found = [reference() for reference in abc._get_dump(cls)[0]]  # type: ignore[attr-defined]
@@ -218,6 +232,8 @@ def build_class(meta: Any, name: str, bases: tuple[Any, ...], namespace: dict[st
     They may want arguments that are gone, or refuse a class with nothing in it: then it is made without them, and what
     they did is in its attributes.
     """
+    if "__class__" in namespace:
+        namespace = {**namespace, "__class__": ClassOfInstance()}
     try:
         return types.new_class(name, bases, {"metaclass": meta}, lambda body: body.update(namespace))
     except Exception:
@@ -274,7 +290,10 @@ def build_enum(meta: Any, name: str, bases: tuple[Any, ...], namespace: dict[str
 def fill_class(cls: Any, attributes: dict[str, Any], more: list[Any]) -> None:
     """Give a class made by `build_class` or `build_enum` what it defines."""
     for name, value in attributes.items():
-        type.__setattr__(cls, name, value)
+        if name == "__class__":
+            vars(cls)[name].meant = value
+        else:
+            type.__setattr__(cls, name, value)
     if issubclass(cls, enum.Enum):
         for name, extras in more[0].items():
             vars(cls._member_map_[name]).update(extras)
@@ -399,7 +418,10 @@ def _new_type(value: Any) -> Any:
 
 
 def remake_new_type(module: str, qualname: str, supertype: Any) -> Any:
-    """Make a NewType anew."""
+    """Make a NewType anew, or take the one of that name and supertype that this process has."""
+    known = look_up((module, qualname))
+    if type(known) is typing.NewType and known.__supertype__ is supertype:
+        return known
     made = typing.NewType(qualname, supertype)  # type: ignore[misc]
     made.__module__ = module
     return made

@@ -20,6 +20,7 @@ import functools
 import hashlib
 import importlib.util
 import linecache
+import logging
 import sys
 import types
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from actorraft.machine import Method
+from actorraft.pickling import exceptions
+
+logger = logging.getLogger("actorraft")
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -41,7 +45,13 @@ DEPTH_MAX: Final = 8  # of what a closure holds
 def fingerprint_of(machine: Any) -> str:
     """Return 32 hexadecimal digits for the code of a machine's class, or of any class or function."""
     walk = _Walk()
-    walk.take(machine)
+    try:
+        walk.take(machine)
+    except BaseException as error:  # a metaclass is user code: only its name is known, then
+        what = exceptions.name(machine) if isinstance(machine, type) else exceptions.name(type(machine))
+        logger.warning("changes of %s's code cannot be told: it raised %s", what, exceptions.summary(error))
+        walk = _Walk()
+        walk.unreadable(what)
     return walk.result()
 
 
@@ -94,6 +104,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self._pieces: dict[str, str] = {}  # what it is -> what it does
+        self._taken: set[int] = set()  # classes whose closures are known: they may close over themselves
         self._home: _Module | None = None
 
     def result(self) -> str:
@@ -101,13 +112,18 @@ class _Walk:
         text = "\n".join(f"{name} {self._pieces[name]}" for name in sorted(self._pieces))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
+    def unreadable(self, name: str) -> None:
+        """Know of something no more than its name."""
+        self._pieces[name] = "unreadable"
+
     # --- Objects ---
 
     def take(self, code: Any) -> None:
         """Take a class with its bases, or a function."""
         if isinstance(code, type):
             for each in code.__mro__:
-                if not _is_foreign(str(each.__module__)):
+                if id(each) not in self._taken and not _is_foreign(str(each.__module__)):
+                    self._taken.add(id(each))
                     self._take_definition(each)
                     self._take_cells(each)
         elif isinstance(code, types.FunctionType):
@@ -307,7 +323,7 @@ def _find(tree: ast.Module, code: Any) -> ast.AST | None:
             found = [node for each in found for node in ast.walk(each) if isinstance(node, ast.Lambda)]
         else:
             found = [node for node in inner if isinstance(node, _Definition) and node.name == part]
-    line = getattr(getattr(code, "__code__", None), "co_firstlineno", None)
+    line = code.__code__.co_firstlineno if type(code) is types.FunctionType else None
     if len(found) > 1 and line is not None:
         found = [node for node in found if line in _lines(node)]
     return found[-1] if found else None

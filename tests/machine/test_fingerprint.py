@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
 from actorraft.pickling import fingerprint
+from actorraft.pickling.fingerprint import fingerprint_of
 
 BANK = '''\
 """A bank."""
@@ -332,3 +335,56 @@ def test_nothing_is_asked_of_the_user_s_objects_and_no_expression_is_too_deep(tm
     assert len(fingerprint.fingerprint_of(Holds)) == 32
     deep = "LIMIT = " + " + ".join(["1"] * 900)
     assert len(asked(write(tmp_path, rules=RULES.replace("LIMIT = 100", deep)))) == 32
+
+
+def closes_over_itself() -> type:
+    class Itself:
+        def method(self) -> type:
+            return Itself
+
+    return Itself
+
+
+def of_a_metaclass_that_answers_nothing() -> type:
+    class Throwing(type):
+        def __getattr__(cls, name: str) -> Any:
+            raise SystemExit(name)
+
+    class Unanswering(metaclass=Throwing):
+        """Of it."""
+
+    return Unanswering
+
+
+def of_a_metaclass_that_raises_for_what_every_class_has() -> type:
+    class Mean(type):
+        def __getattribute__(cls, name: str) -> Any:
+            raise KeyboardInterrupt(name)
+
+    return Mean("Meant", (), {})
+
+
+def in_the_closures_of_its_base() -> type:
+    class Quack(Protocol):
+        def quack(self) -> str: ...
+
+    class Duck(Quack):
+        pass
+
+    return Duck
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        closes_over_itself,
+        of_a_metaclass_that_answers_nothing,
+        of_a_metaclass_that_raises_for_what_every_class_has,
+        in_the_closures_of_its_base,
+    ],
+)
+def test_a_class_that_is_reached_from_itself_or_has_a_metaclass_that_raises_has_a_fingerprint(
+    make: Callable[[], type],
+) -> None:
+    code = make()
+    assert fingerprint_of(code) == fingerprint_of(code) != fingerprint_of(int)

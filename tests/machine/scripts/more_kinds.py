@@ -117,6 +117,11 @@ class UsesNT:
         return UserId(4), UserId.__name__, UserId.__supertype__
 
 
+class GivesNT:
+    def apply(self, s):
+        return UserId
+
+
 class UsesPS(Generic[P]):
     f: "Callable[P, int]"
 
@@ -567,13 +572,37 @@ class GetSet:
         return self.foo
 
 
+class OwnClass:
+    @property
+    def __class__(self):
+        return type(self)
+
+    def apply(self, s):
+        return type(vars(OwnClass)["__class__"].__get__(self)), type(self).__name__, self.__class__.__name__
+
+
+class Quacks(Protocol):
+    def quack(self): ...
+
+
+class Duck(Quacks):
+    def quack(self):
+        return "quack"
+
+    def apply(self, s):
+        return self.quack(), isinstance(self, Duck)
+
+
 CASES = [
+    OwnClass(),
+    Duck(),
     Needs(),
     Deep(),
     AbcDone(),
     GenDone(),
     UsesTD(),
     UsesNT(),
+    GivesNT(),
     UsesPS(),
     UsesTVT(),
     Impl(),
@@ -617,6 +646,7 @@ def main(path: Path) -> None:
             count = len(node.definitions)
             again = node.execute(sample)
             assert repr(here) == repr(there) == repr(again), (name, here, there, again)
+            assert type(here) is not NewType or here is there is again, "it is told by identity"
             assert count == len(node.definitions), f"{name} is defined twice"
     prints = {type(sample).__qualname__: fingerprint_of(type(sample)).hex() for sample in CASES}
     if path.exists():

@@ -18,6 +18,7 @@ Threads:    one thread owns the sockets; only `wake` may be called from others.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import math
@@ -57,6 +58,7 @@ GREET_S: Final = (0.02, 1.0)  # first and longest wait before a hello that was n
 LOOK_S: Final = 0.02  # how often links that are not up are looked after
 CALM_S: Final = 1.0  # and the others
 BROKEN_OFF_MAX: Final = 3  # a node that dies breaks one off, or two; who has not the right key breaks off all
+SAYS_NOTHING: Final = "nothing; it takes connections, so its process is there, and is paused, hangs or is too busy"
 KEYS_DO_NOT_FIT: Final = "this process's key is not allowed there, or whoever answers has not the key of that node"
 ASK_S: Final = 0.5  # how often the name of a host that cannot be reached is asked for again
 
@@ -457,7 +459,10 @@ class Sockets:
     def _drain_monitor(self, link: Link, happened: list[Envelope]) -> None:
         try:
             while link.monitor is not None:
-                event, _ = _EVENT.unpack(link.monitor.recv_multipart(_NOW)[0])
+                event, number = _EVENT.unpack(link.monitor.recv_multipart(_NOW)[0])
+                if event & BROKEN_OFF and number == errno.EAGAIN:  # the other end let the time for it go by
+                    self.refusals[link.id] = SAYS_NOTHING
+                    continue
                 if event & (REFUSED | BROKEN_OFF):
                     link.refused = link.refused or bool(event & REFUSED)  # a key that is new may be known there soon
                     self._look_s = min(self._look_s, time.monotonic() + LOOK_S)

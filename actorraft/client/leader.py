@@ -103,9 +103,11 @@ class Leadership:
         """Say what is known, for an error's text."""
         if self.leader is not None:
             return f"node {self.leader} led in term {self.term}"
-        if self.refusals_of_links:
+        refusals = dict(self.refusals_of_links)  # the I/O thread may add to it
+        if refusals:
             known = "no leader is known" if self.nodes else "no node can be reached"
-            return f"{known}; " + "; ".join(f"node {node} says: {why}" for node, why in self.refusals_of_links.items())
+            who = {node: f"node {node}" if node >= 0 else "who answers there" for node in refusals}
+            return f"{known}; " + "; ".join(f"{who[node]} says: {why}" for node, why in refusals.items())
         if not self.nodes:
             return "no node can be reached: none runs there, or, over tcp, the keys are another cluster's"
         if not self.heard:

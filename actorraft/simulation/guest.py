@@ -25,7 +25,7 @@ CRAWL = b"crawl"  # in a frame: what it holds takes long
 class Mood:
     """What is different from node to node, and no part of any state: how much memory there is."""
 
-    out_of_memory = 0  # so many times a command finds none
+    out_of_memory = 0  # so many times a command, or a restore, finds none
 
     def __reduce__(self) -> tuple[type[Mood], tuple[()]]:
         return Mood, ()  # one is as good as another
@@ -192,7 +192,11 @@ class Guest(StateMachine):
         return self._state()
 
     def restore(self, state: Any) -> None:
-        """Become what a snapshot holds."""
+        """Become what a snapshot holds, or some of it, if there is no memory for more."""
+        if self._mood.out_of_memory:
+            self._mood.out_of_memory -= 1
+            self.registers, self.applied = dict(state["registers"]), {}
+            raise MemoryError("of a restore")
         vars(self).update(state)
 
     def _state(self) -> dict[str, Any]:

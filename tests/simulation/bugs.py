@@ -56,6 +56,7 @@ class Way(Enum):
     SEEDS = "seeds"
     GUESTS = "seeds whose machine is a user's"
     HOLDS = "those of them with commands that no node can apply"
+    NO_MEMORY = "those of them in which nodes run out of memory"
     OLD_DISKS = "seeds in which a node comes back on an older copy of its disk"
     THREADS = "schedules of the machine's thread and the loop's"
 

@@ -26,6 +26,7 @@ from actorraft.node.machine_thread import MachineThread
 from actorraft.node.requests import Requests
 from actorraft.node.session_table import Sessions
 from actorraft.node.snapshotting import SnapshotChunks, Snapshotting
+from actorraft.node.work import Restored, Stopped
 from actorraft.raft import replication
 from actorraft.raft.log import RaftLog
 from actorraft.raft.messages import EntryId
@@ -111,6 +112,50 @@ def _(patch: pytest.MonkeyPatch) -> None:
         self.hold = self.hold._replace(ready=True)
 
     patch.setattr(Executor, "_hold_at", careless)
+
+
+@bug("what a node holds at is tried again on the half-changed state", way=Way.GUESTS)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def hasty(self: Executor, work: Any) -> None:
+        assert self.hold is not None
+        self.hold = self.hold._replace(ready=True)
+
+    patch.setattr(Executor, "_rebuild", hasty)
+
+
+@bug("a snapshot that a node cannot restore ends it", quick=True, way=Way.NO_MEMORY)
+def _(patch: pytest.MonkeyPatch) -> None:
+    install = Executor._install
+
+    def strict(self: Executor, work: Any) -> Any:
+        done = install(self, work)
+        return done if self.hold is None else Stopped(self.hold.reason)
+
+    patch.setattr(Executor, "_install", strict)
+
+
+@bug("a node goes on from what it could restore of a snapshot", quick=True, way=Way.NO_MEMORY)
+def _(patch: pytest.MonkeyPatch) -> None:
+    install = Executor._install
+
+    def content(self: Executor, work: Any) -> Any:
+        done = install(self, work)
+        if self.hold is None:
+            return done
+        self.hold = None
+        return Restored(work.last_index, self.log_time_s, None, self.code)
+
+    patch.setattr(Executor, "_install", content)
+
+
+@bug("an entry's outcome becomes its error while a voter is missing", way=Way.GUESTS)
+def _(patch: pytest.MonkeyPatch) -> None:
+    members = Holding._members
+
+    def reached(self: Holding, index: int) -> frozenset[int]:
+        return frozenset(one for one in members(self, index) if one not in self._server.disconnected)
+
+    patch.setattr(Holding, "_members", reached)
 
 
 @bug("what some nodes held at becomes the result of all, though others may have applied it", way=Way.GUESTS)

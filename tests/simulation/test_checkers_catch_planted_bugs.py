@@ -38,6 +38,8 @@ def has_what_it_needs(way: Way, seed: int) -> bool:
     profile = profile_of(seed)
     if way in (Way.GUESTS, Way.HOLDS):
         return profile.guest if way is Way.GUESTS else profile.holds
+    if way is Way.NO_MEMORY:
+        return profile.guest and "out of memory" in profile.kinds
     return way is not Way.OLD_DISKS or "old disk" in profile.kinds
 
 

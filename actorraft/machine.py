@@ -408,6 +408,18 @@ class CommandContext:
         )
 
 
+class LookingContext(CommandContext):
+    """What queries and the hooks of a snapshot may ask: what is true of the last entry that was applied."""
+
+    __slots__ = ()
+
+    def publish(self, topic: str, event: Any) -> None:
+        """Refuse: only commands publish, in log order."""
+        raise UsageError(
+            "context().publish() is for commands: what looks at the state happens at one node, at any time"
+        )
+
+
 def _as_it_is(event: Any) -> Any:
     return event
 
@@ -422,10 +434,10 @@ active = Active()
 
 
 def context() -> CommandContext:
-    """Return the context of the command being applied.
+    """Return the context of the command being applied; in a query or a hook, that of the last entry applied.
 
     Raises:
-        UsageError: no command is being applied in this thread.
+        UsageError: nothing of a machine is being run in this thread.
     """
     current = active.context
     if current is None:

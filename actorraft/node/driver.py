@@ -194,7 +194,7 @@ class Driver:
         self.observer = observer if observer is not None else Observer()
         self.metrics = Metrics()
         self._handed: deque[tuple[int, float]] = deque()  # (last index, when) of what the executor has not applied yet
-        self.difference = self.fault = self.lost_log = ""
+        self.difference = self.fault = self.lost_log = self.too_old = ""
         self.refused: dict[int, str] = {}  # members that are not heard: node id -> why
         self._urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
         self._tell_at_s: float | None = None  # when followers hear of the last commit, if nothing has told them
@@ -256,6 +256,8 @@ class Driver:
         self.fetching = Fetching(self.server, net, storage, self.snapshots, config)
         self._gate: Gate | None = Gate() if noop and not isinstance(executor, LogOnly) else None
         self._shut_out: list[LogEntry] = []  # by the gate
+        if snapshot is None:
+            self._look_at_code()
         self._flush()
 
     # --- In ---
@@ -469,6 +471,7 @@ class Driver:
             case work.Applied(index, replies, log_time_s, wake_at_s, events, checked, hold):
                 if hold is not self.holding.hold:
                     self.holding.note(hold)
+                    self._look_at_code()
                 if events:
                     self.requests.watches.published(events)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
@@ -497,6 +500,7 @@ class Driver:
                 self.requests.snapshot_ended(reason)
             case work.Restored(index, log_time_s, wake_at_s, code):
                 self.rules.restored(code)
+                self._look_at_code()
                 self.holding.note(None)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self.server.applied(index)
@@ -546,6 +550,12 @@ class Driver:
             logger.error("%s", checked.difference)
             self.observer.noticed("difference", checked.difference)
 
+    def _look_at_code(self) -> None:
+        """See whether this node's code is too old for what it holds."""
+        before, self.too_old = self.too_old, self.rules.look()
+        if self.too_old != before:
+            self.observer.noticed("hold", self.too_old or self.holding.reason)
+
     def _on_compared(self, message: Message) -> None:
         assert isinstance(message, Compared)
         if self.server.state is LeaderState and message.term == self.server.current_term:
@@ -568,6 +578,8 @@ class Driver:
 
     def _troubles(self) -> tuple[str, ...]:
         told = (
+            self.too_old,
+            self.rules.waiting,
             self.holding.reason,
             self.fetching.reason,
             self.skipping.reason,

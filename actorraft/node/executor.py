@@ -131,6 +131,8 @@ class Executor:
     def run(self, work: Work) -> Done:
         """Do one piece of work; never raises for what user code or bytes from outside do."""
         try:
+            if type(work) is not Apply:
+                self._look()
             match work:
                 case Apply():
                     return self._apply(work)
@@ -155,6 +157,12 @@ class Executor:
             return Stopped(f"at index {self.last_applied + 1}: {stop}")
         except (MemoryError, RecursionError, ImportError) as error:
             return Stopped(f"at index {self.last_applied + 1}: {type(error).__name__}: {error}")
+
+    def _look(self) -> None:
+        """What looks at the state from here on is told of the last entry."""
+        looking = self.host.looking
+        looking.begin_entry(self.last_applied, self._context.term, self.log_time_s)
+        looking.serial, looking.position = self.serial, 0
 
     def _take_digest(self, work: TakeDigest) -> Answered:
         try:
@@ -411,6 +419,7 @@ class Executor:
 
     def _check(self, index: int, entry: codec.Check) -> None:
         """Compare with the leader; with newer code, go no further at a difference: the older code rules."""
+        self._look()
         checked = self.checks.check(index, self.serial, entry)
         if checked.difference and self._is_mixed:
             self._doubt = f"{checked.difference}. Its code is newer, so it applies nothing further as it is"
@@ -716,6 +725,7 @@ class Executor:
                 self.sessions.restore(sessions)
                 self._restore_history(file, published, first_index)
                 self._use_code(code)
+                self._look()
                 self.host.restore(file)
             if self._mine is not None:
                 self.host.did_not_migrate(self._not_migrated)

@@ -32,6 +32,7 @@ from actorraft.machine import (
     NO_HOOKS,
     CommandContext,
     CommandObjects,
+    LookingContext,
     MachineMethods,
     Replace,
     active,
@@ -111,6 +112,7 @@ class MachineHost:
         self._definitions = definitions or Definitions()
         self._dumps = self._definitions.dumps
         self._context: CommandContext | None = None
+        self.looking = LookingContext(cluster_seed)  # of queries, and of hooks that take or compare the state
         # Called before a command that may do anything to the state.
         self.before_object: Callable[[], None] | None = None
         # Told what is wrong with the machine's hooks, whenever that changes; "" once nothing is.
@@ -261,11 +263,14 @@ class MachineHost:
         Raises:
             HookFailed: it did.
         """
+        active.context = self.looking
         try:
             done = act()
         except HookFailed as error:
             self._fault(hook, f"{error}{consequence}")
             raise
+        finally:
+            active.context = None
         if self._faults:
             self._well(hook)
         return done
@@ -504,12 +509,15 @@ class MachineHost:
 
     def query(self, request: Any) -> Any:
         """Answer a read; the state must not change. Never raises for what user code does."""
+        active.context = self.looking
         try:
             return self.encode_value(self._ask(request))
         except BaseException as error:
             if _is(error, NotYet):
                 return codec.NOT_YET
             return self._error(request, error, self._queries, "query")
+        finally:
+            active.context = None
 
     def _ask(self, request: Any) -> Any:
         if type(request) is list:
@@ -562,7 +570,7 @@ class MachineHost:
 
     def use_rules(self, version: int) -> None:
         """Commands are applied by the rules of that version of the machine: snapshots are of it too."""
-        self._state.rules = version
+        self._state.rules = self.looking.machine_version = version
 
     def migrate(self, from_version: int, ctx: CommandContext) -> str:
         """Have the machine take the step from that version to the next; return why it did not, if so.

@@ -80,6 +80,7 @@ class Rules:
         self._heard.pop(node_id, None)
         if greeting.code is not None:
             self._heard[node_id] = codec.Code(*greeting.code)
+        self._find_unfit()
         self._mute.discard(node_id)
         if greeting.wire < 1:
             self._mute.add(node_id)
@@ -105,6 +106,25 @@ class Rules:
     def lost(self, node_id: int) -> None:
         """A peer's link is down: it may come back with other code."""
         self._heard.pop(node_id, None)
+        self._find_unfit()
+
+    def _find_unfit(self) -> None:
+        known = self._in_log
+        unfit = (one for one, code in self._heard.items() if known is not None and code.version < known.version)
+        self._server.unfit = frozenset(unfit)
+
+    def look(self) -> str:
+        """See whether this node's code is older than the log's: it does not lead then. Returns why, if so."""
+        known = self._look()
+        self._server.too_old = self.mine is not None and known is not None and known.version > self.mine.version
+        if not self._server.too_old:
+            return ""
+        assert known is not None, "compared with"
+        assert self.mine is not None, "compared with"
+        return (
+            f"commands are applied by machine_version {known.version}, and this node runs {self.mine.version}: it "
+            "stores and votes only. Start it with the newer code"
+        )
 
     def older_rule(self, entries: Sequence[LogEntry]) -> bool | None:
         """Whether any of these entries, the next to be applied, are older code's; None: that is not known yet.
@@ -222,6 +242,7 @@ class Rules:
 
     def _begin_term(self) -> None:
         self._term, self._in_log = self._server.current_term, self._look()
+        self._find_unfit()
         self._agreed.clear()
         self._compares_since_s = None
         self._from_index = self._server.log.last_index
@@ -234,6 +255,18 @@ class Rules:
             return False
         members = self._server.configuration.members
         return known != self.mine or any(code != known for one, code in self._heard.items() if one in members)
+
+    @property
+    def waiting(self) -> str:
+        """Say for whom a higher version waits, at the leader; "" if for nobody."""
+        known = self._in_log if self._term == self._server.current_term else None
+        if self.mine is None or known is None or self.mine.version <= known.version:
+            return ""
+        if self.waits_for:
+            return f"machine_version {self.mine.version} takes effect once nodes {self.waits_for} run it"
+        if self.to_compare:
+            return f"machine_version {self.mine.version} takes effect once nodes {self.to_compare} are found equal"
+        return ""
 
     @property
     def _compares_now(self) -> bool:

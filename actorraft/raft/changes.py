@@ -133,6 +133,8 @@ def change_membership(self: RaftServer, changes: Sequence[MemberChange]) -> int:
     configuration = self.configuration
     for change in changes:
         check_identity(configuration, change)
+        if isinstance(change, AddVoter) and change.node_id in self.unfit:
+            raise ProposalRefused(f"node {change.node_id} runs code of the machine that is older than the log's")
     if apply_changes(configuration, changes) == configuration:
         return self.configurations[-1][0]  # done already: asked for once more, perhaps
     newcomers = [
@@ -193,6 +195,9 @@ def check_catch_up(self: RaftServer) -> None:
     """Finish rounds of newcomers; when all have caught up, enter the change itself (D§4.2.1)."""
     pending = self.pending_change
     if pending is None:
+        return
+    if self.unfit and any(change.node_id in self.unfit for change in pending.changes if isinstance(change, AddVoter)):
+        self.pending_change = None
         return
     election_timeout_ticks = self.config.election_timeout_ticks
     for node_id, current in list(pending.rounds.items()):

@@ -23,6 +23,7 @@ class SimHost:
     takes_many = False
 
     def __init__(self) -> None:
+        self.looking = CommandContext()
         self.registers: dict[str, str] = {}
         self.applied: dict[int, int] = {}  # command id -> how often it was applied
         self.last_serial = -1

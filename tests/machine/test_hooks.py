@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from actorraft import StateMachine, UsageError, command, query
+from actorraft import CommandFailed, StateMachine, UsageError, command, context, query
 from actorraft.machine import CommandContext
 from actorraft.node.guest import HookFailed
 from actorraft.node.host import MachineHost
@@ -835,3 +835,55 @@ def test_hooks_run_in_any_thread_alike(error: BaseException) -> None:
     assert found[0] is None
     assert "Wakes.wake_at" in found[1]
     assert found[2] == 1
+
+
+class Asking(StateMachine):
+    """Asks for its context wherever it may."""
+
+    machine_version = 3
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def _see(self, where: str) -> None:
+        self.seen.append((where, context().machine_version))
+
+    @command
+    def ask(self) -> None:
+        self._see("command")
+
+    @query
+    def look(self) -> int:
+        return context().machine_version
+
+    @query
+    def publish(self) -> None:
+        context().publish("topic", 1)
+
+    def snapshot(self) -> Any:
+        self._see("snapshot")
+        return self.seen
+
+    def restore(self, state: Any) -> None:
+        self.seen = state
+        self._see("restore")
+
+    def digest(self) -> bytes:
+        self._see("digest")
+        return b""
+
+
+def test_queries_and_hooks_may_ask_by_which_rules_commands_are_applied() -> None:
+    local = Local(Asking)
+    local.host.use_rules(3)
+    assert 3 == local.ask("look")
+    local.host.digest()
+    written = io.BytesIO()
+    local.host.snapshot(written.write)
+    written.seek(0)
+    local.host.restore(written)
+    assert [("digest", 3), ("snapshot", 3), ("restore", 3)] == local.host.machine.seen
+    with pytest.raises(CommandFailed, match="publish"):
+        local.ask("publish")
+    with pytest.raises(UsageError, match="context"):
+        context()

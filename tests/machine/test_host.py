@@ -89,7 +89,7 @@ class Bank(StateMachine):
 
     @query
     def misuse(self) -> None:
-        context()
+        context().publish("topic", 1)
 
 
 @dataclass
@@ -332,7 +332,7 @@ def test_an_exception_whose_text_cannot_be_made_is_a_result(bank: Local) -> None
         bank.execute(fail)
 
 
-def test_the_context_asked_for_in_a_query_is_the_users_mistake_and_no_refusal(bank: Local) -> None:
+def test_publishing_in_a_query_is_the_users_mistake_and_no_refusal(bank: Local) -> None:
     with pytest.raises(CommandFailed, match="UsageError: context"):
         bank.ask("misuse")
 

@@ -566,3 +566,15 @@ def test_the_log_decides_also_in_a_transfer() -> None:
     voter.step(RequestVote(2, 0, 2, -1, -1, transfer=True))
 
     assert voter.voted_for is None
+
+
+def test_a_node_whose_code_is_too_old_votes_and_does_not_campaign() -> None:
+    server = make_server()
+    server.too_old = True
+    server.tick(10 * server.config.election_timeout_ticks)
+    assert server.state is FollowerState
+    expect_quiet(server)
+
+    server.step(RequestVote(1, 0, 5, 3, 4))
+    [answer] = take(server).messages_after_persist
+    assert answer == RequestVoteResponse(0, 1, 5, True)

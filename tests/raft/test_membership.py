@@ -366,3 +366,20 @@ def test_voters_in_the_joint_phase_and_catching_up_under_a_full_change() -> None
 
     assert leader.configuration == of("03", "012", next_node_id=4)
     assert leader.voters == {0, 1, 2, 3}
+
+
+def test_a_learner_whose_code_is_too_old_is_not_promoted() -> None:
+    leader = settled_leader(size=1)
+    leader.change_membership([AddVoter(1)])
+    drain(leader)
+    leader.unfit = frozenset({1})
+    acknowledge(leader, 1, match_index=leader.log.last_index)
+
+    assert leader.pending_change is None
+    assert leader.configuration.learners == {1}
+    with pytest.raises(ProposalRefused, match="older"):
+        leader.change_membership([AddVoter(1)])
+    leader.unfit = frozenset()
+    leader.change_membership([AddVoter(1)])
+    acknowledge(leader, 1, match_index=leader.log.last_index)
+    assert leader.configuration.voters == {0, 1}

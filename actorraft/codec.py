@@ -265,7 +265,7 @@ class Refused(msgspec.Struct, array_like=True, frozen=True, tag=4):
 
     client_id: int
     first_sequence: int
-    reason: str  # "not leader", "busy", "too large"
+    reason: str  # "not leader", "busy", "too large"; NO_ROOM and why
     leader_id: int | None
     forbidden: bool = False  # the client's key does not allow it; `reason` says so in words
 
@@ -328,6 +328,7 @@ _reply_decoder = msgspec.msgpack.Decoder(Reply)
 
 encode = _encoder.encode  # of any Request or Reply
 
+NO_ROOM: Final = "no room"  # begins the reason of a refusal: the disk takes no writes
 ANSWER_BYTES_MAX: Final = (64 << 20) - (64 << 10)  # of a Reply: a client's link takes 64 MiB, heads included
 _TOO_LARGE: Final = b"it was done; what it gave is too large to be sent"
 LOST: Final = msgspec.msgpack.Ext(6, _TOO_LARGE)  # the result of that

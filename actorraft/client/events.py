@@ -28,8 +28,9 @@ class ClusterEvent:
     """One thing that happened.
 
     Attributes:
-        kind: "leader", "exit", "restart", "membership", "snapshot", "difference", "hold", "lost log" (a node came back
-            without entries that it had acknowledged), "missed" (this reader was too slow).
+        kind: "leader", "exit", "restart", "membership", "snapshot", "difference", "hold", "disk" (it takes no
+            writes, or does again), "lost log" (a node came back without entries that it had acknowledged), "missed"
+            (this reader was too slow).
         node_id: whom it concerns, if anybody.
         detail: in words.
         time_s: this process's wall clock.

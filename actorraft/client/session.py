@@ -396,6 +396,8 @@ class ClientSession:
             return Busy(
                 f"the leader's queue stayed full until the deadline ({where}); not applied: send less, or again later"
             )
+        if reason.startswith(codec.NO_ROOM):
+            return Unavailable(f"the leader takes no writes, {reason.partition(': ')[2]} ({where}); not applied")
         return Unavailable(f"no leader took the command in time ({where}); it is not applied and may be sent again")
 
     def _expire_queue(self, now_s: float) -> None:

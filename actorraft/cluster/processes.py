@@ -657,6 +657,8 @@ class NodeProcesses:
             self.emit("difference", process.node_id, value)
         elif verb == "lost log":
             self.emit("lost log", *value)
+        elif verb == "disk":
+            self.emit("disk", process.node_id, f"takes no writes: {value}" if value else "takes writes again")
         elif verb == "hold":
             self._holds.pop(process.node_id, None)
             if value:

@@ -73,6 +73,9 @@ class Backups:
         self._ask_loop = ask_loop
         self._stop = threading.Event()
         self._last: dict[str, Any] = {"index": -1, "time_s": None, "bytes": 0, "error": None}
+
+    def start(self) -> None:
+        """Keep to the schedule from now on."""
         threading.Thread(target=self._run, name="backups", daemon=True).start()
 
     def report(self) -> dict[str, Any]:
@@ -88,14 +91,26 @@ class Backups:
         while not self._stop.wait(wait_s):
             began_s = time.monotonic()
             try:
-                path, index = self._write()
-                self._last = {"index": index, "time_s": time.time(), "bytes": path.stat().st_size, "error": None}
-                self._remove_old(path)
+                self.write()
                 wait_s = max(0.0, began_s + self._schedule.every_s - time.monotonic())
             except (ActorRaftError, OSError) as error:
-                self._last = {**self._last, "error": str(error)}
                 logger.error("no backup was written, and none was removed: %s", error)
                 wait_s = min(self._schedule.every_s, AGAIN_S)
+
+    def write(self) -> Path:
+        """Write one now, and remove the oldest; return it, or the one that is of the same index.
+
+        Raises:
+            ActorRaftError, OSError: it was not written; nothing is removed.
+        """
+        try:
+            path, index = self._write()
+            self._last = {"index": index, "time_s": time.time(), "bytes": path.stat().st_size, "error": None}
+            self._remove_old(path)
+        except (ActorRaftError, OSError) as error:
+            self._last = {**self._last, "error": str(error)}
+            raise
+        return path
 
     def _write(self) -> tuple[Path, int]:
         """Return the backup of what is committed now, and up to which index that is."""

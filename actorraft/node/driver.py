@@ -110,7 +110,8 @@ class Observer:
         """Something that an operator may want to know.
 
         "snapshot" (its index), "restored" (up to which), "difference" and "hold" (in words), "lost log" (whose, and in
-        words), "begun" (probation is over: what this node votes and acknowledges counts).
+        words), "disk" (why it takes no writes; "": it does again), "begun" (probation is over: what this node votes and
+        acknowledges counts).
         """
 
     def about(self) -> dict[str, Any]:
@@ -585,6 +586,7 @@ class Driver:
             self.skipping.reason,
             self.difference,
             self.fault,
+            self.requests.no_room and f"takes no writes: {self.requests.no_room}",
             self.lost_log,
         )
         return (*told, self._on_probation())

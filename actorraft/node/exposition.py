@@ -98,6 +98,8 @@ def families(status: dict[str, Any]) -> Iterator[Any]:
     for peer, down_s in sorted(status.get("links", {}).items()):
         links.add_metric([str(peer)], float(down_s is None))
     yield links
+    yield from _disk_families(status.get("disk") or {})
+    yield from _backup_families(status.get("backup") or {})
     for name, said, text in HISTOGRAMS:
         bounds, counts, above, total_s = metrics[name]
         so_far, buckets = 0, []
@@ -106,3 +108,42 @@ def families(status: dict[str, Any]) -> Iterator[Any]:
             buckets.append((str(bound), so_far))
         buckets.append(("+Inf", so_far + above))
         yield HistogramMetricFamily(f"actorraft_{said}", text, buckets=buckets, sum_value=total_s)
+
+
+def _disk_families(disk: dict[str, Any]) -> Iterator[Any]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    if not disk:
+        return
+    yield GaugeMetricFamily(
+        "actorraft_disk_free_bytes", "Room on the disk of this node's data.", value=disk["free_bytes"]
+    )
+    yield GaugeMetricFamily(
+        "actorraft_disk_reserve_bytes", "With less room than this, writes are refused.", value=disk["reserve_bytes"]
+    )
+    if disk["full_in_s"] is not None:
+        yield GaugeMetricFamily(
+            "actorraft_disk_full_in_seconds",
+            "Until writes are refused, at the pace of the last minute; absent where the disk does not fill.",
+            value=disk["full_in_s"],
+        )
+    yield GaugeMetricFamily(
+        "actorraft_disk_refuses_writes", "1 while writes are refused, else 0.", value=float(disk["refuses_writes"])
+    )
+
+
+def _backup_families(backup: dict[str, Any]) -> Iterator[Any]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    if not backup:
+        return
+    if backup["time_s"] is not None:
+        yield GaugeMetricFamily(
+            "actorraft_backup_last_success_timestamp_seconds", "When the last backup was good.", value=backup["time_s"]
+        )
+        yield GaugeMetricFamily("actorraft_backup_size_bytes", "Bytes of the last backup.", value=backup["bytes"])
+    yield GaugeMetricFamily(
+        "actorraft_backup_failed",
+        "1 where the last try to write a backup failed, else 0.",
+        value=float(bool(backup["error"])),
+    )

@@ -10,6 +10,7 @@ Source:     docs/a-node.md; docs/decisions/0005 and 0014.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
@@ -50,10 +51,12 @@ from actorraft.node.leaving import Leaving
 from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
 from actorraft.node.members import Members
+from actorraft.node.room import DiskRoom
 from actorraft.pickling.fingerprint import fingerprint_of
 from actorraft.ports import GONE, Kinds
 from actorraft.raft import roster
 from actorraft.raft.config import RaftConfig
+from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import Configuration, Message
 from actorraft.raft.probation import Probation
 from actorraft.raft.ready import LeaderState
@@ -267,7 +270,7 @@ class RaftNode:
             code=code,
         )
         self._machine = MachineThread(executor, mailbox.wake)
-        reports = _Reports(context, partial(has_begun, spec.directory))
+        reports = self._reports = _Reports(context, partial(has_begun, spec.directory))
         self.driver = Driver(
             self._net,
             storage=storage,
@@ -290,6 +293,14 @@ class RaftNode:
         self.driver.fault = host.fault
         self._since_s = self._clock.monotonic()
         self._lost_s: dict[int, float] = {}  # peer -> since when its link is down
+        self._room = DiskRoom(
+            spec.directory,
+            self._clock,
+            reserve_bytes=spec.config.disk_reserve_bytes,
+            snapshot_bytes=lambda: self.driver.snapshots.newest_bytes,
+        )
+        self.driver.requests.no_room = self._room.low
+        self._handed_over = False  # leadership, since the disk is low
         self._caught_up = False  # what was committed when a leader was first known is applied
         self._to_apply: int | None = None  # and that is up to here
         reports.more = self._about
@@ -332,6 +343,8 @@ class RaftNode:
         """Serve until the parent asks to stop."""
         self._context.on_stop(self._mailbox.wake)
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
+        if self._backups is not None:
+            self._backups.start()
         self._machine.run(self._turn, lambda: self.driver.process_events(()))
         if self._backups is not None:
             self._backups.close()
@@ -369,6 +382,8 @@ class RaftNode:
         while self._orders:
             self._obey(*self._orders.popleft())
         driver.process_events(events)
+        if elapsed:
+            self._look_at_disk()
         if self._campaign:
             self._campaign_when_connected()
         if self._unsettled and driver.server.state is LeaderState:
@@ -391,6 +406,25 @@ class RaftNode:
         if self._spec.settings.keys() - dict(configuration.settings).keys():
             self.driver.server.annotate(roster.settle(configuration, self._spec.settings))
             self.driver.process_events(())
+
+    def _look_at_disk(self) -> None:
+        """Below the watermark: take no writes, cut the log once, and let another lead, who may have room."""
+        driver, low = self.driver, self._room.low
+        if self._room.look():
+            low = driver.requests.no_room = self._room.low
+            self._handed_over = False
+            self._reports.noticed("disk", low)
+            if low:
+                logger.error("takes no writes: %s", low)
+                driver.snapshots.begin()
+            else:
+                logger.warning("takes writes again: its disk has room")
+            driver.process_events(())
+        if low and not self._handed_over and driver.server.state is LeaderState:
+            self._handed_over = True  # once: where all disks are full, leadership must come to rest
+            with contextlib.suppress(RaftError):
+                driver.server.transfer_leadership()
+            driver.process_events(())
 
     def _hear(self, said: Any) -> str:
         self.driver.rules.hear(said.node_id, codec.decode_greeting(said.payload))
@@ -443,6 +477,7 @@ class RaftNode:
                 for peer in peers
             },
             "not_ready": self._why_not_ready(),
+            "disk": self._room.report(),
             **({"backup": self._backups.report()} if self._backups is not None else {}),
         }
 

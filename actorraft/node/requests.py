@@ -91,6 +91,7 @@ class Requests:
         self.endpoints: list[
             tuple[int | str, ...]
         ] = []  # (node id, where clients reach it, its keys), for clients that ask
+        self.no_room = ""  # why the disk takes no writes of clients, in words
         self.closing = False  # nothing is appended any more: the log must come to its end
         self._pending: dict[int, tuple[Any, int]] = {}  # index of an entry -> who waits for its result, and its bytes
         self._held: dict[Any, list[int]] = {}  # client -> [its entries among them, their bytes]; no zeros
@@ -176,7 +177,7 @@ class Requests:
         elif kind is codec.Answers:
             self._metrics.reads["answered"] += 1
         elif isinstance(reply, codec.Refused):
-            self._metrics.commands["forbidden" if reply.forbidden else reply.reason] += 1
+            self._metrics.commands["forbidden" if reply.forbidden else reply.reason.partition(":")[0]] += 1
         elif isinstance(reply, codec.QueryRefused):
             self._metrics.reads["forbidden" if reply.forbidden else reply.reason] += 1
         elif kind is codec.Expired:
@@ -196,6 +197,8 @@ class Requests:
         held = self._held.get(client)
         if self.closing:
             reason = "not leader"
+        elif self.no_room:
+            reason = f"{codec.NO_ROOM}: {self.no_room}"
         elif size > self._config.frame_bytes_max:
             reason = "too large"
         elif held is not None and (held[0] >= CLIENT_FRAMES_MAX or held[1] + size > self._share_bytes):

@@ -32,6 +32,7 @@ class RaftConfig:
     trailing_entries: int = 1_000  # kept behind a snapshot for followers that are a little late
     trailing_bytes_max: int = 16 << 20  # and what they may take
     snapshot_chunk_bytes: int = 1 << 20
+    disk_reserve_bytes: int = 64 << 20  # writes are refused before the disk has less, and room for a snapshot; 0: never
     session_expiry_s: float = 3600.0
     digest_every_s: float = 30.0  # how often replicas compare their states; 0: never
     link_heartbeat_ms: int = 200  # how often a link that carries nothing is tried

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from actorraft import UsageError, connect
 from actorraft.cluster.founding import found
-from actorraft.node.backups import Schedule
+from actorraft.node.backups import Backups, Schedule
 from actorraft.node.folder import SEED_FILE, read_folder
 from actorraft.node.standalone import plan
+from actorraft.raft.messages import EntryId
 from actorraft.storage.portable import PortableInfo, read_portable, write_portable
 from statemachines.kv import KVStore
 from tests.cli.served import Served, actorraft, eventually
@@ -81,43 +87,85 @@ def test_a_backup_under_load_holds_all_that_was_acknowledged_before_and_another_
 
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
-def test_a_schedule_writes_backups_checks_them_and_keeps_the_newest(tmp_path: Path) -> None:
+def test_a_schedule_writes_backups_of_what_is_committed_and_says_so(tmp_path: Path) -> None:
     directory = tmp_path / "backups"
+
+    def whole() -> set[int]:
+        return {read_portable(path)[0].index for path in directory.glob("*.backup")}
+
     with Served(tmp_path, 1) as served:
-        served.start(more=("--backup-every", "1s", "--backup-dir", str(directory), "--backup-keep", "2"))
+        served.start(more=("--backup-every", "1s", "--backup-dir", str(directory), "--backup-keep", "1000"))
         served.settled()
-        seen: set[str] = set()
-        number = 0
-        served.run("exec", "set", '"x"', "0")
-
-        def files() -> set[str]:
-            return {path.name for path in directory.glob("*.backup")} if directory.exists() else set()
-
-        while len(seen) < 3:
-            number += 1
-            served.run("exec", "set", '"x"', str(number))
-            before = frozenset(seen)
-            seen |= eventually(lambda before=before: files() - before)
-        eventually(lambda: len(files()) == 2)
-        newest = max(directory.glob("*.backup"), key=lambda path: path.stat().st_mtime)
-        info, _ = read_portable(newest)
-        assert info.machine == "statemachines.kv:KVStore"
-        assert f"-node-0-{info.index}-" in newest.name
-
-        def told(what: str) -> object:
-            return served.status()[0]["backup"].get(what)  # nothing at all from a node that is slow to answer
-
-        eventually(lambda: told("index") == info.index, what=served.said)
-        assert not told("error")
-        data = bytearray(newest.read_bytes())
-        data[-6] ^= 1
-        newest.write_bytes(data)
-        eventually(lambda: any(f"-node-0-{info.index}-" in name for name in files() - {newest.name}), what=served.said)
-        assert "is damaged" in served.said()
+        served.run("exec", "set", '"x"', "1")
+        least = served.status()[0]["last_applied"]
+        eventually(lambda: max(whole(), default=-1) >= least, what=served.said)
+        # A node that is slow to answer says nothing at all.
+        eventually(lambda: served.status()[0]["backup"].get("index", -1) >= least, what=served.said)
         directory.rename(tmp_path / "away")
         directory.write_text("no directory")
-        served.run("exec", "set", '"x"', "0")
-        eventually(lambda: told("error"), what=served.said)
+        served.run("exec", "set", '"x"', "2")
+        eventually(lambda: served.status()[0]["backup"].get("error"), what=served.said)
+        assert len(list((tmp_path / "away").iterdir())) >= 1, "one that failed removes nothing"
+
+
+class Node:
+    """A node with a snapshot, whose loop does at once what it is asked to."""
+
+    node_id = 4
+
+    def __init__(self) -> None:
+        self.content = [b"abc", b"def"]
+        self.index = 7
+        self.requests = self.snapshots = self.chunks = self.server = self
+        self.configuration = SimpleNamespace(settings=(("name", '"the bank"'), ("machine", '"bank:Bank"')))
+
+    def want_snapshot(self, tell: Callable[[str, int | None], object]) -> None:
+        tell("", self.index)
+
+    @property
+    def snapshot_id(self) -> EntryId:
+        return EntryId(2, self.index)
+
+    def read(self, snapshot_id: EntryId, offset: int) -> list[Any]:
+        part = offset // 3
+        return [*snapshot_id, self.content[part], part == len(self.content) - 1]
+
+    def ask(self, do: Callable[[Callable[[Any], object]], object], _: float) -> Any:
+        said: list[Any] = []
+        do(said.append)
+        return said[0]
+
+
+def test_what_a_schedule_wrote_is_read_back_and_only_the_newest_stay(tmp_path: Path) -> None:
+    node = Node()
+    backups = Backups(Schedule(every_s=3600.0, directory=tmp_path / "b", keep=2), node, node.ask)  # type: ignore[arg-type]
+    first = backups.write()
+    assert re.fullmatch(r"the_bank-node-4-7-\d{8}T\d{6}Z\.backup", first.name)
+    assert first.read_bytes().split(b"\n", 1)[1][:-4] == b"abcdef"
+    assert backups.write() == first, "nothing is new: it was read again"
+    os.utime(first, (1.0, 1.0))
+    first.write_bytes(first.read_bytes()[:-5] + b"y1234")
+    renamed = first.rename(first.with_name("the_bank-node-4-7-20200101T000000Z.backup"))
+    second = backups.write()
+    assert second.name != renamed.name, "what is damaged is written anew"
+    node.index = 9
+    third = backups.write()
+    other = tmp_path / "b" / "the_bank-node-5-7-20200101T000000Z.backup"
+    other.write_bytes(b"another node's")
+    assert backups.report()["index"] == 9
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {second.name, third.name, other.name}
+
+
+def test_a_backup_that_fails_is_told_and_removes_nothing(tmp_path: Path) -> None:
+    node = Node()
+    backups = Backups(Schedule(every_s=3600.0, directory=tmp_path / "b", keep=1), node, node.ask)  # type: ignore[arg-type]
+    first = backups.write()
+    node.want_snapshot = lambda tell: tell("the snapshot failed: no room", None)  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match="no room"):
+        backups.write()
+    assert backups.report()["error"] == "the snapshot failed: no room"
+    assert backups.report()["index"] == 7
+    assert list((tmp_path / "b").iterdir()) == [first]
 
 
 @pytest.mark.parametrize(

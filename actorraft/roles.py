@@ -23,7 +23,7 @@ JOIN: Final = "join"
 _READS: Final = (codec.Hello, codec.Query, codec.Watch, codec.Unwatch)
 _WRITES: Final = (*_READS, codec.Register, codec.Commands, codec.CloseSession)
 _JOINS: Final = frozenset({"join", "endpoints"})
-_ASKS: Final = frozenset({"status", "endpoints", "quorum"})
+_ASKS: Final = frozenset({"status", "events", "endpoints", "quorum"})
 
 
 def why_not(role: str, request: codec.Request) -> str:

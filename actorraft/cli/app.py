@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import actorraft
-from actorraft.cli import backing_up, calling, clients, folders, founding, keys, members, serving
+from actorraft.cli import backing_up, calling, clients, folders, founding, keys, members, serving, watching
 
 app = typer.Typer(
     name="actorraft",
@@ -20,6 +20,7 @@ members.register(app)
 clients.register(app)
 keys.register(app)
 calling.register(app)
+watching.register(app)
 backing_up.register(app)
 folders.register(app)
 

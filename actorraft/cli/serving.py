@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from actorraft.cli.output import USED_WRONGLY, errors, fail, say
+from actorraft.node import logs
 from actorraft.node.backups import Schedule
 from actorraft.node.folder import NodeFolder, read_folder
 from actorraft.node.process import run_node
@@ -20,6 +21,13 @@ from actorraft.node.standalone import Foreground, hash_seed_of, overrides_of, pl
 
 HASH_SEED: Final = "PYTHONHASHSEED"
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class LogFormat(StrEnum):
+    """How records are written."""
+
+    text = "text"
+    json = "json"
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +43,10 @@ def serve(
     http: Annotated[str, typer.Option(help="HOST:PORT for health and metrics.")] = "",
     join: Annotated[str, typer.Option(help="A token, - (standard input) or @FILE: become a new member.")] = "",
     learner: Annotated[bool, typer.Option("--learner", help="Stay a learner, which does not vote.")] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="How records are written to standard error.")] = LogFormat.text,
+    log_level: Annotated[
+        list[str] | None, typer.Option(help="LEVEL, or LOGGER=LEVEL; may be given again.", metavar="[LOGGER=]LEVEL")
+    ] = None,
     backup_every: Annotated[str, typer.Option(help="Write a backup so often: 90s, 30m, 1h, 1d.")] = "",
     backup_dir: Annotated[Path | None, typer.Option(help="Where backups are written.")] = None,
     backup_keep: Annotated[int, typer.Option(help="How many backups of this node stay.", min=1)] = 24,
@@ -43,8 +55,8 @@ def serve(
 
     The same line serves the first start and every later one.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with errors():
+        logs.configure(log_format, log_level or (), None)
         if join:
             from actorraft.cli.joining import join_cluster
 
@@ -53,6 +65,7 @@ def serve(
         if folder is None:
             raise fail("name the node's folder, or --join TOKEN with --data-dir", USED_WRONGLY)
         read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http))
+        logs.about.node_id = read.node.id
         _with_hash_seed(read)
         spec = replace(plan(folder, read), backups=_schedule(backup_every, backup_dir, backup_keep))
         context = Foreground(read, say)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
@@ -29,6 +29,7 @@ class MemberStatus:
     uptime_s: float = 0.0
     match_index: Mapping[int, int] = field(default_factory=dict)  # at the leader: peer -> the last entry it has
     not_ready: str = ""  # why it should not be sent to yet; "": it should
+    slow: Sequence[Mapping[str, Any]] = ()  # the last slow entries: index, method, took_ms
     # free_bytes; reserve_bytes, below which it refuses_writes; full_in_s: seconds until then, None: it does not fill.
     disk: Mapping[str, Any] = field(default_factory=dict)
     # Where it writes backups on a schedule, the last good one (index, time_s, bytes), and the error since, if any.

@@ -15,8 +15,10 @@ One idea:   what is replicated, and each step that changes it. Holding at an ent
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import struct
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain
 from typing import Any, BinaryIO
@@ -63,9 +65,12 @@ from actorraft.ports import SnapshotWriter
 from actorraft.raft.messages import LogEntry
 from actorraft.storage.marks import COMMITTED, HELD, HELD_POSITION, RUNNING, Marks
 from actorraft.storage.records import entry_checksum
+from actorraft.storage.show import describe
 
 logger = logging.getLogger("actorraft")
+slow_logger = logging.getLogger("actorraft.slow")
 
+SLOW_MAX = 20  # slow entries that are remembered
 NOT_BEFORE = "; and the state before it cannot be had now"
 _HEAD = struct.Struct("<I")
 
@@ -86,6 +91,10 @@ class Executor:
         recursion_max: frames that a command may have above `run`, wherever that is called; None: what there is left.
         skips: index -> checksum of entries that an operator has had skipped; grows with what log and snapshots say.
         code: what the machine is; None: whatever the log says of code, this applies it.
+        slow_s: an entry whose commands take longer is logged by name; 0: none.
+
+    Attributes:
+        slow: the last of these, as plain data; may be read from any thread.
     """
 
     def __init__(
@@ -99,8 +108,11 @@ class Executor:
         recursion_max: int | None = None,
         skips: dict[int, int] | None = None,
         code: codec.Code | None = None,
+        slow_s: float = 0.0,
     ) -> None:
         self.host = host
+        self.slow: deque[dict[str, Any]] = deque(maxlen=SLOW_MAX)
+        self._slow_s = slow_s if slow_s > 0 else math.inf
         self.marks = marks if marks is not None else Marks()
         self.hold: Hold | None = None
         self.skips: dict[int, int] = skips if skips is not None else {}
@@ -206,6 +218,8 @@ class Executor:
             raise MachineHeld(self._doubt, untouched=True)
         held = words[HELD]
         skips = self.skips
+        timer, slow_s = self._timer, self._slow_s
+        began_s = timer()
         index = first_index
         for term, item in entries:
             if type(item) is bytes:
@@ -224,8 +238,19 @@ class Executor:
                     reply = self._apply_item(index, term, item)
                 if reply is not None:
                     replies.append((index, reply))
+                now_s = timer()
+                if now_s - began_s > slow_s:
+                    self._note_slow(index, LogEntry(term, item), now_s - began_s)
+                began_s = now_s
             self.last_applied = index
             index += 1
+
+    def _note_slow(self, index: int, entry: LogEntry, took_s: float) -> None:
+        shown = describe(index, entry)
+        took_ms = round(took_s * 1000, 1)
+        told = {"index": index, "method": shown.method, "took_ms": took_ms}
+        self.slow.append(told)
+        slow_logger.warning("%s took %.1f ms", shown.words, took_ms, extra={"fields": told})
 
     # --- Holding (holding.py): the state is only ever that after a whole entry, or known not to be ---
 

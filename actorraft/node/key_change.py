@@ -10,7 +10,7 @@ Threads:    the node's loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +36,10 @@ class KeyChange:
         self._configuration = configuration
         self._node_id = node_id
         self._begin_anew: Callable[[], None] | None = getattr(context, "begin_anew", None)
-        self.verbs: dict[str, Callable[[], Any]] = {"make_key": self.make, "use_key": self.use}
+        self.verbs: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+            "make_key": lambda _: self.make(),
+            "use_key": lambda _: self.use(),
+        }
 
     def make(self) -> str:
         """Make the next key, or find the one that was made before; return its public half."""

@@ -26,9 +26,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from actorraft import codec
+from actorraft import __version__, codec
 from actorraft.descriptors import raise_limit
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
+from actorraft.node import logs
 from actorraft.node.addresses import Announcement
 from actorraft.node.backups import Backups, Schedule
 from actorraft.node.clock import SystemClock
@@ -46,6 +47,7 @@ from actorraft.node.driver import (
 from actorraft.node.executor import Executor
 from actorraft.node.health import HealthServer
 from actorraft.node.host import MachineHost
+from actorraft.node.journal import Journal
 from actorraft.node.key_change import KeyChange
 from actorraft.node.leaving import Leaving
 from actorraft.node.logtime import Ticks
@@ -210,6 +212,7 @@ class _Reports(Observer):
     def __init__(self, context: ChildContext, begun: Callable[[], None]) -> None:
         self._context = context
         self._begun = begun
+        self.journal = Journal()
         self.more: Callable[[], dict[str, Any]] = dict
 
     def about(self) -> dict[str, Any]:
@@ -218,6 +221,7 @@ class _Reports(Observer):
     def noticed(self, what: str, value: Any) -> None:
         if what == "begun":
             self._begun()
+        self.journal.noticed(what, value)
         self._context.report((what, value))
 
 
@@ -268,7 +272,9 @@ class RaftNode:
             recursion_max=sys.getrecursionlimit(),
             skips=skips,
             code=code,
+            slow_s=spec.config.slow_command_ms / 1000,
         )
+        self._slow = executor.slow
         self._machine = MachineThread(executor, mailbox.wake)
         reports = self._reports = _Reports(context, partial(has_begun, spec.directory))
         self.driver = Driver(
@@ -293,6 +299,10 @@ class RaftNode:
         self.driver.fault = host.fault
         self._since_s = self._clock.monotonic()
         self._lost_s: dict[int, float] = {}  # peer -> since when its link is down
+        self.driver.requests.own_verbs["events"] = reports.journal.since
+        reports.journal.note(
+            "start", f"serves, version {__version__}, with entries up to {len(self.driver.server.log) - 1}"
+        )
         self._room = DiskRoom(
             spec.directory,
             self._clock,
@@ -318,7 +328,7 @@ class RaftNode:
             mailbox.introduce(codec.encode(codec.Greeting(code=(code.version, code.fingerprint), wire=codec.WIRE)))
             self._set_peers(peers)
         elif spec.key_file is not None:
-            self.driver.requests.own_verbs = KeyChange(
+            self.driver.requests.own_verbs |= KeyChange(
                 spec.key_file, lambda: self.driver.server.configuration, spec.node_id, context
             ).verbs
 
@@ -373,10 +383,12 @@ class RaftNode:
                 events.append(ClientEvent(sender, frame))
             elif kind == Kinds.CONNECTED:
                 self._connected.add(sender)
+                self._reports.journal.note("link", f"node {sender} is reached")
                 self._lost_s.pop(sender, None)
                 events.append(ConnectEvent(sender))
             elif kind == Kinds.DISCONNECTED:
                 self._connected.discard(sender)
+                self._reports.journal.note("link", f"node {sender} is not reached any more")
                 self._lost_s.setdefault(sender, self._clock.monotonic())
                 events.append(DisconnectEvent(sender))
         while self._orders:
@@ -384,6 +396,7 @@ class RaftNode:
         driver.process_events(events)
         if elapsed:
             self._look_at_disk()
+            self._reports.journal.follow(driver.server)
         if self._campaign:
             self._campaign_when_connected()
         if self._unsettled and driver.server.state is LeaderState:
@@ -478,6 +491,7 @@ class RaftNode:
             },
             "not_ready": self._why_not_ready(),
             "disk": self._room.report(),
+            "slow": list(self._slow),
             **({"backup": self._backups.report()} if self._backups is not None else {}),
         }
 
@@ -599,6 +613,7 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         peers, cuts = told
     try:
         node = RaftNode(context, spec, mailbox, peers, cuts)
+        logs.about.term = lambda: node.driver.server.current_term
         context.loaded()
         log = node.driver.server.log
         context.report(("ready", tuple(log.last)))

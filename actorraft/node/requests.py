@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from actorraft import codec, roles
@@ -76,7 +76,7 @@ class Requests:
         status: Callable[[], dict[str, Any]],
         read_asked: Callable[[int], object],
     ) -> None:
-        self.own_verbs: dict[str, Callable[[], Any]] = {}  # what its process does for an administrator
+        self.own_verbs: dict[str, Callable[[Mapping[str, Any]], Any]] = {}  # what its process does for an administrator
         self._server = server
         self._executor = executor
         self._clients = clients
@@ -371,7 +371,7 @@ class Requests:
                 case "change_membership":
                     value = self._server.change_membership(codec.decode_changes(request.arguments["changes"]))
                 case verb if verb in self.own_verbs:
-                    value = self.own_verbs[verb]()
+                    value = self.own_verbs[verb](request.arguments)
                 case verb if verb in admission.VERBS:
                     asked = dict(request.arguments)
                     if verb == "join" and self._clients is not None:

@@ -33,6 +33,7 @@ class RaftConfig:
     trailing_bytes_max: int = 16 << 20  # and what they may take
     snapshot_chunk_bytes: int = 1 << 20
     disk_reserve_bytes: int = 64 << 20  # writes are refused before the disk has less, and room for a snapshot; 0: never
+    slow_command_ms: float = 500.0  # commands of an entry that take longer are logged by name; 0: none
     session_expiry_s: float = 3600.0
     digest_every_s: float = 30.0  # how often replicas compare their states; 0: never
     link_heartbeat_ms: int = 200  # how often a link that carries nothing is tried

@@ -33,6 +33,21 @@ T = TypeVar("T")
 
 LATE_S = 1.0  # how long after its deadline a call is ended by whoever waits for it, if its I/O thread has not
 
+no_waiting_in = 0  # the thread in which a replicated actor takes a message; 0: none does
+
+
+def must_not_wait() -> bool:
+    """Whether this thread takes a message of a replicated actor: each replica would wait for something else there."""
+    return no_waiting_in != 0 and no_waiting_in == threading.get_ident()
+
+
+def _check_waiting() -> None:
+    if must_not_wait():
+        raise UsageError(
+            "a replicated actor waits for nothing in the turn of a message: have the answer come as a message, by "
+            "self.ask(ref, message, then=Class.method)"
+        )
+
 
 class _Lazy:
     """A list that is made at its first use, and is an attribute of its own from then on."""
@@ -167,6 +182,7 @@ class ResultFuture(Future[T]):
         return self._exception
 
     def _sleep(self, timeout: float | None) -> None:
+        _check_waiting()
         given: Any = timeout
         if given is not None and not isinstance(given, numbers.Real):
             raise UsageError(f"timeout is a number of seconds, or None for ever, not {timeout!r}")
@@ -195,6 +211,7 @@ class ResultFuture(Future[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._ended:
+            _check_waiting()
             try:
                 loop = asyncio.get_running_loop()
             except RuntimeError:

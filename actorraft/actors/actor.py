@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from actorraft import futures
 from actorraft.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +29,14 @@ class Inside(Protocol):
 
     def after(self, seconds: float, message: Any) -> Timer: ...
 
+    def tell(self, ref: ActorRef[Any], message: Any) -> None: ...
+
+    def ask(self, ref: ActorRef[Any], message: Any, then: Callable[..., Any]) -> None: ...
+
 
 inside: Inside | None = None  # of the one actor of this process
 own_endpoint = ""  # where that takes messages
+own_ref: ActorRef[Any] | None = None  # the same, to be given to others
 turn: ContextVar[tuple[ActorRef[Any] | None] | None] = ContextVar("turn", default=None)  # (sender,) in a message's turn
 
 
@@ -93,15 +99,51 @@ class Actor:
     def after(self, seconds: float, message: Any) -> Timer:
         """Have a message come in so many seconds, to itself and from itself; return the timer, which `cancel()` ends.
 
-        Timers end with the process.
+        Timers end with the process; those of a replicated actor go by log time, and end with the last of its replicas.
 
         Raises:
             UsageError: this object is no running actor.
         """
         return _inside().after(seconds, message)
 
+    def tell(self, ref: ActorRef[Any], message: Any) -> None:
+        """Send a message to another actor. A replicated actor's leader sends it, once this turn is committed."""
+        _inside().tell(ref, message)
+
+    def ask(self, ref: ActorRef[Any], message: Any, then: Callable[..., Any]) -> None:
+        """Send a message to another actor; what it answers comes as a message of its own: `then(self, answer)`.
+
+        If it fails, `on_failure(error, message)` is called instead.
+
+        Args:
+            then: a method of this actor's class, as `Counter.on_answer`.
+
+        Raises:
+            UsageError: it is none.
+        """
+        _inside().ask(ref, message, then)
+
 
 def _inside() -> Inside:
     if inside is None:
-        raise UsageError("this actor is not running: only inside its own process can it stop itself or set a timer")
+        raise UsageError(
+            "this actor is not running: only inside its own process can it send, stop itself or set a timer"
+        )
     return inside
+
+
+def name_of_method(actor: Actor, then: Callable[..., Any]) -> str:
+    """Return the name of a method of an actor's class. Raises UsageError if it is none."""
+    name = getattr(then, "__name__", "")
+    found = getattr(type(actor), name, None) if isinstance(name, str) else None
+    if found is None or getattr(then, "__func__", then) is not found:
+        raise UsageError(f"then is a method of {type(actor).__name__}, as {type(actor).__name__}.{name}, not {then!r}")
+    return str(name)
+
+
+def tell_as_effect(ref: ActorRef[Any], message: Any) -> bool:
+    """Whether this is the turn of a replicated actor, which must not send; then its leader does (effects.py)."""
+    if not futures.must_not_wait():
+        return False
+    _inside().tell(ref, message)
+    return True

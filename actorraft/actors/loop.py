@@ -28,6 +28,7 @@ from actorraft.actors import actor as actors
 from actorraft.actors import wire
 from actorraft.actors.actor import turn
 from actorraft.actors.coroutines import Coroutines, is_asynchronous, settle
+from actorraft.actors.effects import TAKEN, Effect, Inbox, Key, Told, told_error, told_value
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.system import join_system
 from actorraft.actors.wire import (
@@ -63,7 +64,8 @@ FLUSH_S: Final = 0.001  # answers wait for each other no longer than this
 AGAIN_S: Final = 0.005  # when to try again with a sender that does not read
 FAREWELL_S: Final = 1.0  # how long the last answers of a stopped actor may take to be read
 
-_OURS: Final = frozenset({Call, Inquiry})
+_OURS: Final = frozenset({Call, Inquiry, Effect})
+_PENDING: Final = object()  # in the place of what is told of an effect, while it is being taken
 _decode = msgspec.msgpack.Decoder(list[tuple[int, int, bytes]]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -81,12 +83,21 @@ class Manner(NamedTuple):
 
 
 class _Turn(NamedTuple):
-    """A message that is being taken; a timer's has no sender."""
+    """A message that is being taken; a timer's has no sender. `effect`: what it came in."""
 
     sender_id: bytes | None
     kind: int
     number: int
     message: Any
+    effect: Effect | None = None
+
+
+class _Answer(NamedTuple):
+    """A message of the loop's own: what the actor asked another one has come back."""
+
+    then: str
+    asked: Any
+    ended: Future[Any]
 
 
 class _Timer:
@@ -108,6 +119,7 @@ class Inside:
         self.leaving = False  # whether no further message is taken
         self.stopping = False  # whether it stays down then
         self.armed = False  # whether there may be timers
+        self.actor: Any = None
         self.wake: Callable[[], None] = lambda: None  # once there is a mailbox, that one's
         self._fresh: deque[tuple[float, int, _Timer]] = deque()
         self._timers: list[tuple[float, int, _Timer]] = []  # a heap, the loop's alone
@@ -130,6 +142,16 @@ class Inside:
         self.armed = True
         self.wake()
         return timer
+
+    def tell(self, ref: ActorRef[Any], message: Any) -> None:
+        ref.tell(message)
+
+    def ask(self, ref: ActorRef[Any], message: Any, then: Callable[..., Any]) -> None:
+        name = actors.name_of_method(self.actor, then)
+        ref.ask(message, None).add_done_callback(lambda ended: self._at_once(_Answer(name, message, ended)))
+
+    def _at_once(self, message: Any) -> None:
+        self.after(0.0, message)
 
     def take_due(self) -> _Timer | None:
         """Return a timer whose time has come; None if there is none."""
@@ -159,9 +181,10 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
     join_system(run_dir, address)
     cls, args, kwargs, manner = wire.unpack(code)
     actor = cls.__new__(cls)
-    actor.ref = ActorRef(*address)
+    actor.ref = actors.own_ref = ActorRef(*address)
     actors.own_endpoint = address.endpoint
     actors.inside = inside = Inside()
+    inside.actor = actor
     actor.__init__(*args, **kwargs)
     coroutines = Coroutines() if is_asynchronous(cls) else None
     (coroutines.run if coroutines is not None else _call)(actor.on_start)
@@ -229,6 +252,8 @@ class _Loop:
         self._crash: BaseException | None = None
         self._messages = self._failures = 0
         self._in_turn: tuple[ActorRef[Any] | None] | None = None
+        self._inbox_of_effects = Inbox()  # of this life: whoever starts anew has forgotten what it took
+        self._again: dict[Key, list[_Turn]] = {}  # came again while they were being taken
 
     def run(self) -> None:
         """Take messages until the actor is stopped.
@@ -332,6 +357,12 @@ class _Loop:
 
     def _begin(self, one: _Turn, sender: ActorRef[Any] | None) -> None:
         """Take a message: here, if that needs nothing to be awaited."""
+        if type(one.message) is Effect:
+            effect = one.message
+            one = one._replace(kind=ASK if effect.asks else TELL, message=effect.message, effect=effect)
+            sender = effect.sender
+            if self._was_taken(one, effect):
+                return
         self._messages += type(one.message) is not Inquiry
         if self._coroutines is not None and type(one.message) is not Inquiry:
             self._running += 1
@@ -345,6 +376,26 @@ class _Loop:
             self._on_error(one, error)
             return
         self._finish(one, sender, result)
+
+    def _was_taken(self, one: _Turn, effect: Effect) -> bool:
+        """Answer an effect that was taken already as it was then."""
+        told = self._inbox_of_effects.admit(effect)
+        if told is None:
+            self._inbox_of_effects.keep(effect, _PENDING)
+            return False
+        self._count_taken(one.sender_id)
+        if told is _PENDING:
+            self._again.setdefault((effect.stream, effect.number), []).append(one)
+        elif one.sender_id is not None:
+            self._answer(one.sender_id, one.number, True, told)
+        return True
+
+    def _tell_of_effect(self, one: _Turn, effect: Effect, told: Told) -> None:
+        """Say that an effect was taken, to all who have sent it."""
+        self._inbox_of_effects.keep(effect, told)
+        for each in (one, *self._again.pop((effect.stream, effect.number), ())):
+            if each.sender_id is not None:
+                self._answer(each.sender_id, each.number, True, told)
 
     def _in_turn_of(self, now: tuple[ActorRef[Any] | None] | None) -> None:
         """Say whose message has its turn. It is left said between turns, when no code of the actor's runs here."""
@@ -372,6 +423,8 @@ class _Loop:
                 if message.about == "methods"
                 else {"messages": self._messages, "failures": self._failures}
             )
+        if type(message) is _Answer:
+            return getattr(self._actor, message.then)(message.ended.result())
         return self._actor.receive(message)
 
     async def _run(self, one: _Turn, sender: ActorRef[Any] | None, act: Callable[[Any], Any]) -> None:
@@ -383,7 +436,7 @@ class _Loop:
             ok, value = False, error
             if one.kind == TELL and self._coroutines is not None:
                 with _logged("on_failure"):
-                    await settle(self._actor.on_failure(error, one.message))
+                    await settle(self._actor.on_failure(error, _said(one.message)))
         self._late.append((one, True, ok, value))
         self._mailbox.wake()
 
@@ -410,7 +463,9 @@ class _Loop:
         else:
             logger.error("what it was told failed\n%s", exceptions.story(error))
             if self._coroutines is None or not crashes:  # else it has been called, in the coroutines' thread
-                self._tell_of_failure(error, one.message)
+                self._tell_of_failure(error, _said(one.message))
+            if one.effect is not None:
+                self._tell_of_effect(one, one.effect, TAKEN)
         if crashes and self._manner.on_error == "restart" and type(error) is not NoSuchMethod:
             self._crash = error
             self._inside.leaving = True
@@ -423,7 +478,10 @@ class _Loop:
                 self._actor.on_failure(error, message)
 
     def _answer_to(self, one: _Turn, ok: bool, value: Any) -> None:
-        if one.kind == ASK and one.sender_id is not None:
+        if one.effect is not None:
+            told = TAKEN if one.kind == TELL else told_value(value) if ok else told_error(value)
+            self._tell_of_effect(one, one.effect, told)
+        elif one.kind == ASK and one.sender_id is not None:
             self._answer(one.sender_id, one.number, ok, value)
 
     def _answer(self, sender_id: bytes, number: int, ok: bool, value: Any) -> None:
@@ -488,6 +546,11 @@ class _Loop:
         elif not sent:
             sender.answers.extend(batch)  # it does not read now: again with the next flush
             self._due[sender_id] = sender
+
+
+def _said(message: Any) -> Any:
+    """Return what `on_failure` is told of: of an answer, what was asked."""
+    return message.asked if type(message) is _Answer else message
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Final
 
+from actorraft import futures
+from actorraft.actors import actor
 from actorraft.actors.records import Exit
 from actorraft.actors.ref import ActorRef
 from actorraft.errors import UsageError
@@ -49,6 +51,8 @@ class PoolRef(ActorRef[Any]):
 
     def tell(self, message: Any) -> None:
         """As ActorRef.tell, to one of them."""
+        if futures.no_waiting_in and actor.tell_as_effect(self, message):
+            return
         self.worker_for(message).tell(message)
 
     def ask(self, message: Any, timeout: float | None = 5.0) -> ResultFuture[Any]:

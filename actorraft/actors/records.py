@@ -67,6 +67,7 @@ class Record(NamedTuple):
         owner: the process that started it, and would start it again.
         exits: how often its process has ended.
         replicas: of a replicated actor: (node id, where it takes clients).
+        queries: likewise: the names of methods that only read.
         parent: the endpoint of the actor that its owner is; "" if that is none.
     """
 
@@ -80,6 +81,7 @@ class Record(NamedTuple):
     replicas: tuple[tuple[int, str], ...] = ()
     mailbox_bytes_max: int = MAILBOX_BYTES_MAX
     parent: str = ""
+    queries: tuple[str, ...] = ()
 
     @property
     def dead(self) -> bool:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, cast
 
+from actorraft import futures
 from actorraft.actors import actor
 from actorraft.actors.post import Box, Post
 from actorraft.actors.process import output_file, read_lines
@@ -68,6 +69,8 @@ class ActorRef(Generic[A_co]):
             ActorDead: it is gone for good. (One that dies later may still not get the message.)
             UsageError: the message cannot be sent at all.
         """
+        if futures.no_waiting_in and actor.tell_as_effect(self, message):
+            return
         self._send(TELL, message)
 
     def ask(self, message: Any, timeout: float | None = 5.0) -> ResultFuture[Any]:
@@ -85,6 +88,8 @@ class ActorRef(Generic[A_co]):
         """
         if self.endpoint == actor.own_endpoint and actor.turn.get() is not None:
             raise UsageError(f"{self.name} asks itself: it could answer only after it has the answer")
+        if futures.no_waiting_in:
+            check_asking()
         future: ResultFuture[Any] = ResultFuture()
         self._send(ASK, message, timeout, future)
         return future
@@ -199,6 +204,15 @@ class ActorRef(Generic[A_co]):
 
     def __repr__(self) -> str:
         return f"<ActorRef {self.name!r}>"
+
+
+def check_asking() -> None:
+    """Raise UsageError in the turn of a replicated actor's message: each replica would ask."""
+    if futures.must_not_wait():
+        raise UsageError(
+            "a replicated actor asks by self.ask(ref, message, then=Class.method): there is no future of the answer, "
+            "since it comes as a message of its own"
+        )
 
 
 class ActorProxy:

@@ -25,6 +25,7 @@ import msgspec
 
 from actorraft.actors.actor import HOOKS, Actor
 from actorraft.errors import CommandFailed, RemoteTraceback
+from actorraft.machine import Method
 from actorraft.pickling import exceptions
 from actorraft.pickling.definitions import Definitions
 from actorraft.pickling.encoder import Encoder
@@ -163,6 +164,8 @@ def check_callable(cls: type, name: str) -> Any:
         AttributeError: there is none of that name.
     """
     function = inspect.getattr_static(cls, name, None)
+    if isinstance(function, Method):  # marked as a command or a query
+        function = function.function
     if name.startswith("_") or not inspect.isfunction(function) or name in HOOKS or vars(Actor).get(name) is function:
         raise NoSuchMethod(f"{cls.__name__} has no method {name!r} that others may call")
     return function

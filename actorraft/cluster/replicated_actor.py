@@ -3,10 +3,11 @@
 Each message is a command of a replicated machine that holds the actor: it is taken once, in one order, on every
 replica, and survives the death of any minority of them. The ref has the surface of an ordinary one. So an actor can be
 replicated if `receive` is what a command must be: the same everywhere, without a clock or dice (`actorraft.context()`
-has both), and sending nothing (each replica would send).
+has both). What it tells and asks others are effects (actors/effects.py), which the courier of whoever leads sends
+(courier.py); its timers go by log time, and each is an entry of the log when it is due.
 
-Differs:    from an ordinary actor: what `receive` raises after a tell is in the sender's log; `kill` and the end of the
-            process that spawned it end all replicas; `watch` tells of each replica's exits; it has no coroutines.
+Differs:    from an ordinary actor: `kill` and the end of the process that spawned it end all replicas; `watch` tells of
+            each replica's exits; it has no coroutines, and waits for no future.
 Process:    whoever spawned it owns the processes. Everybody else reaches them as a client, and learns from the actor's
             record, as with any actor, where they are and that they are gone.
 """
@@ -14,15 +15,33 @@ Process:    whoever spawned it owns the processes. Everybody else reaches them a
 from __future__ import annotations
 
 import atexit
+import bisect
 import contextlib
+import functools
+import inspect
 import logging
 import os
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from actorraft import futures
+from actorraft.actors import actor as actors
 from actorraft.actors.actor import Actor
 from actorraft.actors.coroutines import is_asynchronous
+from actorraft.actors.effects import (
+    TAKEN,
+    Effect,
+    Inbox,
+    Key,
+    Outbox,
+    Told,
+    error_told,
+    own_copy,
+    told_error,
+    told_value,
+)
 from actorraft.actors.records import (
     DEAD,
     UP,
@@ -35,13 +54,15 @@ from actorraft.actors.records import (
     record_file,
     write_record,
 )
-from actorraft.actors.ref import ActorRef
+from actorraft.actors.ref import ActorRef, check_asking
 from actorraft.actors.spawn import ActorOptions, actor_ref, replicate_by
 from actorraft.actors.system import system
-from actorraft.actors.wire import Call
-from actorraft.errors import ActorDead, ActorRaftError, MailboxFull, UsageError
+from actorraft.actors.wire import Call, Inquiry, callable_methods
+from actorraft.cluster.courier import changed, make_courier
+from actorraft.errors import ActorDead, ActorRaftError, CommandFailed, MailboxFull, StorageFailed, UsageError
 from actorraft.futures import ResultFuture
-from actorraft.machine import default_state, restore_default
+from actorraft.machine import active, context, default_state, methods_of, restore_default
+from actorraft.pickling import exceptions
 
 if TYPE_CHECKING:
     from actorraft.client.client import Client
@@ -51,52 +72,272 @@ __all__ = ["ActorOptions", "ReplicatedActor", "ReplicatedActorRef", "actor_ref"]
 
 logger = logging.getLogger("actorraft")
 
-MESSAGE: Final = 0  # what a command is: (MESSAGE, the message), or (STOP, None)
-STOP: Final = 1
+# What a command is: one of these, and what is said of each.
+TELL: Final = 0  # message, and the ref of its sender if that is an actor
+ASK: Final = 1  # likewise
+STOP: Final = 2
+EFFECT: Final = 3  # an Effect of another replicated actor
+SETTLE: Final = 4  # what became of effects of its own: a list of (key, told)
+BEGIN: Final = 5  # nothing: there is a log now
+
 LOOK_S: Final = 0.05  # how often a holder of a ref looks whether the actor is gone
+_OURS: Final = {each.__name__: each for each in (ActorDead, MailboxFull, UsageError)}
+
+
+class LoggedTimer(NamedTuple):
+    """A timer of a replicated actor; a part of its state, if it keeps it."""
+
+    due_s: float
+    number: int
+
+    def cancel(self) -> bool:
+        """As Timer.cancel; in a turn of that actor."""
+        machine = actors.inside
+        if not isinstance(machine, ReplicatedActor):
+            raise UsageError("a timer of a replicated actor is cancelled by that actor, in the turn of a message")
+        return machine.cancel(self)
 
 
 class ReplicatedActor:
     """The machine: an actor that is given its messages by the log."""
 
+    __companion__ = make_courier
+
     def __init__(
         self, cls: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any], ref: ReplicatedActorRef
     ) -> None:
-        self._ref = ref
-        self._stopped = False
+        self.ref = ref
+        self.stopped = False
+        self.outbox = Outbox()
+        self._inbox = Inbox()
+        self._timers: list[tuple[float, int, Any]] = []  # by when they are due
+        self._timer_number = 0
+        self._reads = False  # in a query
+        self._counts = {"messages": 0, "failures": 0}
         self._actor = actor = cls.__new__(cls)
         actor.ref = ref
-        actor.__init__(*args, **kwargs)  # type: ignore[misc]
-        actor.on_start()
+        with self._turn_of(None):
+            actor.__init__(*args, **kwargs)  # type: ignore[misc]
+            actor.on_start()
 
-    def apply(self, command: tuple[int, Any]) -> Any:
+    # --- Commands ---
+
+    def apply(self, command: tuple[Any, ...]) -> Any:
         """Take a message; return its answer."""
-        kind, message = command
-        if self._stopped:
-            raise ActorDead(f"{self._ref.name} was stopped")
-        if kind == STOP:
-            self._stopped = True
-            return self._actor.on_stop()
-        return message.on(self._actor) if type(message) is Call else self._actor.receive(message)
+        kind, what, *more = command
+        self.outbox.begin(context().seed)
+        if kind == SETTLE:
+            self._settle(what)
+        elif kind == EFFECT:
+            return self._take_effect(what)
+        elif kind != BEGIN:
+            if self.stopped:
+                raise ActorDead(f"{self.ref.name} was stopped")
+            if kind == STOP:
+                self.stop()
+                return len(self.outbox)
+            return self._take(what, more[0] if more else None, asked=kind == ASK)
+        return None
+
+    def on_clock(self) -> None:
+        """Take the messages of timers that are due."""
+        self.outbox.begin(context().seed)
+        due = bisect.bisect_right(self._timers, context().time, key=lambda timer: timer[0])
+        taken, self._timers = self._timers[:due], self._timers[due:]
+        for _, _, message in taken:
+            if not self.stopped:
+                with contextlib.suppress(_Failed):
+                    self._take(message, self.ref, asked=False)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the first timer is due."""
+        return self._timers[0][0] if self._timers and not self.stopped else None
+
+    def _take(self, message: Any, sender: ActorRef[Any] | None, *, asked: bool) -> Any:
+        """Have the actor take a message.
+
+        Raises:
+            BaseException: what the actor raised, if somebody asked.
+            _Failed: it raised, and was told so itself.
+        """
+        self._counts["messages"] += 1
+        return self._act(lambda: self._receive(message), message, sender, asked=asked)
+
+    def _receive(self, message: Any) -> Any:
+        answer = message.on(self._actor) if type(message) is Call else self._actor.receive(message)
+        if isinstance(answer, Future) or inspect.isawaitable(answer):
+            raise UsageError(
+                f"what {type(self._actor).__name__} returned is to be waited for, and a replicated actor waits for "
+                "nothing: use self.ask(ref, message, then=Class.method)"
+            )
+        return answer
+
+    def _act(self, act: Callable[[], Any], message: Any, sender: ActorRef[Any] | None, *, asked: bool) -> Any:
+        try:
+            with self._turn_of((sender,)):
+                return act()
+        except (MemoryError, ImportError, StorageFailed):
+            raise  # others may fare better
+        except BaseException as error:
+            self._counts["failures"] += 1
+            if asked:
+                raise
+            self._on_failure(error, message)
+            raise _Failed(exceptions.summary(error)) from error
+
+    def _on_failure(self, error: BaseException, message: Any) -> None:
+        logger.error("what it was told failed\n%s", exceptions.story(error))
+        try:
+            with self._turn_of((None,)):
+                self._actor.on_failure(error, message)
+        except (MemoryError, ImportError, StorageFailed):
+            raise
+        except BaseException as further:
+            logger.error("on_failure raised\n%s", exceptions.story(further))
+
+    @contextlib.contextmanager
+    def _turn_of(self, turn: tuple[ActorRef[Any] | None] | None) -> Iterator[None]:
+        """Run the actor's code: what it sends is an effect, and it must not wait."""
+        outer = actors.inside
+        actors.inside = self
+        actors.turn.set(turn)
+        futures.no_waiting_in = threading.get_ident()
+        try:
+            yield
+        finally:
+            futures.no_waiting_in = 0
+            actors.turn.set(None)
+            actors.inside = outer
+
+    # --- Effects (actors/effects.py) ---
+
+    def _take_effect(self, effect: Effect) -> Told:
+        told: Told | None = self._inbox.admit(effect)
+        if told is not None:
+            return told
+        if self.stopped:
+            return told_error(ActorDead(f"{self.ref.name} was stopped"))
+        try:
+            value = self._take(effect.message, effect.sender, asked=effect.asks)
+        except (MemoryError, ImportError, StorageFailed):
+            raise
+        except _Failed:
+            told = TAKEN
+        except BaseException as error:
+            told = told_error(error)
+        else:
+            told = told_value(value) if effect.asks else TAKEN
+        self._inbox.keep(effect, told)
+        return told
+
+    def _settle(self, settled: list[tuple[Key, Told]]) -> None:
+        for key, (well, value) in settled:
+            one = self.outbox.take_out(tuple(key))  # type: ignore[arg-type]  # a tuple goes as a list
+            if one is None or self.stopped:
+                continue
+            if not well:
+                self._on_failure(error_told(value), one.message)
+            elif one.then is not None:
+                then = getattr(self._actor, one.then)
+                with contextlib.suppress(_Failed):
+                    self._act(functools.partial(then, value), one.message, one.ref, asked=False)
+        changed.set()
+
+    # --- What the actor has done by its own hand ---
+
+    def tell(self, ref: ActorRef[Any], message: Any) -> None:
+        """As Actor.tell."""
+        self._send(ref, message, None)
+
+    def ask(self, ref: ActorRef[Any], message: Any, then: Callable[..., Any]) -> None:
+        """As Actor.ask."""
+        self._send(ref, message, actors.name_of_method(self._actor, then))
+
+    def _send(self, ref: ActorRef[Any], message: Any, then: str | None) -> None:
+        self._check_writes()
+        if not isinstance(ref, ActorRef):
+            raise UsageError(f"a message goes to the ref of an actor, not to {type(ref).__name__}")
+        self.outbox.add(ref, message, then)
+        changed.set()
+
+    def after(self, seconds: float, message: Any) -> LoggedTimer:
+        """As Actor.after, in log time."""
+        self._check_writes()
+        if not 0 <= seconds < float("inf"):
+            raise UsageError(f"a timer is set for 0 seconds or more, not {seconds!r}")
+        now_s = active.context.time if active.context is not None else 0.0  # log time begins with the log
+        timer = LoggedTimer(now_s + seconds, self._timer_number)
+        self._timer_number += 1
+        bisect.insort(self._timers, (*timer, own_copy(message)))
+        return timer
+
+    def cancel(self, timer: LoggedTimer) -> bool:
+        """Take a timer back; False if there is none any more."""
+        self._check_writes()
+        place = bisect.bisect_left(self._timers, tuple(timer))
+        if place == len(self._timers) or self._timers[place][:2] != timer:
+            return False
+        del self._timers[place]
+        return True
+
+    def stop(self) -> None:
+        """End: nothing is taken any more. The courier ends the processes once what was sent is settled."""
+        self._check_writes()
+        if self.stopped:
+            return
+        self.stopped = True
+        changed.set()
+        with contextlib.suppress(_Failed):
+            self._act(self._actor.on_stop, None, None, asked=False)
+
+    def _check_writes(self) -> None:
+        if self._reads:
+            raise UsageError("a query only reads: it sends nothing, sets no timer and stops nothing")
+
+    # --- Queries ---
+
+    def query(self, request: Any) -> Any:
+        """Make a call of a method that is marked as a query, or say something of the actor."""
+        if type(request) is Inquiry:
+            return dict(self._counts) if request.about == "counts" else callable_methods(type(self._actor))
+        if type(request) is not Call or request.method not in methods_of(type(self._actor)).queries:
+            raise UsageError(f"a replicated {type(self._actor).__name__} is asked by ref.ask(...)")
+        self._reads = True
+        try:
+            with self._turn_of((None,)):
+                return request.on(self._actor)
+        finally:
+            self._reads = False
+
+    # --- Snapshots ---
 
     def snapshot(self) -> Any:
-        """The actor's own `snapshot()`, if it has one, else its attributes."""
+        """The actor's own `snapshot()`, if it has one, else its attributes; and all that it owes."""
         own = getattr(self._actor, "snapshot", None)
         del self._actor.ref  # each process has its own
         try:
-            return self._stopped, own() if callable(own) else default_state(self._actor)
+            state = own() if callable(own) else default_state(self._actor)
         finally:
-            self._actor.ref = self._ref
+            self._actor.ref = self.ref
+        effects = self.outbox.state(), self._inbox.streams
+        return self.stopped, state, effects, self._timers, self._timer_number, self._counts
 
     def restore(self, state: Any) -> None:
         """Take up what `snapshot` gave."""
-        self._stopped, its_own = state
+        self.stopped, its_own, (sent, self._inbox.streams), self._timers, self._timer_number, self._counts = state
+        self.outbox.restore(sent)
         own = getattr(self._actor, "restore", None)
         if callable(own):
             own(its_own)
         else:
             restore_default(self._actor, its_own)
-        self._actor.ref = self._ref
+        self._actor.ref = self.ref
+        changed.set()
+
+
+class _Failed(ActorRaftError):
+    """A message that nobody waits for failed; the actor was told."""
 
 
 class ReplicatedActorRef(ActorRef):
@@ -106,13 +347,20 @@ class ReplicatedActorRef(ActorRef):
 
     def tell(self, message: Any) -> None:
         """As ActorRef.tell."""
-        link = _link(self)
-        link.send((MESSAGE, message), None).add_done_callback(link.log_failure)
+        if futures.no_waiting_in and actors.tell_as_effect(self, message):
+            return
+        link = link_to(self)
+        link.send(_said(TELL, message), None).add_done_callback(link.log_failure)
 
     def ask(self, message: Any, timeout: float | None = 5.0) -> ResultFuture[Any]:
         """As ActorRef.ask, with the outcomes of a command: Unavailable if no majority took it, certainly not done."""
+        if futures.no_waiting_in:
+            check_asking()
         try:
-            return _link(self).send((MESSAGE, message), timeout)
+            link = link_to(self)
+            if type(message) is Inquiry or (type(message) is Call and message.method in link.record.queries):
+                return link.read(message, timeout)
+            return link.send(_said(ASK, message), timeout)
         except ActorDead as error:
             future: ResultFuture[Any] = ResultFuture()
             future.set_exception(error)
@@ -121,7 +369,12 @@ class ReplicatedActorRef(ActorRef):
     def stop(self) -> None:
         """As ActorRef.stop; `on_stop` runs on each replica."""
         with contextlib.suppress(ActorDead):
-            _link(self).send((STOP, None), None, bounded=False).add_done_callback(lambda _: self._want_down())
+            link_to(self).send((STOP, None), None, bounded=False).add_done_callback(self._stopped)
+
+    def _stopped(self, done: Future[Any]) -> None:
+        """Unless its courier is still to send what it owes others, and ends it then, it ends now."""
+        if done.exception() is not None or not done.result():
+            self._want_down()
 
     def kill(self) -> None:
         """End every replica at once. It stays down."""
@@ -146,22 +399,26 @@ class ReplicatedActorRef(ActorRef):
     def watch(self, callback: Callable[[Exit], Any]) -> None:
         """Have `callback` called with an Exit each time a replica's process ends, and at the end of all."""
         try:
-            _link(self).watch(callback)
+            link_to(self).watch(callback)
         except ActorDead:
             callback(Exit(self.name, None, None, "it is gone", False))
 
     def is_alive(self) -> bool:
         """Whether a majority of the replicas answers (within 1 s)."""
         try:
-            rows = _link(self).client.status()
+            rows = link_to(self).client.status()
         except (ActorDead, UsageError):
             return False
         return 2 * sum(row.error is None for row in rows) > len(rows)
 
     @property
     def pid(self) -> int | None:
-        """Return None: it has several processes; `cluster.nodes` knows them."""
-        return None
+        """The id of the process that leads; None while there is none."""
+        try:
+            rows = link_to(self).client.status()
+        except (ActorDead, UsageError):
+            return None
+        return next((row.pid for row in rows if row.error is None and row.state == "leader"), None)
 
     @property
     def cluster(self) -> Cluster[Any]:
@@ -170,7 +427,7 @@ class ReplicatedActorRef(ActorRef):
         Raises:
             UsageError: another process spawned it.
         """
-        cluster = _link(self).cluster
+        cluster = link_to(self).cluster
         if cluster is None:
             raise UsageError(f"the replicas of {self.name} belong to the process that spawned it")
         return cluster
@@ -208,12 +465,31 @@ class _Link:
             raise
         return answer
 
+    def read(self, request: Any, timeout: float | None) -> ResultFuture[Any]:
+        """Ask without an entry in the log."""
+        answer: ResultFuture[Any] = ResultFuture()
+        try:
+            future = self.client.query_call("query", (request,), {}, "linearizable", "leader", timeout)
+        except BaseException as error:
+            if self.client.closed:
+                raise ActorDead(f"{self.ref.name} is gone") from error
+            raise
+        future.add_done_callback(lambda done: self._end(done, answer))
+        return answer
+
     def _done(self, done: Any, answer: ResultFuture[Any]) -> None:
         with self._lock:
             self._outstanding -= 1
+        self._end(done, answer)
+
+    def _end(self, done: Any, answer: ResultFuture[Any]) -> None:
         error = done.exception()
         if error is None:
             answer.set_result(done.result())
+        elif type(error) is CommandFailed and error.type_name in _OURS:  # the actor raised one of ours
+            ours = _OURS[error.type_name](error.message)
+            ours.__cause__ = error
+            answer.set_exception(ours)
         elif self.client.closed and isinstance(error, ActorRaftError):
             gone = ActorDead(f"{self.ref.name} is gone: {error}")
             gone.__cause__ = error
@@ -224,7 +500,8 @@ class _Link:
     def log_failure(self, future: Any) -> None:
         """Nobody asked, but somebody may want to know."""
         if (error := future.exception()) is not None:
-            logger.warning("a message to %s failed: %s: %s", self.ref.name, type(error).__name__, error)
+            reason = error.message if type(error) is CommandFailed else exceptions.summary(error)
+            logger.warning("a message to %s failed: %s", self.ref.name, reason)
 
     def watch(self, callback: Callable[[Exit], Any]) -> None:
         """Tell of exits from now on."""
@@ -298,7 +575,7 @@ _linking = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().__setitem__("_linking", threading.Lock()))
 
 
-def _link(ref: ActorRef) -> _Link:
+def link_to(ref: ActorRef) -> _Link:
     """Return this process's link to a replicated actor, made at the first use.
 
     Raises:
@@ -320,6 +597,10 @@ def _link(ref: ActorRef) -> _Link:
             raise ActorDead(f"{ref.name} is gone: {error}") from error
         link = _links[key] = _Link(ref, record, client, None)
         return link
+
+
+def _said(kind: int, message: Any) -> tuple[Any, ...]:
+    return (kind, message) if actors.own_ref is None else (kind, message, actors.own_ref)
 
 
 def _end_all() -> None:
@@ -354,9 +635,10 @@ class _Replication:
         except BaseException:
             write_record(record._replace(state=DEAD, process=None))
             raise
-        record = record._replace(replicas=tuple(cluster.endpoints.items()))
+        record = record._replace(replicas=tuple(cluster.endpoints.items()), queries=tuple(methods_of(cls).queries))
         write_record(record)
         _links[os.getpid(), ref.endpoint] = _Link(ref, record, cluster, cluster)
+        cluster.submit((BEGIN, None), timeout=None)
         if _end_all not in here.at_close:
             here.at_close.append(_end_all)
             atexit.register(_end_all)  # before the clusters' own, which would say that this one was left open

@@ -24,11 +24,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actorraft import __version__, codec
 from actorraft.descriptors import raise_limit
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
+from actorraft.machine import defined
 from actorraft.node import logs
 from actorraft.node.addresses import Announcement
 from actorraft.node.backups import Backups, Schedule
@@ -74,6 +75,7 @@ from actorraft.storage.skips import read_skips, store_skips
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
     from actorraft.ports import Mailbox
+    from actorraft.raft.server import RaftServer
     from transports.keys import Keys
 
 logger = logging.getLogger("actorraft")
@@ -206,6 +208,13 @@ class _Clients:
         return GONE if left is None else left
 
 
+class Companion(Protocol):
+    """What a machine of this library has beside it in a node's process: its class's `__companion__` makes it."""
+
+    def lead(self, leads: bool) -> None:
+        """The node leads from now on, or does not."""
+
+
 class _Reports(Observer):
     """Tells the parent what its user may want to know."""
 
@@ -214,9 +223,14 @@ class _Reports(Observer):
         self._begun = begun
         self.journal = Journal()
         self.more: Callable[[], dict[str, Any]] = dict
+        self.companion: Companion | None = None
 
     def about(self) -> dict[str, Any]:
         return self.more()
+
+    def state_changed(self, server: RaftServer) -> None:
+        if self.companion is not None:
+            self.companion.lead(server.state is LeaderState)
 
     def noticed(self, what: str, value: Any) -> None:
         if what == "begun":
@@ -277,6 +291,9 @@ class RaftNode:
         self._slow = executor.slow
         self._machine = MachineThread(executor, mailbox.wake)
         reports = self._reports = _Reports(context, partial(has_begun, spec.directory))
+        companion = defined(type(host.machine), "__companion__", None)
+        if companion is not None:
+            reports.companion = companion(lambda: host.machine)
         self.driver = Driver(
             self._net,
             storage=storage,

@@ -35,6 +35,7 @@ def test_every_promise_of_a_list_names_a_test() -> None:
     [
         ("pipeline", "10 different words; 'the' came 6 times"),
         ("async_actor", "20 messages at once"),
+        ("transfers", "there are still 2000"),
         ("job_queue", "30 jobs are done, though 5 workers were killed"),
     ],
 )

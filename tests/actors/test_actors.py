@@ -49,6 +49,7 @@ def resources() -> tuple[int, int]:
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_is_left() -> Iterator[None]:
     """Looks only at what this process made: others run actors on this machine too."""
+    close_system()  # what tests of other files began
     before, elsewhere = resources(), tempfile.tempdir
     tempfile.tempdir = own = tempfile.mkdtemp(prefix="a-")
     yield

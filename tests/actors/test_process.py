@@ -498,7 +498,7 @@ def make_owner(tmp_path: Path) -> Iterator[Callable[[Supervision | None], Owner]
     yield make
     for owner in owners:
         owner.close()
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    until(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()) == before)
 
 
 FAST = {"backoff_s": (0.0, 0.0)}

@@ -182,6 +182,10 @@ class Mailbox(Inbox, Protocol):
     """The mailbox of a process that has peers and clients; kinds are all but FRAME."""
 
     @property
+    def incarnation(self) -> bytes:
+        """A random number of this life of the process."""
+
+    @property
     def endpoints(self) -> tuple[str, str]:
         """Where peers and clients reach it, as bound."""
 

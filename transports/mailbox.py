@@ -208,6 +208,11 @@ class ZeroMQMailbox(Sockets):
             raise UsageError(f"cannot bind {endpoint}: {_why_not_bound(error)}") from error
         return door, socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
+    @property
+    def incarnation(self) -> bytes:
+        """A random number of this life of the process."""
+        return self.introduction.incarnation
+
     # --- Who may speak ---
 
     def set_keys(self, members: Mapping[int, tuple[str, ...]], clients: Mapping[str, Guest] | None = None) -> None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +34,7 @@ from actorraft.node.standalone import next_port
 from actorraft.storage.directory import draw_storage_id
 
 JOIN_S: Final = 60.0
+REFUSED_S: Final = 5.0  # how long all members may refuse a token's key: one that lags does not know a new token yet
 
 
 def make_token(secret: str, cluster_id: str, members: list[tuple[str, str]]) -> str:
@@ -97,12 +100,33 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
     thread = ClientThread(seeds, lambda: zeromq_channel(keys, bytes.fromhex(token["c"])), learns=True)
     try:
         asked = {"public_key": own.public, "storage_id": storage_id, "learner": learner, **addresses}
+        _wait_for_a_leader(thread, seeds.keys())
         told = ask_leader(thread, "join", asked, JOIN_S)
     finally:
         thread.close()
     _write(directory, told, token["c"], storage_id, listen=listen, peer=peer)
     identity.unlink()
     return directory
+
+
+def _wait_for_a_leader(thread: ClientThread, seeds: Collection[int]) -> None:
+    """Wait for somebody to show the token to.
+
+    Raises:
+        UsageError: nobody lets its key in.
+    """
+    now_s = since_s = time.monotonic()
+    until_s = now_s + JOIN_S
+    while thread.leader is None and now_s < until_s:
+        if not thread.refusals.keys() >= set(seeds):
+            since_s = now_s
+        elif now_s >= since_s + REFUSED_S:
+            raise UsageError(
+                "nobody lets the key of this token in: it was used already, its time is over, or the cluster is "
+                "another one by now. actorraft token create prints a new one"
+            )
+        time.sleep(0.02)
+        now_s = time.monotonic()
 
 
 def _write(directory: Path, told: dict[str, Any], cluster_id: str, storage_id: str, *, listen: str, peer: str) -> None:

@@ -1,9 +1,14 @@
-"""How a subcommand reaches a running cluster: the client's folder, and a session that is closed whatever happens."""
+"""How a subcommand reaches a running cluster: the client's folder, and a session that is closed whatever happens.
+
+A folder is written once, and members come, go and move; so each subcommand that was answered leaves in it where they
+are now and by which keys they are known. Else, once the last member of the first day is gone, it would reach nobody.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,8 +35,22 @@ def cluster(folder: Path | None) -> Iterator[ClientThread]:
         thread = open_thread(folder)
         try:
             yield thread
+            _refresh(folder, thread)
         finally:
             thread.close()
+
+
+def _refresh(folder: Path, thread: ClientThread) -> None:
+    """Write down what was learned of the members, if it is news; a folder that cannot be written stays as it is."""
+    from transports.keys import ClientFolder as Folder
+
+    own, endpoints = Folder.load(folder), {each: at.partition("#")[0] for each, at in thread.endpoints.items()}
+    known = {node_id: keys for node_id, keys in thread.members.items() if node_id in endpoints}
+    if thread.leader is None or min(endpoints) < 0 or known.keys() != endpoints.keys():
+        return  # nobody has said all of it
+    if (endpoints, known) != (own.endpoints, own.keys.members):
+        with contextlib.suppress(OSError):
+            replace(own, endpoints=endpoints, keys=own.keys.trusting(known)).save(folder)
 
 
 def ask(folder: Path | None, verb: str, arguments: dict[str, Any], timeout: float) -> Any:

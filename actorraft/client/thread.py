@@ -166,6 +166,16 @@ class ClientThread:
         return self._session.term
 
     @property
+    def members(self) -> dict[int, tuple[str, ...]]:
+        """Node id -> public keys that prove it, as members have said; empty before, and where there are none."""
+        return self._members
+
+    @property
+    def refusals(self) -> dict[int, str]:
+        """Nodes that let this client in no link now, and why."""
+        return dict(self._session.leadership.refusals_of_links)
+
+    @property
     def closed(self) -> bool:
         """Whether it takes no more calls."""
         return self._closed

@@ -8,19 +8,19 @@ that nobody can dial anybody, an operator says where one is, by its seed: a seed
 goes before what was kept, until that member says otherwise.
 
 Source:     docs/decisions/0033.
-The same number tells a member's lives apart. A disk that was put back from a copy, or a copy that runs beside its
-original, has forgotten what it voted for and acknowledged since, and comes with a number that its others know already:
-it is not heard, unless it says itself that it is on probation.
+A disk that was put back from a copy, or a copy that runs beside its original, has forgotten what it voted for and
+acknowledged since. So a member also says which lives of its process its disk remembers: one that does not remember the
+last life that was met here is not heard, however often it starts, unless it says itself that it is on probation.
 
-Invariant:  for each member the announcement with the highest number that was ever heard here; of nobody else. One life
-            of a process has one number, and only the last life that was met is heard.
+Invariant:  for each member the announcement with the highest number that was ever heard here; of nobody else. Whoever
+            is heard remembers the life that was heard before it, if that is not LIVES_MAX starts ago.
 Not here:   whether a speaker is who it says (its key, in the transport).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,6 +29,8 @@ from actorraft.raft.messages import Configuration
 from actorraft.storage.files import Files
 
 BOOK_FILE: Final = "addresses.json"
+LIVES_MAX: Final = 128  # of its own that a node remembers
+Lives = Sequence[tuple[int, str]]  # (number of the start, incarnation in hexadecimal), the last one last
 
 
 class Announcement(NamedTuple):
@@ -54,7 +56,8 @@ class AddressBook:
         self.node_id = node_id
         self._file = directory / BOOK_FILE if directory is not None else None
         self._files = files or Files()
-        self._lives: dict[int, tuple[int, str]] = {}  # member -> number and incarnation (hexadecimal) of its last life
+        self._met: dict[int, tuple[int, str]] = {}  # member -> its last life that was met
+        self.lives: Lives = ()  # of this node, this one included once it has started
         self._seeds = dict(seeds)
         self._known = dict(seeds)
         kept, kept_seeds = self._load()
@@ -64,10 +67,11 @@ class AddressBook:
                 announcement = seed._replace(number=announcement.number)
             self._take(member_id, announcement)
 
-    def start(self, peer: str, client: str, after: int = 0) -> Announcement:
+    def start(self, peer: str, client: str, incarnation: str, after: int = 0) -> Announcement:
         """Note where this node is in this run, under a number that it has never used; durable on return.
 
         Args:
+            incarnation: of this process, in hexadecimal.
             after: a number that it has used, as others say.
 
         Raises:
@@ -76,28 +80,32 @@ class AddressBook:
         before = self._known.get(self.node_id)
         number = max(after, before.number if before is not None else 0) + 1
         own = self._known[self.node_id] = Announcement(number, peer, client)
+        self.lives = [*(life for life in self.lives if life[1] != incarnation), (number, incarnation)][-LIVES_MAX:]
         self._store()
         return own
 
-    def meet(self, member_id: int, incarnation: str, number: int, on_probation: bool) -> str:
+    def meet(self, member_id: int, lives: Lives, on_probation: bool) -> str:
         """Note which life of a member speaks; return why it must not be heard, if it must not.
 
         Args:
-            number: of its start, as it says itself.
+            lives: those that its disk remembers; it says nothing without one.
             on_probation: it says that it has forgotten everything, and asks for nothing to be counted.
         """
-        known = self._known[member_id].number if member_id in self._known else 0
-        last, speaks = self._lives.get(member_id, (-1, ""))
-        if incarnation == speaks:
+        if not lives:
             return ""
-        if not on_probation and (number < known or number <= last):
-            return (
-                f"node {member_id} comes with its start {number}, and has made start {max(known, last)} before: its "
-                "data directory is an older copy, or is used twice, and has forgotten what was acknowledged since. Put "
-                f"the newest back; or actorraft members remove {member_id}, and join anew with an empty one"
-            )
-        self._lives[member_id] = (max(number, last), incarnation)
-        self._store()
+        life, met = lives[-1], self._met.get(member_id)
+        if met is not None and met[1] != life[1]:
+            remembers = met[1] in (incarnation for _, incarnation in lives) or met[0] < lives[0][0]
+            if not remembers and not on_probation:
+                return (
+                    f"node {member_id} comes with its start {life[0]}, and its disk knows nothing of start {met[0]}: "
+                    "its data directory is an older copy, or is used twice, and has forgotten what was acknowledged "
+                    f"since. Put the newest back; or actorraft members remove {member_id}, and join anew with an "
+                    "empty one"
+                )
+        if met != life:
+            self._met[member_id] = life
+            self._store()
         return ""
 
     def hear(self, told: Mapping[int, Announcement], members: frozenset[int]) -> bool:
@@ -117,7 +125,7 @@ class AddressBook:
         gone = self._known.keys() - configuration.members - {self.node_id}
         for member_id in gone:
             del self._known[member_id]
-            self._lives.pop(member_id, None)
+            self._met.pop(member_id, None)
         return self.hear(told, configuration.members) or bool(gone)
 
     def __getitem__(self, member_id: int) -> Announcement:
@@ -144,7 +152,8 @@ class AddressBook:
                 {int(member_id): Announcement(*row) for member_id, row in said[name].items()}
                 for name in ("known", "seeds")
             )
-            self._lives = {int(member_id): (row[0], row[1]) for member_id, row in said.get("lives", {}).items()}
+            self._met = {int(member_id): (row[0], row[1]) for member_id, row in said.get("met", {}).items()}
+            self.lives = [(row[0], row[1]) for row in said.get("lives", ())]
         except FileNotFoundError:
             return {}, {}
         except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -154,7 +163,7 @@ class AddressBook:
     def _store(self) -> None:
         if self._file is not None:
             try:
-                said = {"known": self._known, "seeds": self._seeds, "lives": self._lives}
+                said = {"known": self._known, "seeds": self._seeds, "met": self._met, "lives": self.lives}
                 self._files.replace(self._file, json.dumps(said).encode())
             except OSError as error:
                 raise StorageFailed(f"{self._file} cannot be written: {error}") from error

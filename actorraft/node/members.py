@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actorraft import codec
@@ -38,9 +39,6 @@ class Said(Protocol):
 
     @property
     def node_id(self) -> int: ...
-
-    @property
-    def incarnation(self) -> bytes: ...
 
     @property
     def storage_id(self) -> str: ...
@@ -70,8 +68,8 @@ class Members:
         self._looked_s = 0.0
         self.removed = False  # the log says, for good, that this node is no member any more
         self._book = AddressBook(spec.node_id, spec.seeds, spec.directory)
-        self._advertise = spec.advertise
-        self._book.start(*spec.advertise, after=roster.member_of(driver.server.configuration, spec.node_id).number)
+        self._start = partial(self._book.start, *spec.advertise, mailbox.incarnation.hex())
+        self._start(after=roster.member_of(driver.server.configuration, spec.node_id).number)
         mailbox.judge = self._judge
         self.follow()
 
@@ -88,19 +86,17 @@ class Members:
             )
             return why
         greeting = codec.decode_greeting(said.payload)
-        told = {node_id: Announcement(number, peer, client) for node_id, number, peer, client in greeting.addresses}
-        if said.node_id in told and said.node_id in configuration.members:
-            number = told[said.node_id].number
-            why = self._book.meet(said.node_id, said.incarnation.hex(), number, greeting.on_probation)
-            if why:
-                self._driver.refused[said.node_id] = why
-                return why
+        why = self._book.meet(said.node_id, greeting.lives, greeting.on_probation)
+        if why:
+            self._driver.refused[said.node_id] = why
+            return why
         self._driver.refused.pop(said.node_id, None)
         self._driver.rules.hear(said.node_id, greeting)
+        told = {node_id: Announcement(number, peer, client) for node_id, number, peer, client in greeting.addresses}
         news = self._book.hear(told, configuration.members)
         mine = told.get(self._node_id)
         if mine is not None and mine.number > self._book[self._node_id].number and self._on_probation:
-            self._book.start(*self._advertise, after=mine.number)  # its book was lost with its disk
+            self._start(after=mine.number)  # its book was lost with its disk
             news = True
         if news:
             self._use_book()
@@ -139,7 +135,8 @@ class Members:
         rows = [(node_id, *at) for node_id, at in known.items()]
         mine = self._driver.rules.mine
         code = (mine.version, mine.fingerprint) if mine is not None else None
-        self._mailbox.introduce(codec.encode(codec.Greeting(rows, code, codec.WIRE, self._on_probation)))
+        said = codec.Greeting(rows, code, codec.WIRE, self._on_probation, list(self._book.lives))
+        self._mailbox.introduce(codec.encode(said))
 
     # --- As leader ---
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from actorraft.raft.server import RaftServer
 
 HOLDING_PATIENCE = 3  # election timeouts that a node whose machine holds leaves to the others
+# For nodes that hear each other within a millisecond or so; `urgent_scale` stretches them where they are far apart.
 URGENT_RANK_MS = 4  # between the first questions of followers that see their leader's death together
 URGENT_RETRY_MS = 5  # until a refused pre-vote is repeated while the leader's link is down
 URGENT_SPLIT_MS = (5, 26)  # until a new election after a split one, drawn from [low, high)
@@ -41,7 +42,7 @@ def become_follower(self: RaftServer, term: int, leader_id: int | None) -> None:
         self.voted_for = None
         if self.urgent_leader is not None:
             # Somebody else is at it: leave it time to win.
-            self.arm_urgent(self.draw(*URGENT_SPLIT_MS))
+            self.arm_urgent(after_a_split(self))
     if self.state is LeaderState:
         self.election_elapsed = 0
         self.reset_leader()
@@ -263,10 +264,23 @@ def count_votes(self: RaftServer) -> None:
     elif self.state is CandidateState and self.urgent_leader is not None and self.urgent_delay_ms is None:
         everybody_answered = self.voters <= self.votes.keys() | self.disconnected.keys()
         if everybody_answered:
-            self.arm_urgent(self.draw(*URGENT_SPLIT_MS))
+            self.arm_urgent(after_a_split(self))
 
 
 # -- a broken connection (docs/core.md, "Urgent elections")
+
+
+def urgent_scale(self: RaftServer) -> int:
+    """Return how many times the waits above are stretched: a question must arrive before the next one asks his.
+
+    Who is configured for an election timeout of seconds has questions that take a tenth of a second.
+    """
+    return max(1, round(self.config.election_timeout_ticks * self.config.tick_s * 1000) // 150)
+
+
+def after_a_split(self: RaftServer) -> int:
+    """Draw how long to wait before standing again."""
+    return self.draw(*URGENT_SPLIT_MS) * urgent_scale(self)
 
 
 def peer_disconnected(self: RaftServer, peer_id: int) -> None:
@@ -283,7 +297,7 @@ def peer_disconnected(self: RaftServer, peer_id: int) -> None:
         self.urgent_tries = 0
         # Two followers see the death microseconds apart: by rank, one of them asks first.
         rank = sum(voter < self.node_id for voter in self.voters - {peer_id})
-        self.arm_urgent(rank * URGENT_RANK_MS)
+        self.arm_urgent(rank * URGENT_RANK_MS * urgent_scale(self))
 
 
 def peer_connected(self: RaftServer, peer_id: int) -> None:
@@ -313,7 +327,7 @@ def urgent(self: RaftServer) -> None:
         return
     self.campaign()
     if self.pre_candidate:
-        self.arm_urgent(URGENT_RETRY_MS)
+        self.arm_urgent(URGENT_RETRY_MS * urgent_scale(self))
 
 
 def arm_urgent(self: RaftServer, delay_ms: int | None) -> None:

@@ -66,6 +66,11 @@ def test_a_token_is_good_once(net: Hosts) -> None:
     assert new.wait() != 0
     assert "used already" in new.said()
     shutil.rmtree(new.data)
+    net.run("token", "create")  # now nobody needs to know of that one any more
+    join(new, text)
+    assert new.wait(40) != 0
+    assert "nobody lets the key of this token in: it was used already" in new.said()
+    shutil.rmtree(new.data)
     kept.rename(new.data)  # the same machine: it may come as often as it likes
     join(new, text)
     eventually(lambda: new.serves_s)

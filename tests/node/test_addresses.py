@@ -32,30 +32,30 @@ def test_an_old_announcement_that_is_repeated_changes_nothing(number: int) -> No
 
 def test_nobody_says_where_this_node_is_and_strangers_are_not_noted() -> None:
     book = AddressBook(0, {})
-    book.start("here:1", "here:2")
+    book.start("here:1", "here:2", "ff")
     assert not book.hear({0: at(99, "there"), 7: at(1, "stranger")}, ALL)
     assert book.known == {0: at(1, "here")}
 
 
 def test_numbers_grow_with_each_start_and_what_was_heard_is_kept(tmp_path: Path) -> None:
     book = AddressBook(0, {1: at(0, "file")}, tmp_path)
-    assert book.start("a:1", "a:2").number == 1
+    assert book.start("a:1", "a:2", "ff").number == 1
     book.hear({1: at(5, "moved")}, ALL)
     again = AddressBook(0, {1: at(0, "file")}, tmp_path)
-    assert again.start("b:1", "b:2") == at(2, "b")
+    assert again.start("b:1", "b:2", "ff") == at(2, "b")
     assert again[1] == at(5, "moved")
 
 
 def test_a_seed_that_has_changed_since_the_last_start_goes_before_what_was_kept(tmp_path: Path) -> None:
     book = AddressBook(0, {1: at(0, "file"), 2: at(0, "other")}, tmp_path)
-    book.start("a:1", "a:2")
+    book.start("a:1", "a:2", "ff")
     book.hear({1: at(5, "gone"), 2: at(3, "stays")}, ALL)
     again = AddressBook(0, {1: at(0, "edited"), 2: at(0, "other")}, tmp_path)
     assert again[1] == at(5, "edited"), "an operator's word"
     assert again[2] == at(3, "stays")
     assert not again.hear({1: at(5, "gone")}, ALL), "whoever repeats what this node knew already says nothing new"
     assert again.hear({1: at(6, "elsewhere")}, ALL), "and the member's own goes before both"
-    again.start("a:1", "a:2")
+    again.start("a:1", "a:2", "ff")
     third = AddressBook(0, {1: at(0, "edited"), 2: at(0, "other")}, tmp_path)
     assert third[1] == at(6, "elsewhere")
 
@@ -67,28 +67,36 @@ def test_the_log_is_heard_like_anybody_and_members_that_left_are_forgotten() -> 
     assert book.known == {1: at(5, "newer"), 3: at(1, "c")}
 
 
-def test_one_life_of_a_member_has_one_number_and_only_the_last_is_heard(tmp_path: Path) -> None:
+def test_a_member_is_heard_whose_disk_remembers_its_last_life(tmp_path: Path) -> None:
     book = AddressBook(0, {1: at(0, "file")}, tmp_path)
-    assert book.meet(1, "aa", 1, on_probation=False) == ""
-    assert book.meet(1, "aa", 1, on_probation=False) == "", "the same life, on another connection"
-    assert "start 1" in book.meet(1, "bb", 1, on_probation=False), "a copy of the disk, as it was before that start"
-    book.hear({1: at(2, "moved")}, ALL)
-    assert book.meet(1, "cc", 2, on_probation=False) == "", "others have heard of it first"
+    one, two, three = (1, "aa"), (2, "bb"), (3, "cc")
+    assert book.meet(1, [one], on_probation=False) == ""
+    assert book.meet(1, [one], on_probation=False) == "", "the same life, on another connection"
+    assert book.meet(1, [one, two], on_probation=False) == ""
     again = AddressBook(0, {1: at(0, "file")}, tmp_path)
-    for incarnation, number in (("aa", 1), ("dd", 2)):
-        assert "older copy, or is used twice" in again.meet(1, incarnation, number, on_probation=False)
-    assert again.meet(1, "cc", 2, on_probation=False) == ""
-    assert again.meet(1, "ee", 3, on_probation=False) == ""
+    copied = [one, (2, "dd")]
+    for number in range(3, 9):  # however often a copy from before that life is started
+        why = again.meet(1, copied, on_probation=False)
+        assert f"start {number - 1}, and its disk knows nothing of start 2" in why
+        copied.append((number, f"{number}"))
+    assert again.meet(1, [one], on_probation=False) != "", "the original beside its copy"
+    assert again.meet(1, [one, two, three], on_probation=False) == ""
+    assert again.meet(1, [(500, "ee")], on_probation=False) == "", (
+        "this node was away for longer than anybody remembers"
+    )
 
 
 def test_a_member_on_probation_is_heard_and_learns_which_numbers_it_has_used() -> None:
     book = AddressBook(0, {1: at(5, "known")})
-    assert book.meet(1, "aa", 1, on_probation=True) == ""
-    assert book.meet(1, "aa", 1, on_probation=False) == "", "it has begun since"
+    assert book.meet(1, [(5, "aa")], on_probation=False) == ""
     emptied = AddressBook(1, {})
-    emptied.start("a:1", "a:2")
-    assert emptied.start("a:1", "a:2", after=5).number == 6
-    assert book.meet(1, "bb", 7, on_probation=False) == ""
+    emptied.start("a:1", "a:2", "bb")
+    assert book.meet(1, emptied.lives, on_probation=True) == ""
+    assert emptied.start("a:1", "a:2", "bb", after=5).number == 6
+    assert book.meet(1, emptied.lives, on_probation=False) == "", "it has begun since"
+    emptied.start("a:1", "a:2", "cc")
+    assert book.meet(1, emptied.lives, on_probation=False) == ""
+    assert emptied.lives == [(6, "bb"), (7, "cc")]
 
 
 def test_a_damaged_book_is_named(tmp_path: Path) -> None:

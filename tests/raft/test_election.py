@@ -478,6 +478,22 @@ def test_a_follower_that_alone_lost_the_leader_disturbs_nobody() -> None:
     assert cluster.leaders() == [0]
 
 
+def test_followers_far_apart_leave_each_other_the_time_of_a_question() -> None:
+    cluster = Cluster(3, config=RaftConfig.wan())
+    cluster.elect(0)
+
+    for follower in (1, 2):
+        cluster[follower].peer_disconnected(0)
+
+    first, second = cluster[1].urgent_delay_ms, cluster[2].urgent_delay_ms
+    assert first == 0
+    assert second is not None
+    assert second >= 50, "one way, where a round trip takes 100 ms"
+    cluster[2].become_follower(2, None)
+    assert cluster[2].urgent_delay_ms is not None
+    assert cluster[2].urgent_delay_ms >= 65
+
+
 def test_a_learner_does_not_hurry() -> None:
     cluster = Cluster(3)
     cluster.elect(0)

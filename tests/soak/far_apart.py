@@ -1,7 +1,7 @@
 """python -m tests.soak.far_apart: machines with a delay between them, some with lost packets; what profiles make of it.
 
 A relay in the router's namespace stands before each machine, and holds every byte for half the round trip. Loss is of
-packets, by a rule of nftables. Needs root.
+packets, by a rule of nftables, and so is a host that falls silent: no socket closes. Needs root.
 
 Not here:   a limit of bandwidth.
 """
@@ -15,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from actorraft import ActorRaftError
+from actorraft import ActorRaftError, Client
+from statemachines.kv import KVStore
 from tests.machines.hosts import PORT, REPOSITORY, Hosts, hosts
 from tests.nemesis.namespaces import why_not
 
@@ -118,24 +120,64 @@ def _figures(net: Hosts, seconds: float) -> str:
                 took_s.append(time.monotonic() - began_s)
             except ActorRaftError:
                 errors += 1
-        began_s = time.monotonic()
-        futures = [proxy.set.submit(f"k{n % 100}", n) for n in range(3000)]  # type: ignore[attr-defined]
-        for future in futures:
-            future.result(60.0)
-        rate = len(futures) / (time.monotonic() - began_s)
+        rate = _rate(client, seconds)
         terms = max(row.term for row in client.status()) - term
-        leader = client.wait_for_leader()
-        net.nodes[leader].kill()
-        began_s = time.monotonic()
-        proxy.set("x", 2)
-        election_ms = (time.monotonic() - began_s) * 1000
+        killed = client.wait_for_leader()
+        net.nodes[killed].kill()
+        after_kill_ms = _next_commit_ms(proxy)
+        net.nodes[killed].serve("--listen", f"{net.nodes[killed].address}:{PORT}", "--advertise", _door(killed))
+        net.settled(client)
+        _rate(client, 0.5)
+        _fall_silent(net, client.wait_for_leader())
+        after_silence_ms = _next_commit_ms(proxy)
         cuts = statistics.quantiles(took_s, n=100)
-        return f"{cuts[49] * 1000:.0f} | {cuts[98] * 1000:.0f} | {rate:.0f} | {election_ms:.0f} | {terms} | {errors}"
+        figures = (cuts[49] * 1000, cuts[98] * 1000, rate, after_kill_ms, after_silence_ms, terms, errors)
+        return " | ".join(f"{figure:.0f}" for figure in figures)
+
+
+def _next_commit_ms(proxy: KVStore) -> float:
+    began_s = time.monotonic()
+    proxy.set("x", 2)
+    return (time.monotonic() - began_s) * 1000
+
+
+def _rate(client: Client[KVStore], seconds: float) -> float:
+    """Keep 1,000 commands outstanding; return commits a second, of the second half."""
+    waiting = deque(client.submit_call("set", ("k", number), {}, 60.0) for number in range(1000))
+    began_s = time.monotonic()
+    count, half_s = 0, began_s
+    while (now_s := time.monotonic()) < began_s + seconds:
+        waiting.popleft().result()
+        waiting.append(client.submit_call("set", ("k", 0), {}, 60.0))
+        if now_s < began_s + seconds / 2:
+            half_s = now_s
+        else:
+            count += 1
+    rate = count / max(time.monotonic() - half_s, 0.001)
+    for future in waiting:
+        future.result()
+    return rate
+
+
+def _door(node_id: int) -> str:
+    """Where the relay stands before a node."""
+    return f"10.77.{node_id + 1}.1:{PORT}"
+
+
+def _fall_silent(net: Hosts, node_id: int) -> None:
+    """Lose every packet to and from a host; nobody is told."""
+    wire = f"{net.router.prefix}w{net.nodes[node_id].number}"
+    rules = (
+        "add table ip silent; add chain ip silent in { type filter hook input priority 0; }; "
+        "add chain ip silent out { type filter hook output priority 0; }; "
+        f'add rule ip silent in iifname "{wire}" drop; add rule ip silent out oifname "{wire}" drop'
+    )
+    subprocess.run(["ip", "netns", "exec", f"{net.router.prefix}r", "nft", rules], check=True)
 
 
 CASES = (
-    ("lan", 1, 0, 0.0), ("lan", 30, 0, 0.0), ("wan", 30, 0, 0.0), ("wan", 80, 0, 0.0), ("wan", 80, 20, 0.0),
-    ("wan", 30, 0, 0.01), ("wan", 30, 0, 0.05),
+    ("lan", 1, 0, 0.0), ("lan", 1, 1, 0.01), ("wan", 30, 0, 0.0), ("wan", 30, 10, 0.0), ("wan", 80, 0, 0.0),
+    ("wan", 80, 20, 0.0), ("wan", 30, 0, 0.01), ("wan", 30, 0, 0.05),
 )  # fmt: skip
 
 
@@ -143,7 +185,8 @@ def main(
     pairs: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     as_relay: float = typer.Option(0.0, "--relay", hidden=True),
     jitter: float = typer.Option(0.0, hidden=True),
-    seconds: float = typer.Option(10.0, help="Of writing one after another, for each case."),
+    seconds: float = typer.Option(10.0, help="Of writing one after another, and then many at once, for each case."),
+    only: str = typer.Option("", help="Only this profile."),
 ) -> None:
     """Print a table."""
     if as_relay:
@@ -153,9 +196,12 @@ def main(
     if reason is not None:
         sys.exit(f"no network namespaces: {reason}")
     print(
-        "profile | round trip ms | jitter ms | loss | p50 ms | p99 ms | commits/s, 3,000 at once | after a kill ms | elections unasked | errors"
+        "profile | round trip ms | jitter ms | loss | p50 ms | p99 ms | commits/s, 1,000 outstanding | after a kill ms "
+        "| after silence ms | elections unasked | errors"
     )
     for profile, rtt_ms, jitter_ms, loss in CASES:
+        if only not in ("", profile):
+            continue
         with tempfile.TemporaryDirectory(prefix="far-") as directory, hosts(Path(directory), 3, quiet=True) as net:
             head = f"{profile} | {rtt_ms} | {jitter_ms} | {loss:.0%} | "
             try:

@@ -11,10 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from tests.machines.hosts import PORT, Hosts, Load, eventually, hosts
+from tests.machines.test_names import silent_name_server as name_server
+from tests.machines.test_names import write
+from tests.machines.test_strangers import flooded
 from tests.nemesis.namespaces import why_not
 
 
@@ -89,6 +93,35 @@ def moves(net: Hosts) -> str:
     return f"reached {took_s:.2f} s after it served at another address"
 
 
+def silent_names(net: Hosts) -> str:
+    """A name server that never answers for one peer, for a minute; the same cluster with all names before."""
+    with name_server(net) as at:
+        names = {host.name: host.address for host in net.all}
+        net.found(names=True)
+        found: list[dict[str, Any]] = []
+        for known in (names, {name: at for name, at in names.items() if name != net.nodes[2].name}):
+            for host in net.all:
+                host.knows(known, at)
+            for node_id in (0, 1):
+                net.nodes[node_id].kill()
+            net.start(0, 1)
+            write(net, 2.0)
+            found.append(write(net, 60.0))
+        before, during = found
+        after = write(net, 0.5)
+    assert not before["errors"] + during["errors"], "a client saw an error"
+    assert during["term"] == after["term"], "an election"
+    return (
+        f"p99 of commits {during['p99_ms']:.1f} ms in 60 s in which nobody answers for one peer's name, "
+        f"{during['p99_ms'] / before['p99_ms']:.2f} times the {before['p99_ms']:.1f} ms with it; no election"
+    )
+
+
+def strangers(net: Hosts) -> str:
+    """A thousand connections that say nothing sensible, and messages that never end."""
+    return f"{flooded(net):.0f} MB more at the leader under 1,000 connections of a stranger and messages without end"
+
+
 class Begun(Load):
     """A load on a cluster that is whole."""
 
@@ -119,16 +152,28 @@ def ended(net: Hosts, load: Begun, since_s: float) -> float:
     return load.longest_gap_s(before)
 
 
-PARTS: tuple[Callable[[Hosts], str], ...] = (first_commit, all_killed, cut_off, leaves, joins, moves)
+PARTS: tuple[Callable[[Hosts], str], ...] = (
+    first_commit,
+    all_killed,
+    cut_off,
+    leaves,
+    joins,
+    moves,
+    strangers,
+    silent_names,
+)
 
 
-def main(runs: int = typer.Option(1, help="How often each is tried.")) -> None:
+def main(
+    runs: int = typer.Option(1, help="How often each is tried."),
+    only: str = typer.Option("", help="Names of parts, with commas between."),
+) -> None:
     """Try everything, and print what it took."""
     reason = why_not()
     if reason is not None:
         sys.exit(f"no network namespaces: {reason}")
     failed = 0
-    for part in PARTS:
+    for part in [each for each in PARTS if only in ("", each.__name__) or each.__name__ in only.split(",")]:
         for _ in range(runs):
             with tempfile.TemporaryDirectory(prefix="machines-") as directory:
                 try:

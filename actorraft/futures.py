@@ -184,7 +184,7 @@ class ResultFuture(Future[T]):
     def _sleep(self, timeout: float | None) -> None:
         _check_waiting()
         given: Any = timeout
-        if given is not None and not isinstance(given, numbers.Real):
+        if given is not None and (not isinstance(given, numbers.Real) or given != given):
             raise UsageError(f"timeout is a number of seconds, or None for ever, not {timeout!r}")
         sleeper = threading.Lock()
         sleeper.acquire()

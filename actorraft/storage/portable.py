@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from actorraft.errors import CorruptionError, UsageError
 from actorraft.ports import Storage
@@ -48,9 +49,7 @@ def write_portable(path: str | os.PathLike[str], info: PortableInfo, chunks: Ite
     Raises:
         UsageError: it cannot be written there.
     """
-    if "\0" in os.fsdecode(path):
-        raise UsageError(f"a path has no NUL character in it: {os.fsdecode(path)!r}")
-    target = Path(path).absolute()
+    target = _target(path)
     # A name that nobody can have planted a link under, in a directory that others may write to.
     aside = target.with_name(f".{target.name[:200]}.{os.urandom(8).hex()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -74,6 +73,25 @@ def write_portable(path: str | os.PathLike[str], info: PortableInfo, chunks: Ite
     finally:
         with contextlib.suppress(OSError):  # renamed, or never made
             aside.unlink()
+    return target
+
+
+def _target(path: Any) -> Path:
+    """Return where a file is to be written. Raises UsageError if none can be."""
+    try:
+        name = os.fsdecode(os.fsencode(path))
+    except (TypeError, UnicodeEncodeError):
+        raise UsageError(f"a path is a name that a file can have, not {path!r}") from None
+    if "\0" in name:
+        raise UsageError(f"a path has no NUL character in it: {name!r}")
+    try:
+        target = Path(name).absolute()
+    except OSError:
+        raise UsageError(f"{name!r} is relative, and the working directory of this process is gone") from None
+    with contextlib.suppress(OSError):  # it is not there, or writing says why not
+        mode = os.lstat(target).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):  # a device would be replaced by the file
+            raise UsageError(f"the snapshot cannot be written to {target}: what is there is no file")
     return target
 
 

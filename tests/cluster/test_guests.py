@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from actorraft import ActorRaftError, RaftConfig, ReplicatedStateMachine, StartError, StateMachine, command, query
-from tests.cluster.helpers import eventually
+from tests.cluster.helpers import ROOT, SCRIPTS, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -159,29 +158,13 @@ def test_a_node_that_cannot_restore_says_so_lives_and_goes_on_by_itself(tmp_path
             assert cluster.proxy(to=node_id, timeout=30.0).counted() == 4
 
 
-@pytest.mark.parametrize("flags", [["-E"], ["-I"]])
-def test_a_hook_that_raises_ends_no_node_of_a_script_under_isolation_or_in_a_thread(
-    flags: list[str], tmp_path: Path
+@pytest.mark.parametrize(("flags", "where"), [(["-E"], "thread"), (["-I"], "fork"), ([], "signal"), (["-I"], "main")])
+def test_what_a_script_raises_wherever_it_is_called_from_ends_in_outcomes_and_ends_no_node(
+    flags: list[str], where: str, tmp_path: Path
 ) -> None:
     script = tmp_path / "script.py"
-    script.write_text(
-        f"import sys; sys.path[:0] = {[each for each in sys.path if each]!r}\n"
-        + textwrap.dedent("""
-            import threading
-            from actorraft import ReplicatedStateMachine, StateMachine, command
-            class Heap(StateMachine):
-                def __init__(self): self.heap = [1e12]
-                @command
-                def pop(self): return self.heap.pop()
-                def wake_at(self): return self.heap[0]
-            def run():
-                with ReplicatedStateMachine(Heap).spawn(3) as cluster:
-                    print(cluster.proxy().pop(), [str(row.error) for row in cluster.status() if row.alive])
-            thread = threading.Thread(target=run)
-            thread.start()
-            thread.join()
-        """)
-    )
-    run = subprocess.run([sys.executable, *flags, str(script)], capture_output=True, text=True, timeout=60, check=False)
-    assert run.stdout.startswith("1000000000000.0"), run.stderr
-    assert "Heap.wake_at raised IndexError" in run.stdout
+    path = f"import sys; sys.path[:0] = {[str(ROOT), *(each for each in sys.path if each)]!r}\n"
+    script.write_text(path + (SCRIPTS / "guests.py").read_text())
+    line = [sys.executable, *flags, str(script), where]
+    run = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
+    assert (run.returncode, run.stdout) == (0, "done\n"), run.stderr

@@ -9,7 +9,7 @@ the log says (rules.py).
 If nobody answers for PATIENCE election timeouts, if the leader cannot take a snapshot, or if this node itself leads,
 nobody else has that state: the entries are replayed then, by the old rules.
 
-Source:     rules.md R12; docs/decisions/0031.
+Source:     docs/decisions/0031.
 Invariant:  the log is not touched before the snapshot is durable; then it is cut as behind one of this node's own.
 Threads:    the node's loop.
 Not here:   which entries are other code's (rules.py); a log that is too short, which is the core's (raft/snapshots.py).

@@ -4,7 +4,7 @@ Nodes take snapshots at indexes of their own. Where other code is to compute ane
 one index everywhere, or replicas part. What a snapshot holds is committed, so whoever has an older one may have it too:
 its folder then is as if it had taken that snapshot itself, and a crash midway leaves nothing that must be undone.
 
-Source:     rules.md R11.
+Source:     docs/decisions/0031.
 Not here:   the entry of the log that says from which index on which code rules (node/rules.py).
 """
 

@@ -28,12 +28,14 @@ from actorraft.errors import ActorRaftError, UsageError
 from actorraft.machine import CommandContext, CommandObjects, methods_of
 from actorraft.node.guest import HookFailed
 from actorraft.node.host import MachineHost
+from actorraft.node.recursion import limit_recursion
 from actorraft.pickling import canonical
 from actorraft.pickling.encoder import Encoder, encode_factory
 from actorraft.pickling.formats import ERROR, OBJECT
 
 RESTORES_MAX: Final = 100  # places where a run is restored once; evenly spread where there are more commands
 DEEPER: Final = 300  # frames
+RECURSION_MAX: Final = sys.getrecursionlimit()
 CLOCK_S: Final = 40_000_000.0  # how far the other clock is off
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -238,6 +240,7 @@ def _run(job: _Job, restore_at: Sequence[int] = ()) -> list[_Step]:
         if wake_at is not None and wake_at <= context.time:
             host.clock(context)
         result = None
+        limit_recursion(RECURSION_MAX)  # as a node does: how deep a command may call depends on nobody else
         for frame in job.frames[begin : place + 1]:
             try:
                 result = host.apply(msgspec.msgpack.decode(frame), context)

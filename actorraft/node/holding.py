@@ -28,11 +28,10 @@ Not here:   which errors these are (host.py); the state, and its like before a c
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import sys
 from collections.abc import Callable
 
 from actorraft import codec
+from actorraft.node.guest import can_be_found
 from actorraft.node.logtime import LogTime
 from actorraft.node.work import BEFORE, ExecutorPort, Hold, Restore, TryAgain
 from actorraft.ports import Net, Storage
@@ -185,7 +184,7 @@ class Holding:
         self._wait()
         if not hold.ready:
             self._try(apply=False)
-        elif hold.module and hold.error is not None and not _can_be_found(hold.module):
+        elif hold.module and hold.error is not None and not can_be_found(hold.module):
             pass
         elif self._marks.words[HELD] != hold.index:
             self._try(apply=True)
@@ -342,14 +341,3 @@ class Holding:
             self._held_ticks = 0  # if it does not take it, or holds as well, another is asked
             with contextlib.suppress(RaftError):
                 server.transfer_leadership(-max(free)[1])
-
-
-def _can_be_found(module: str) -> bool:
-    """Whether an import may succeed by now; asks no more than the parent packages' code."""
-    if module in sys.modules:
-        return True
-    importlib.invalidate_caches()
-    try:
-        return importlib.util.find_spec(module) is not None
-    except BaseException:  # its parent package is user code
-        return False

@@ -42,10 +42,11 @@ from actorraft.machine import (
     methods_of,
     own_attributes,
 )
-from actorraft.node.guest import HookFailed, failed
+from actorraft.node.guest import HookFailed, can_be_found, failed
 from actorraft.node.machine_state import MachineState, NotRestorable
 from actorraft.pickling import byvalue, exceptions, formats
 from actorraft.pickling.definitions import ANYBODY, Definitions
+from actorraft.pickling.fingerprint import late_imports
 from actorraft.pickling.formats import (
     CALL,
     DEFINITION,
@@ -562,6 +563,19 @@ class MachineHost:
         pieces = self._state.pieces()
         while (piece := self._guarded("snapshot", lambda: next(pieces, None), _LOG_GROWS)) is not None:
             yield piece
+
+    def forecast(self) -> None:
+        """Warn of modules that the machine's methods import once they are called, and that are not there.
+
+        A command that meets that holds every node; now nobody is held up by it.
+        """
+        for method, module in late_imports(type(self.machine)):
+            name = module.partition(".")[0]
+            if not can_be_found(name):
+                logger.warning(
+                    "%s imports %s, and there is no %s here: a command that comes to it is not applied before there is",
+                    method, module, name,
+                )  # fmt: skip
 
     @property
     def class_name(self) -> str:

@@ -276,6 +276,7 @@ class RaftNode:
             storage.close()
         storage = open_storage(spec)
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
+        host.forecast()
         skips = read_skips(spec.directory)
         code = codec.Code(host.version, fingerprint_of(type(host.machine)))
         executor = Executor(

@@ -55,6 +55,35 @@ def fingerprint_of(machine: Any) -> str:
     return walk.result()
 
 
+def late_imports(machine: type) -> list[tuple[str, str]]:
+    """Return (method, module) for what a class's methods import only when they are called, as far as there is source.
+
+    An import inside a `try` is left out: whoever writes that knows what to do without it.
+    """
+    found: list[tuple[str, str]] = []
+    try:
+        for each in machine.__mro__:
+            source = None if _is_foreign(str(each.__module__)) else _module_of(each)
+            node = _find(source.tree, each) if source is not None else None
+            for method in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(method, ast.FunctionDef):
+                    found += [(f"{each.__qualname__}.{method.name}", name) for name in _imported_in(method)]
+    except BaseException:  # a metaclass is user code, and this is only a forecast
+        return []
+    return found
+
+
+def _imported_in(node: ast.AST) -> Iterator[str]:
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.Import):
+            yield from (alias.name for alias in inner.names)
+        elif isinstance(inner, ast.ImportFrom):
+            if inner.module is not None and inner.level == 0:
+                yield inner.module
+        elif not (isinstance(inner, ast.Try) and inner.handlers):
+            yield from _imported_in(inner)
+
+
 class _Module:
     """The source of a module, and what its names are bound to at its top level."""
 

@@ -329,3 +329,17 @@ def test_a_node_that_was_reached_and_is_gone_is_not_waited_for() -> None:
     session.admin(2, "status", {}, "asked", 10.0, 5.0)
 
     assert [(future, str(error)) for future, error, _ in session.failures] == [("asked", "node 2 is not reachable")]
+
+
+@pytest.mark.parametrize(("reason", "error"), [("busy", Busy), ("not leader", Unavailable)])
+def test_a_read_that_was_refused_up_to_its_deadline_says_for_which_reason(reason: str, error: type[Exception]) -> None:
+    net = Net()
+    session = net.open()
+    session.query(QueryCall(b"\x01", "read", 5.0, "stale", 1))
+    session.advance(1.0)
+    (_, query) = net.take(codec.Query)[0]
+
+    session.receive(1, codec.QueryRefused(query.request_id, reason, None), 1.0)
+    session.advance(5.1)
+
+    assert [("read", error)] == [(future, type(each)) for future, each, _ in session.failures]

@@ -620,3 +620,40 @@ def test_a_constructor_that_raises_is_seen() -> None:
 
     with pytest.raises(ValueError, match="no machine"):
         MachineHost(broken)
+
+
+class Forecast(StateMachine):
+    """Imports late."""
+
+    @command
+    def misspelled(self) -> None:
+        import surely_no_such_module.inside  # type: ignore[import-not-found]  # noqa: F401
+
+    @query
+    def nested(self) -> Any:
+        def later() -> None:
+            from surely_none_either import something  # type: ignore[import-not-found]  # noqa: F401
+
+        return later
+
+    @command
+    def knows_what_to_do(self) -> None:
+        try:
+            import surely_not_needed  # type: ignore[import-not-found]  # noqa: F401
+        except ImportError:
+            return
+
+    @command
+    def fine(self) -> None:
+        import json.decoder  # noqa: F401
+
+
+def test_modules_that_commands_would_miss_are_named_before_any_is_applied(caplog: pytest.LogCaptureFixture) -> None:
+    MachineHost(Forecast).forecast()
+
+    told = [record.getMessage() for record in caplog.records]
+    assert 2 == len(told)
+    assert told[0].startswith(
+        "Forecast.misspelled imports surely_no_such_module.inside, and there is no surely_no_such"
+    )
+    assert told[1].startswith("Forecast.nested imports surely_none_either, and there is no surely_none_either here")

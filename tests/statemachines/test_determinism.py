@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import os
@@ -239,9 +240,16 @@ class Careful(Machine):
         self.items.append((item, now.time, now.random.random(), now.serial))
         self.names.add(f"item {item}")
         now.publish("names", set(self.names))
+        self.dug = 0
+        with contextlib.suppress(RecursionError):  # as deep on all nodes, so it may be counted
+            self.dig()
         if item == 3:
             raise ValueError(self.first)
         return sorted(self.names)[-1]
+
+    def dig(self) -> None:
+        self.dug += 1
+        self.dig()
 
     @query
     def count(self) -> int:

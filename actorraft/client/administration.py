@@ -93,7 +93,7 @@ def status(thread: ClientThread, timeout: float, make_row: MakeRow) -> Status:
     rows = [make_row(node_id, said.get(node_id, {}), errors.get(node_id)) for node_id in asked]
     commit_index = max((row.commit_index for row in rows), default=-1)
     return Status(
-        MemberStatus(**{**asdict(row), "lag_entries": commit_index - row.last_applied}) if row.error is None else row
+        MemberStatus(**{**asdict(row), "lag_entries": commit_index - row.last_applied}) if row.alive else row
         for row in rows
     )
 

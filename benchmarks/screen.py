@@ -86,8 +86,8 @@ def heading(title: str) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     floor = measure.fdatasync_ms(CACHE)
     console.print(
-        f"[bold]{title}[/bold] · Python {platform.python_version()} · {measure.cores()} cores · data on "
-        f"{measure.filesystem(CACHE)}, where an append with fdatasync takes {floor:.3f} ms (median)",
+        f"[bold]{title}[/bold] · Python {platform.python_version()}, {measure.built()} · {measure.cores()} cores · "
+        f"data on {measure.filesystem(CACHE)}, where an append with fdatasync takes {floor:.3f} ms (median)",
         highlight=False,
     )
 

@@ -64,7 +64,7 @@ class Actor:
         What it raises is the StartError of whoever spawned it.
         """
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: Any, /) -> Any:
         """Take a message; what this returns answers an ask. A Future answers when it is done.
 
         What it raises is raised by the future of an ask; after a tell it goes to the log and to `on_failure`.

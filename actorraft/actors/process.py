@@ -489,6 +489,7 @@ def refuse_nested_spawn() -> None:
         if frame.f_code.co_name == "<module>" and module not in (None, "__main__"):
             raise UsageError(
                 f"spawn() ran while a node process imports the module {module}: each node would start more of them. "
-                f'Put the call under `if __name__ == "__main__":` in {module}, or into a function'
+                f'Put the call under `if __name__ == "__main__":` in {module}, or into a function. A web application '
+                "spawns nothing: make the cluster outside of its workers, and connect() in each worker's lifespan"
             )
         frame = frame.f_back

@@ -18,7 +18,10 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from actorraft.errors import UsageError
+
 RUN_FILE: Final = "run"
+VARIABLE: Final = "ACTORRAFT_RUN_DIR"  # where runs have their directories, if not among temporary files
 PREFIX: Final = "actorraft-"
 RANDOM_BYTES: Final = 8  # that mkdtemp adds to a prefix
 SOCKET_BYTES_MAX: Final = 103  # of the path of a Unix socket, on the system that allows least
@@ -29,16 +32,23 @@ class RunDir:
 
     Args:
         prefix: of its name; begins with PREFIX.
-        place: where it is made; None: the directory for temporary files, or /tmp if the paths of sockets would be too
-            long there.
+        place: where it is made; None: where the variable ACTORRAFT_RUN_DIR says, else the directory for temporary
+            files, or /tmp if the paths of sockets would be too long there.
         names_bytes_max: of the longest name that a socket in it will have.
+
+    Raises:
+        UsageError: the variable names no directory, or one whose path is too long for sockets.
     """
 
     def __init__(self, prefix: str = PREFIX, place: str | None = None, *, names_bytes_max: int = 20) -> None:
         if place is None:
-            place = tempfile.gettempdir()
+            place = os.environ.get(VARIABLE) or tempfile.gettempdir()
             name_bytes = len(prefix) + RANDOM_BYTES + names_bytes_max + 2  # and two slashes
-            if len(os.fsencode(place)) + name_bytes > SOCKET_BYTES_MAX:
+            too_long = len(os.fsencode(place)) + name_bytes > SOCKET_BYTES_MAX
+            if VARIABLE in os.environ and (too_long or not os.path.isdir(place)):
+                what = "is no directory" if not too_long else f"has over {SOCKET_BYTES_MAX - name_bytes} bytes"
+                raise UsageError(f"{VARIABLE}={place}: sockets are made there, and it {what}")
+            if too_long:
                 place = "/tmp"
         self._pid = os.getpid()
         self._closing = threading.Lock()  # a start that is given up is closed by two threads

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from actorraft.client.bell import Bell
+from actorraft.client.status import html_table
 
 T = TypeVar("T")
 
@@ -96,6 +97,9 @@ class Stream(Generic[T]):
         missed, self._missed = self._missed, 0
         return missed
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'closed, ' if self._closed else ''}{len(self._waiting)} waiting>"
+
     def __iter__(self) -> Iterator[T]:
         return self
 
@@ -117,7 +121,15 @@ class Stream(Generic[T]):
 
 
 class EventStream(Stream[ClusterEvent]):
-    """The iterator that `events()` returns."""
+    """The iterator that `events()` returns; in a notebook it shows what waits to be read."""
+
+    def _repr_html_(self) -> str:
+        """Show what has happened and was not read yet; it can still be read."""
+        rows = [
+            (time.strftime("%H:%M:%S", time.localtime(one.time_s)), one.kind, one.node_id, one.detail)
+            for one in tuple(self._waiting)
+        ]
+        return html_table(("time", "kind", "node", "detail"), rows)
 
     def get(self, timeout: float | None = None) -> ClusterEvent:
         """Return the next one; first, if some were lost, how many."""

@@ -1,9 +1,9 @@
-"""What `status()` returns: a row for each member, and a table to print."""
+"""What `status()` returns: a row for each member, and a table to print; and tables for notebooks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -36,33 +36,30 @@ class MemberStatus:
     backup: Mapping[str, Any] = field(default_factory=dict)
 
 
+SHOWN = ("id", "state", "term", "commit_index", "last_applied", "lag_entries", "pid", "alive", "error", "endpoint")
+
+
 class Status(list[MemberStatus]):
     """The rows of `status()`; prints as a table."""
 
+    def _cells(self) -> list[list[str]]:
+        return [[str(getattr(row, name)) for name in SHOWN] for row in self]
+
     def _repr_html_(self) -> str:
         """Show it as a table in a notebook."""
-        names = ("id", "state", "term", "commit_index", "last_applied", "lag_entries", "alive", "error", "endpoint")
-        head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in names)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(str(asdict(row)[name]))}</td>" for name in names) + "</tr>" for row in self
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return html_table(SHOWN, self._cells())
 
     def __str__(self) -> str:
-        names = [
-            "id",
-            "state",
-            "term",
-            "commit_index",
-            "last_applied",
-            "lag_entries",
-            "pid",
-            "alive",
-            "error",
-            "endpoint",
-        ]
-        rows = [names, *([str(asdict(row)[name]) for name in names] for row in self)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
+        rows = [list(SHOWN), *self._cells()]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(SHOWN))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         )
+
+
+def html_table(names: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> str:
+    """Return a table for notebooks; what is in it is shown as it is."""
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -17,6 +17,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from html import escape
 from typing import Any, Final, TypeVar
 
 from actorraft.client.administration import ask_leader
@@ -288,6 +289,13 @@ class Cluster(Client[M]):
 
     def __enter__(self) -> Cluster[M]:
         return self
+
+    async def __aenter__(self) -> Cluster[M]:
+        return self
+
+    def _repr_html_(self) -> str:
+        """Show it with its status in a notebook."""
+        return f"<p>{escape(repr(self))}</p>" + ("" if self.closed else self.status()._repr_html_())
 
     def __repr__(self) -> str:
         info, thread = self._processes.place.info, self._thread

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from actorraft.client.status import html_table
+
 if TYPE_CHECKING:
     from actorraft.cluster.processes import NodeProcesses
 
@@ -69,8 +71,17 @@ class Node:
         process = self._processes.find(self.id)
         return process.logs(lines) if process is not None else []
 
+    def _what(self) -> str:
+        if self.alive:
+            return f"pid {self.pid}"
+        return f"down, exit code {self.exit_code}" + (", starts again" if self.restarting else "")
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook, with the last that its process wrote."""
+        return html_table(("node", "process", "last lines"), [(self.id, self._what(), " | ".join(self.logs(3)))])
+
     def __repr__(self) -> str:
-        return f"<Node {self.id} {f'pid {self.pid}' if self.alive else 'down'}>"
+        return f"<Node {self.id} {self._what()}>"
 
 
 class Nodes(Mapping[int, Node]):
@@ -92,3 +103,10 @@ class Nodes(Mapping[int, Node]):
 
     def __len__(self) -> int:
         return len(self._processes.node_ids)
+
+    def _repr_html_(self) -> str:
+        """Show them in a notebook."""
+        return html_table(("node", "process"), [(node.id, node._what()) for node in self.values()])  # noqa: SLF001
+
+    def __repr__(self) -> str:
+        return f"<Nodes {', '.join(f'{node.id}: {node._what()}' for node in self.values())}>"  # noqa: SLF001

@@ -121,7 +121,7 @@ def _host_and_port(address: Any) -> tuple[str, int]:
     if not here:
         raise UsageError(
             f"listen: {address} is no address of the loopback, and what leaves this machine needs keys: "
-            'serve each node on its machine (section "Many machines" of the README), or listen at 127.0.0.1'
+            "serve each node on its machine (`actorraft init`, `actorraft serve`), or listen at 127.0.0.1"
         )
     return host, int(port)
 

@@ -165,6 +165,11 @@ class MachineHost:
             self._state.built(machine, holds_objects or self._methods_of(type(machine)).row == "objects")
         return machine
 
+    @property
+    def only_holds(self) -> bool:
+        """Whether the machine is a state that command objects and callables bring their own code to."""
+        return self._row == "objects"
+
     def _methods_of(self, kind: type) -> MachineMethods:
         return MachineMethods({}, {}, "objects") if self._holds_objects else methods_of(kind)
 

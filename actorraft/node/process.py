@@ -278,7 +278,7 @@ class RaftNode:
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
         host.forecast()
         skips = read_skips(spec.directory)
-        code = codec.Code(host.version, fingerprint_of(type(host.machine)))
+        code = codec.Code(host.version, fingerprint_of(type(host.machine), only_holds=host.only_holds))
         executor = Executor(
             host,
             session_expiry_s=spec.config.session_expiry_s,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from html import escape
 
 from actorraft.node.control import RaftControl
 from actorraft.node.driver import MessageEvent, TickEvent
@@ -178,6 +179,30 @@ class RaftSimulation:
         self.storages[i] = MemoryStorage()
         self.storages[i].persist(HardState(term, voted_for), 0, log)
         self.restart(i)
+
+    # --- To look at ---
+
+    def _repr_html_(self) -> str:
+        """Draw the logs in a notebook: a row a node, a colour a term; what the node knows to be committed is framed."""
+        length = max((len(node.server.log) for node in self.nodes), default=0)
+        head = "".join(f"<th>{index}</th>" for index in range(length))
+        rows = "".join(self._row_html(node_id, length) for node_id in range(len(self.nodes)))
+        return f"<table><thead><tr><th>node</th>{head}<th></th></tr></thead><tbody>{rows}</tbody></table>"
+
+    def _row_html(self, node_id: int, length: int) -> str:
+        server = self.nodes[node_id].server
+        state = "down" if node_id in self.crashed else server.state.name.lower()
+        cut = ", cut off" if node_id in self._isolated else ""
+        cells = []
+        for index in range(length):
+            if not server.log.first_index <= index < len(server.log):
+                cells.append("<td></td>")
+                continue
+            entry = server.log[index]
+            edge = "2px solid #333" if index <= server.commit_index else "2px solid transparent"
+            style = f"background: hsl({entry.term * 67 % 360} 70% 85%); border: {edge}"
+            cells.append(f'<td style="{style}" title="term {entry.term}">{escape(str(entry.item))[:20]}</td>')
+        return f"<tr><th>{node_id}</th>{''.join(cells)}<td>{state}, term {server.current_term}{cut}</td></tr>"
 
     # --- Invariants ---
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ import pytest
 import typer
 
 from actorraft import codec
-from benchmarks import election, measure, recovery, screen, throughput
+from benchmarks import election, measure, picture, recovery, screen, throughput
 from benchmarks.harness import Generator, GeneratorFailed, Measured
 from benchmarks.loadgen import LoadSpec, Window, thinned
 from benchmarks.systems import Unusable, system, usable_systems
@@ -27,6 +28,25 @@ def test_a_percentile_is_one_of_the_values() -> None:
     assert measure.percentile([5.0], 0.99) == 5.0
     assert measure.percentile([float(n) for n in range(1, 101)], 0.99) == 99.0
     assert math.isnan(measure.percentile([], 0.5))
+
+
+def test_a_run_says_how_its_interpreter_was_built(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.heading("a run")
+    assert f"{measure.built()} ·" in " ".join(capsys.readouterr().out.split())
+    assert re.fullmatch(r"built (with(out)? PGO and LTO|with (PGO|LTO) alone)", measure.built())
+
+
+def test_the_picture_of_the_readme_is_drawn_from_figures_that_the_pages_name(tmp_path: Path) -> None:
+    rows = json.loads((ROOT / "docs" / "figures.json").read_text())
+    pages = (ROOT / "docs" / "performance.md").read_text()
+
+    picture.draw(rows, tmp_path / "picture.png")
+
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    assert (ROOT / "docs" / "figures.png").exists()
+    for row in rows:
+        for figure in ("commits_per_s", "max_ms"):
+            assert figure not in row or f"{row[figure]:,}" in pages
 
 
 class Answering:

@@ -1,7 +1,7 @@
 """The examples of README.md and docs/: each python block is a program that runs, and that type checkers accept.
 
-A block whose first line is `# bank.py` is a file of that name, there for the blocks that follow on its page; one called
-`# test_....py` is for pytest. One that is not meant to run says `python no-run`; blocks typed at the prompt build on one
+A block whose first line is `# bank.py` is a file of that name, there for the blocks that follow on its page, which are
+what runs it; one called `# test_....py` is for pytest. One that is not meant to run says `python no-run`; blocks typed at the prompt build on one
 another, and their page is run as a whole.
 """
 
@@ -23,6 +23,16 @@ class Block:
     code: str
     name: str  # of its file; "" if it has none
     files: tuple[tuple[str, str], ...]  # (name, code) of those that its page has before it
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it is for pytest."""
+        return self.name.startswith("test_")
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is run by itself."""
+        return not self.name or self.is_test
 
     def write(self, directory: Path) -> Path:
         """Put it into a directory, with what it needs; return its file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
 import subprocess
 import sys
@@ -10,38 +11,24 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+from tests.docs.blocks import BLOCKS, PAGES, ROOT, Block
 
 
-def blocks() -> list[tuple[str, str]]:
-    """Return (page and line, code) of every python block that runs by itself; one that is not meant to says `python no-run`.
-
-    Blocks typed at the prompt build on one another: their page is run as a whole, below.
-    """
-    found = []
-    for page in PAGES:
-        text = page.read_text()
-        for match in re.finditer(r"^```python\n(.*?)^```", text, flags=re.M | re.S):
-            if match.group(1).lstrip().startswith(">>> "):
-                continue
-            line = text.count("\n", 0, match.start()) + 2
-            found.append((f"{page.relative_to(ROOT)}:{line}", match.group(1)))
-    return found
-
-
-def run(command: list[str], script: str | None = None) -> str:
-    """Run it as a reader would, from the root; return what it printed."""
-    done = subprocess.run(command, input=script, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+def run(command: list[str], cwd: Path = ROOT) -> str:
+    """Run it as a reader would; return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("place", "code"), [pytest.param(place, code, id=place) for place, code in blocks()])
-def test_a_block_of_the_docs_runs_as_printed(place: str, code: str) -> None:
-    run([sys.executable, "-W", "error::ResourceWarning", "-"], code)
+@pytest.mark.parametrize("block", [pytest.param(each, id=each.place) for each in BLOCKS if each.runs])
+def test_a_block_of_the_docs_runs_as_printed(block: Block, tmp_path: Path) -> None:
+    file = block.write(tmp_path)
+    how = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if block.is_test else ["-W", "error::ResourceWarning"]
+    run([sys.executable, *how, file.name], tmp_path)
 
 
 @pytest.mark.parametrize(

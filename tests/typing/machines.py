@@ -14,14 +14,19 @@ from actorraft import (
     Actor,
     ActorOptions,
     ActorRef,
+    Client,
+    Cluster,
     ReplicatedStateMachine,
     ResultFuture,
     StateMachine,
     command,
+    connect,
+    connect_async,
     context,
     query,
     spawn,
 )
+from actorraft.client.events import ClusterEvent
 from actorraft.testing import context as testing_context
 
 
@@ -116,6 +121,32 @@ async def remote() -> None:
         await bank.deposit.aio(1, 1)  # wrong
 
 
+def accounts_of(bank: Bank) -> dict[str, int]:
+    return bank.accounts
+
+
+async def in_a_loop() -> None:
+    async with await ReplicatedStateMachine(Bank).spawn_async(3, durability="os", transport="tcp") as cluster:
+        assert_type(cluster, Cluster[Bank])
+        assert_type(cluster.query(accounts_of), dict[str, int])
+        assert_type(cluster.query(Bank.helper, consistency="stale", to="any"), str)
+        assert_type(cluster.query("what the machine's query takes"), Any)
+        assert_type(cluster.nodes[cluster.leader()].pid, int | None)
+        async for event in cluster.events():
+            assert_type(event, ClusterEvent)
+        for published in cluster.watch("deposits"):
+            assert_type(published.index, int)
+        async with await connect_async(cluster.endpoints, Bank) as client:
+            assert_type(client, Client[Bank])
+            assert_type(await client.query_async(Bank.helper, to=2), str)
+        cluster.query(Bank.helper, consistency="stail")  # wrong
+        await cluster.query_async(Bank.helper, to="leeder")  # wrong
+        cluster.proxy(consistency="fresh")  # wrong
+    await ReplicatedStateMachine(Bank).spawn_async(3, durability="ssd")  # wrong
+    ReplicatedStateMachine(Bank).spawn(3, transport="udp")  # wrong
+    assert_type(connect("bank/client", Bank), Client[Bank])
+
+
 def others() -> None:
     savings = ReplicatedStateMachine(Savings).spawn(1).proxy()
     assert_type(savings, Savings)
@@ -159,6 +190,7 @@ def actors() -> None:
     assert_type(ref.proxy().greet("ann"), str)
     assert_type(ActorOptions(name="g", concurrency=3).spawn(Greeter, "hello"), ActorRef[Greeter])
     assert_type(any_actor(ref), int | None)
+    assert_type(ActorOptions(replicas=3).spawn(Greeter, "hello").cluster, Cluster[Any])
     spawn(Greeter)  # wrong
     spawn(Greeter, 5)  # wrong
     spawn(Greeter, "hello", quiet=True)  # wrong

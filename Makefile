@@ -33,7 +33,7 @@ test: tools
 	@if [ -s $(SKIPPED) ]; then echo "== skipped"; cat $(SKIPPED); else echo "== nothing was skipped"; fi
 
 # From Debian (as root) and npm, for the tests that need them; what cannot be installed is said here, and skipped there.
-DEBIAN := prometheus nftables iproute2 tcpdump fiu-utils
+DEBIAN := prometheus nftables iproute2 tcpdump fiu-utils systemd
 tools: $(VENV)/tools.stamp
 $(VENV)/tools.stamp: $(VENV)/dev.stamp
 	@echo "== tools from Debian and npm (once)"

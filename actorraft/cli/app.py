@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import actorraft
-from actorraft.cli import backing_up, calling, clients, folders, founding, keys, members, serving, watching
+from actorraft.cli import backing_up, calling, clients, folders, founding, keys, kubernetes, members, serving, watching
 
 app = typer.Typer(
     name="actorraft",
@@ -22,6 +22,7 @@ keys.register(app)
 calling.register(app)
 watching.register(app)
 backing_up.register(app)
+kubernetes.register(app)
 folders.register(app)
 
 

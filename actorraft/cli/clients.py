@@ -79,7 +79,8 @@ def revoke(
     name: Annotated[str, typer.Argument(help="The client that may speak no more.")],
     client: ClientFolder = None,
     timeout: Timeout = 5.0,
+    output: Output = Format.table,
 ) -> None:
     """Let a client in no more; what it has open is closed."""
     ask(client, "revoke_client", {"name": name}, timeout)
-    say(f"{name} may speak no more")
+    print_json({"revoked": name}) if output is Format.json else say(f"{name} may speak no more")

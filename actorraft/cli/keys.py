@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from actorraft.cli.output import USED_WRONGLY, fail, say
+from actorraft.cli.output import USED_WRONGLY, Format, Output, fail, print_json, say
 from actorraft.cli.reaching import ClientFolder, cluster
 from actorraft.client import administration
 from actorraft.client.thread import ClientThread
@@ -41,6 +41,7 @@ def rotate(
     force: Annotated[bool, typer.Option("--force", help="Also if a voter cannot hear of it now.")] = False,
     client: ClientFolder = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each member.", min=0.1)] = 60.0,
+    output: Output = Format.table,
 ) -> None:
     """Give members new keys, one at a time; each begins anew with its own, leadership handed over before."""
     with cluster(client) as thread:
@@ -51,7 +52,10 @@ def rotate(
                 raise fail(f"there is no member {node_id}; the members are {known}", USED_WRONGLY)
             _rotate(thread, node_id, force, timeout)
             _write_folder(client, administration.ask_leader(thread, "roster", {}, timeout)["members"])
-            say(f"node {node_id} has a new key")
+            if output is Format.table:
+                say(f"node {node_id} has a new key")
+        if output is Format.json:
+            print_json({"rotated": wanted})
 
 
 def _rotate(thread: ClientThread, node_id: int, force: bool, timeout: float) -> None:

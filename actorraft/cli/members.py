@@ -88,9 +88,13 @@ def add(
     learner: Annotated[bool, typer.Option("--learner", help="It stays a learner, which does not vote.")] = False,
     ttl: Annotated[float, typer.Option(help="Seconds for which the token is good.")] = 3600.0,
     timeout: Timeout = 5.0,
+    output: Output = Format.table,
 ) -> None:
     """Print what to run on a new machine, so that it becomes a member."""
     text = _create(client, ttl, learner, timeout)
+    if output is Format.json:
+        print_json({"token": text, "ttl_s": ttl, "learner": learner})
+        return
     say("run on the new machine, with the machine's package installed:")
     say(f"  actorraft serve --join {text} --data-dir DIRECTORY --listen HOST:PORT")
 
@@ -100,10 +104,14 @@ def remove(
     node_id: Annotated[int, typer.Argument(help="The member to remove.")],
     client: ClientFolder = None,
     timeout: Timeout = 30.0,
+    output: Output = Format.table,
 ) -> None:
     """Remove a member, alive or not. Its process leaves; its directory stays where it is."""
     _change(client, ["remove", node_id], timeout, lambda said: node_id not in {*said["voters"], *said["learners"]})
-    say(f"node {node_id} is no member any more; its data directory may be removed")
+    if output is Format.json:
+        print_json({"removed": node_id})
+    else:
+        say(f"node {node_id} is no member any more; its data directory may be removed")
 
 
 @members.command()
@@ -111,10 +119,11 @@ def promote(
     node_id: Annotated[int, typer.Argument(help="The learner that is to vote.")],
     client: ClientFolder = None,
     timeout: Timeout = 60.0,
+    output: Output = Format.table,
 ) -> None:
     """Let a learner vote, once it has caught up."""
     _change(client, ["add_voter", node_id], timeout, lambda said: node_id in said["voters"])
-    say(f"node {node_id} is a voter")
+    print_json({"voter": node_id}) if output is Format.json else say(f"node {node_id} is a voter")
 
 
 def _change(client: Path | None, change: list[Any], timeout: float, done: Any) -> None:

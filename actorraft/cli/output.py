@@ -73,7 +73,7 @@ def errors() -> Iterator[None]:
     except UsageError as error:
         raise fail(str(error), USED_WRONGLY) from None
     except ActorRaftError as error:
-        raise fail(str(error)) from None
+        raise fail(str(error).replace("status()", "actorraft status")) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise fail(f"{where}{error.strerror or error}") from None

@@ -18,6 +18,7 @@ from actorraft.cli.output import USED_WRONGLY, errors, fail
 from actorraft.client import administration
 from actorraft.client.connect import open_thread
 from actorraft.client.thread import ClientThread
+from actorraft.errors import UsageError
 
 ClientFolder = Annotated[
     Path | None,
@@ -32,6 +33,7 @@ def cluster(folder: Path | None) -> Iterator[ClientThread]:
     if folder is None:
         raise fail("which cluster? Name its client's folder: --client FOLDER, or ACTORRAFT_CLIENT", USED_WRONGLY)
     with errors():
+        _look_for_key(folder)
         thread = open_thread(folder)
         try:
             yield thread
@@ -51,6 +53,16 @@ def _refresh(folder: Path, thread: ClientThread) -> None:
     if (endpoints, known) != (own.endpoints, own.keys.members):
         with contextlib.suppress(OSError):
             replace(own, endpoints=endpoints, keys=own.keys.trusting(known)).save(folder)
+
+
+def _look_for_key(folder: Path) -> None:
+    from transports.keys import CLIENT_FILE, SECRET_FILE
+
+    if (folder / CLIENT_FILE).is_file() and not (folder / SECRET_FILE).is_file():
+        raise UsageError(
+            f"{folder / SECRET_FILE} is missing, and the cluster knows its clients by their keys: put it back, or "
+            "have an administrator make another folder: actorraft clients add NAME"
+        )
 
 
 def ask(folder: Path | None, verb: str, arguments: dict[str, Any], timeout: float) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -54,6 +55,7 @@ def register(app: typer.Typer) -> None:
 def events(
     recent: Annotated[bool, typer.Option("--recent", help="First what members still remember.")] = False,
     every: Every = 0.5,
+    seconds: Annotated[float | None, typer.Option(help="End after so long; by default it goes on.")] = None,
     client: ClientFolder = None,
     output: Output = Format.table,
 ) -> None:
@@ -65,7 +67,8 @@ def events(
             raise fail("no member answers; are the addresses in the client's folder right?")
         for happened in news if recent else ():
             _print(happened, output)
-        while True:
+        until_s = math.inf if seconds is None else time.monotonic() + seconds
+        while time.monotonic() < until_s:
             time.sleep(every)
             for happened in feed.ask():
                 _print(happened, output)

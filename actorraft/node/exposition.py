@@ -94,6 +94,15 @@ def families(status: dict[str, Any]) -> Iterator[Any]:
     for peer, index in sorted(status.get("match_index", {}).items()):
         match_index.add_metric([str(peer)], index)
     yield match_index
+    last_index = status["last_index"]
+    lag = GaugeMetricFamily(
+        "actorraft_peer_lag_entries",
+        "At the leader, how many entries of its log a peer does not have.",
+        labels=["peer"],
+    )
+    for peer, index in sorted(status.get("match_index", {}).items()):
+        lag.add_metric([str(peer)], max(0, last_index - index))
+    yield lag
     links = GaugeMetricFamily("actorraft_peer_link_up", "1 where the link to a peer is up, else 0.", labels=["peer"])
     for peer, down_s in sorted(status.get("links", {}).items()):
         links.add_metric([str(peer)], float(down_s is None))

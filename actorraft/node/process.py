@@ -55,6 +55,7 @@ from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
 from actorraft.node.members import Members
 from actorraft.node.room import DiskRoom
+from actorraft.node.service_manager import ServiceManager
 from actorraft.pickling.fingerprint import fingerprint_of
 from actorraft.ports import GONE, Kinds
 from actorraft.raft import roster
@@ -289,7 +290,8 @@ class RaftNode:
             code=code,
             slow_s=spec.config.slow_command_ms / 1000,
         )
-        self._slow = executor.slow
+        self._slow, self._sessions = executor.slow, executor.sessions
+        self._told_stopping = False
         self._machine = MachineThread(executor, mailbox.wake)
         reports = self._reports = _Reports(context, partial(has_begun, spec.directory))
         companion = defined(type(host.machine), "__companion__", None)
@@ -328,6 +330,7 @@ class RaftNode:
             snapshot_bytes=lambda: self.driver.snapshots.newest_bytes,
         )
         self.driver.requests.no_room = self._room.low
+        self._manager: ServiceManager = getattr(context, "manager", None) or ServiceManager({})
         self._handed_over = False  # leadership, since the disk is low
         self._caught_up = False  # what was committed when a leader was first known is applied
         self._to_apply: int | None = None  # and that is up to here
@@ -373,6 +376,7 @@ class RaftNode:
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
         if self._backups is not None:
             self._backups.start()
+        self._manager.tell("READY=1")
         self._machine.run(self._turn, lambda: self.driver.process_events(()))
         if self._backups is not None:
             self._backups.close()
@@ -414,6 +418,7 @@ class RaftNode:
         driver.process_events(events)
         if elapsed:
             self._look_at_disk()
+            self._manager.feed(self._clock.monotonic())
             self._reports.journal.follow(driver.server)
         if self._campaign:
             self._campaign_when_connected()
@@ -426,6 +431,9 @@ class RaftNode:
             Files().replace(self._spec.directory / REMOVED, b"This node is no member any more.\n")
             return None
         self._leaving.follow()
+        if self._context.stop_requested and not self._told_stopping:
+            self._told_stopping = True
+            self._manager.tell("STOPPING=1")
         if self._context.stop_requested and self._leaving.may_leave():
             return None
         return bool(envelopes)
@@ -510,6 +518,7 @@ class RaftNode:
             "not_ready": self._why_not_ready(),
             "disk": self._room.report(),
             "slow": list(self._slow),
+            "sessions": len(self._sessions),
             **({"backup": self._backups.report()} if self._backups is not None else {}),
         }
 

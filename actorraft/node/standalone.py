@@ -27,6 +27,7 @@ from actorraft.errors import UsageError
 from actorraft.node.addresses import Announcement
 from actorraft.node.folder import FIRST_START, SECRET_FILE, SEED_FILE, NodeFolder, take_first_start
 from actorraft.node.process import ON_PROBATION, REMOVED, NodeSpec
+from actorraft.node.service_manager import ServiceManager
 from actorraft.pickling.encoder import encode_factory
 from actorraft.pickling.fingerprint import fingerprint_of
 from actorraft.raft import roster
@@ -274,6 +275,7 @@ class Foreground:
 
     def __init__(self, folder: NodeFolder, say: Callable[[str], None]) -> None:
         self.stop_requested = False
+        self.manager = ServiceManager()
         self.again = False  # it leaves to begin anew at once, with another key
         self._folder = folder
         self._say = say

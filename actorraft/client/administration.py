@@ -90,7 +90,9 @@ def status(thread: ClientThread, timeout: float, make_row: MakeRow) -> Status:
             errors[node_id] = str(error)
     for one in said.values():  # who is refused by the others is the last to know
         errors |= {node_id: why for node_id, why in one.get("refused", {}).items() if node_id in errors}
-    rows = [make_row(node_id, said.get(node_id, {}), errors.get(node_id)) for node_id in asked]
+    members = {each for one in said.values() for each in (*one.get("voters", ()), *one.get("learners", ()))}
+    gone = {node_id for node_id in errors if members and node_id not in members}  # a folder may still know of them
+    rows = [make_row(node_id, said.get(node_id, {}), errors.get(node_id)) for node_id in asked if node_id not in gone]
     commit_index = max((row.commit_index for row in rows), default=-1)
     return Status(
         MemberStatus(**{**asdict(row), "lag_entries": commit_index - row.last_applied}) if row.alive else row

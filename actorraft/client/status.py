@@ -29,6 +29,8 @@ class MemberStatus:
     uptime_s: float = 0.0
     match_index: Mapping[int, int] = field(default_factory=dict)  # at the leader: peer -> the last entry it has
     not_ready: str = ""  # why it should not be sent to yet; "": it should
+    not_ready_s: float | None = None  # for how long; None: it is ready
+    dropped: Mapping[str, int] = field(default_factory=dict)  # what was not taken, and why: frames, by reason
     slow: Sequence[Mapping[str, Any]] = ()  # the last slow entries: index, method, took_ms
     # free_bytes; reserve_bytes, below which it refuses_writes; full_in_s: seconds until then, None: it does not fill.
     disk: Mapping[str, Any] = field(default_factory=dict)

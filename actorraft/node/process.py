@@ -292,6 +292,7 @@ class RaftNode:
         )
         self._slow, self._sessions = executor.slow, executor.sessions
         self._told_stopping = False
+        self._not_ready_since_s: float | None = None
         self._machine = MachineThread(executor, mailbox.wake)
         reports = self._reports = _Reports(context, partial(has_begun, spec.directory))
         companion = defined(type(host.machine), "__companion__", None)
@@ -418,7 +419,9 @@ class RaftNode:
         driver.process_events(events)
         if elapsed:
             self._look_at_disk()
-            self._manager.feed(self._clock.monotonic())
+            now_s = self._clock.monotonic()
+            self._manager.feed(now_s)
+            self._readiness(now_s)
             self._reports.journal.follow(driver.server)
         if self._campaign:
             self._campaign_when_connected()
@@ -515,12 +518,22 @@ class RaftNode:
                 peer: None if peer in self._connected else round(now_s - self._lost_s.get(peer, self._since_s), 3)
                 for peer in peers
             },
-            "not_ready": self._why_not_ready(),
+            **self._readiness(now_s),
             "disk": self._room.report(),
             "slow": list(self._slow),
             "sessions": len(self._sessions),
             **({"backup": self._backups.report()} if self._backups is not None else {}),
         }
+
+    def _readiness(self, now_s: float) -> dict[str, Any]:
+        """Say why it is not ready, and since when: it is looked at all the time, not only when somebody asks."""
+        why = self._why_not_ready()
+        if not why:
+            self._not_ready_since_s = None
+        elif self._not_ready_since_s is None:
+            self._not_ready_since_s = now_s
+        since_s = self._not_ready_since_s
+        return {"not_ready": why, "not_ready_s": None if since_s is None else round(now_s - since_s, 3)}
 
     def _why_not_ready(self) -> str:
         """Say why this node should not be sent to yet; "" if it should."""

@@ -86,6 +86,7 @@ def test_a_backup_under_load_holds_all_that_was_acknowledged_before_and_another_
 
 
 @pytest.mark.cluster
+@pytest.mark.slow  # waits for schedules; make slow
 @pytest.mark.timeout(300)
 def test_a_schedule_writes_backups_of_what_is_committed_and_says_so(tmp_path: Path) -> None:
     directory = tmp_path / "backups"

@@ -93,7 +93,7 @@ def test_a_command_that_takes_long_does_not_hold_up_the_watchdog(tmp_path: Path)
             served.settled()
             began_s = time.monotonic()
             asking = subprocess.Popen(
-                [sys.executable, "-m", "actorraft", "exec", "append_slowly", '"x"', "1", "2.0", "--timeout", "60"],
+                [sys.executable, "-m", "actorraft", "exec", "append_slowly", '"x"', "1", "1.5", "--timeout", "60"],
                 cwd=REPOSITORY,
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY), "ACTORRAFT_CLIENT": str(served.client)},
                 stdout=subprocess.DEVNULL,
@@ -102,9 +102,9 @@ def test_a_command_that_takes_long_does_not_hold_up_the_watchdog(tmp_path: Path)
             while asking.poll() is None:
                 assert listening.recv(100) == b"WATCHDOG=1"
                 times.append(time.monotonic())
-            assert times[-1] - began_s > 2.0
-            # A loop that had waited for the command would have been silent for its two seconds.
-            assert max(after - before for before, after in itertools.pairwise(times)) < 1.5
+            assert times[-1] - began_s > 1.5
+            # A loop that had waited for the command would have been silent all that time.
+            assert max(after - before for before, after in itertools.pairwise(times)) < 1.2
             served.processes[0].terminate()
             eventually(lambda: listening.recv(100) == b"STOPPING=1")
             assert served.processes[0].wait(60) == 0
@@ -116,7 +116,7 @@ def test_a_command_that_takes_long_does_not_hold_up_the_watchdog(tmp_path: Path)
 def founded(tmp_path: Path, *, name: str = "bank", namespace: str = "") -> Path:
     suffix = f".{namespace}.svc.cluster.local" if namespace else ""
     places = [f"{name}-{n}.{name}-peers{suffix}:7100" for n in range(3)]
-    found(tmp_path / "c", "examples.bank:Bank", places)
+    found(tmp_path / "c", "tests.cli.bank:Bank", places)
     return tmp_path / "c"
 
 
@@ -208,7 +208,7 @@ def test_what_cannot_be_rendered_is_used_wrongly(more: tuple[str, ...], why: str
 
 
 def test_addresses_that_are_no_pods_are_refused_and_right_ones_are_shown(tmp_path: Path) -> None:
-    found(tmp_path / "c", "examples.bank:Bank", ["host0:7100", "host1:7100"])
+    found(tmp_path / "c", "tests.cli.bank:Bank", ["host0:7100", "host1:7100"])
     done = actorraft("k8s", "render", str(tmp_path / "c"), "--image", "bank:1", check=False)
     assert (done.returncode, "bank-0.bank-peers:7100" in done.stderr) == (2, True)
     done = actorraft("k8s", "render", str(tmp_path), "--image", "bank:1", check=False)

@@ -132,7 +132,7 @@ class Terminal:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_top_fits_80_by_24_through_a_leader_s_death_and_gives_the_terminal_back(served: Served, number: int) -> None:
     leader = served.settled()
     terminal = Terminal(served, "top", "--every", "0.3")

@@ -10,6 +10,7 @@ Not here:   the way between two machines (tests/soak/far_apart.py).
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import socket
 import statistics
@@ -79,16 +80,15 @@ class ServedDeployment(ActorRaftDeployment):
 
 
 def _ports(count: int) -> list[int]:
-    """Return ports whose next one is free too."""
+    """Return ports whose next one is free too; none that the system gives to whoever dials out."""
     found_ports: list[int] = []
     while len(found_ports) < count:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            with contextlib.suppress(OSError):
-                other.bind(("127.0.0.1", port + 1))
-                if not {port - 1, port, port + 1} & set(found_ports):
-                    found_ports.append(port)
+        port = 2 * random.SystemRandom().randrange(5_000, 16_000)
+        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 1))
+            if port not in found_ports:
+                found_ports.append(port)
     return found_ports
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 import time
 from pathlib import Path
@@ -16,17 +18,14 @@ pytestmark = pytest.mark.cluster
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports whose next one is free too."""
+    """Ports whose next one is free too, and stays so while nobody listens there: none that the system gives away."""
     found_ports: list[int] = []
     while len(found_ports) < count:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                other.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            if port not in found_ports and port + 1 not in found_ports and port - 1 not in found_ports:
+        port = 2 * random.SystemRandom().randrange(5_000, 16_000)
+        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 1))
+            if port not in found_ports:
                 found_ports.append(port)
     return found_ports
 

@@ -135,6 +135,7 @@ def take_snapshot(thread: ClientThread, timeout: float) -> dict[int, int]:
 
     Raises:
         ActorRaftError: the machine's `snapshot` raised, or the disk refused; nothing is lost, the log goes on.
+        Unavailable: no node did so in time.
     """
     leader = thread.leader
     others = sorted(thread.endpoints.keys() - {leader})
@@ -154,6 +155,8 @@ def take_snapshot(thread: ClientThread, timeout: float) -> dict[int, int]:
             pass  # it is not reachable, which status() says too
     if failed:
         raise ActorRaftError("; ".join(failed))
+    if not taken:
+        raise Unavailable(f"no node took a snapshot within {seconds(timeout)}: {thread.where()}")
     return taken
 
 

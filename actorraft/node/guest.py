@@ -1,13 +1,15 @@
 """What a machine's class offers beside commands and queries may raise: the error that names class and place.
 
-And what its code may import: whether that can be found.
+And what its code may import, whether that can be found; and what becomes of a process that it forks: one that comes
+back from user code would be the same node once more, on the same log and sockets. It ends there.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 from actorraft.errors import ActorRaftError
 from actorraft.pickling import exceptions
@@ -31,3 +33,31 @@ def can_be_found(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except BaseException:  # its parent package is user code
         return False
+
+
+EXIT_FORKED: Final = 70  # EX_SOFTWARE
+
+
+class Fork:
+    """Whether this process is one that user code of a node has forked.
+
+    Attributes:
+        came: it is; looked at wherever user code comes back.
+    """
+
+    came = False
+
+    def watch(self) -> None:
+        """From now on know of forks; for a node's process, once."""
+        os.register_at_fork(after_in_child=self._note)
+
+    def _note(self) -> None:
+        self.came = True
+
+    def end(self) -> None:
+        """End this process, and touch nothing that is its parent's."""
+        os.write(2, b"actorraft: a process that the machine has forked came back from its code; it ends here\n")
+        os._exit(EXIT_FORKED)
+
+
+fork = Fork()

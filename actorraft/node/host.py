@@ -21,6 +21,7 @@ import copy
 import io
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -42,7 +43,7 @@ from actorraft.machine import (
     methods_of,
     own_attributes,
 )
-from actorraft.node.guest import HookFailed, can_be_found, failed
+from actorraft.node.guest import HookFailed, can_be_found, failed, fork
 from actorraft.node.machine_state import MachineState, NotRestorable
 from actorraft.pickling import byvalue, exceptions, formats
 from actorraft.pickling.definitions import ANYBODY, Definitions
@@ -277,6 +278,8 @@ class MachineHost:
             raise
         finally:
             active.context = None
+            if fork.came:
+                fork.end()
         if self._faults:
             self._well(hook)
         return done
@@ -307,6 +310,7 @@ class MachineHost:
         results: list[Any] = []
         add = results.append
         active.context = ctx  # nobody but commands can ask for it, so it may stay between two of them
+        trace = _trace()
         try:
             for position, command in enumerate(commands, ctx.position):
                 ctx.position, ctx.serial = position, serial
@@ -326,9 +330,15 @@ class MachineHost:
                     else:
                         add(self._result(result))
                 except BaseException as error:
+                    if _trace() is not trace:  # a debugger's: it may raise in our own code too
+                        sys.settrace(trace)
                     add(self._failed(command, error))
         finally:
             active.context = None
+            if _trace() is not trace:
+                sys.settrace(trace)
+            if fork.came:
+                fork.end()
         return results
 
     def _know(self, ctx: CommandContext) -> None:
@@ -459,6 +469,8 @@ class MachineHost:
                 self._well("on_clock")
         finally:
             active.context = None
+            if fork.came:
+                fork.end()
 
     # --- Many at once ---
 
@@ -501,6 +513,8 @@ class MachineHost:
                 results[position] = self._answer(command, answer)
         finally:
             active.context = None
+            if fork.came:
+                fork.end()
 
     def _answer(self, command: Any, answer: Any) -> Any:
         """Turn one of the things that `apply_many` returned into a result."""
@@ -524,6 +538,8 @@ class MachineHost:
             return self._error(request, error, self._queries, "query")
         finally:
             active.context = None
+            if fork.came:
+                fork.end()
 
     def _ask(self, request: Any) -> Any:
         if type(request) is list:
@@ -691,6 +707,7 @@ class MachineHost:
 _LOG_GROWS: Final = "; so no snapshot can be made, and the log goes on growing"
 
 
+_trace = sys.gettrace
 _trace_of = vars(BaseException)["__traceback__"].__get__
 _cause_of = vars(BaseException)["__cause__"].__get__
 

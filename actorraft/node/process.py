@@ -46,6 +46,7 @@ from actorraft.node.driver import (
     TickEvent,
 )
 from actorraft.node.executor import Executor
+from actorraft.node.guest import fork
 from actorraft.node.health import HealthServer
 from actorraft.node.host import MachineHost
 from actorraft.node.journal import Journal
@@ -278,6 +279,7 @@ class RaftNode:
         storage = open_storage(spec)
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
         host.forecast()
+        fork.watch()
         skips = read_skips(spec.directory)
         code = codec.Code(host.version, fingerprint_of(type(host.machine), only_holds=host.only_holds))
         executor = Executor(
@@ -367,8 +369,8 @@ class RaftNode:
         folder = folder.parent if (folder.parent / CLUSTER_FILE).exists() else folder
         raise Poisoned(
             f"its process ended {marks.words[DEATHS]} times while it applied {shown.words}, so it stays down. Mend "
-            "what ends it (the machine's code, memory) and start it again; or have the entry skipped: python -m "
-            f"actorraft.storage skip {folder} --index {index} --checksum {shown.checksum}"
+            "what ends it (code, then of a higher machine_version; memory) and start it again; or skip the entry: "
+            f"python -m actorraft.storage skip {folder} --index {index} --checksum {shown.checksum}"
         )
 
     def run(self) -> None:

@@ -51,9 +51,7 @@ def encode_error(error: BaseException, dumps: Callable[[Any], bytes], kind: int 
 
 def encode_loss(kind: type, error: BaseException) -> Any:
     """Say that a command was applied and why its result, of this type, cannot be sent. Never raises."""
-    text = (
-        f"the command was applied; its result, a {exceptions.name(kind)}, cannot be sent: {exceptions.message(error)}"
-    )
+    text = f"it was done; its result, a {exceptions.name(kind)}, cannot be sent: {exceptions.message(error)}"
     return _Ext(LOST, text.encode("utf-8", "backslashreplace"))
 
 
@@ -135,10 +133,10 @@ def _not_rebuilt(error: BaseException, missing: str | None) -> ActorRaftError:
     if issubclass(kind, UnknownType):
         return UnknownType(exceptions.message(error))
     if issubclass(kind, UsageError):
-        return ResultLost(f"the command was applied; {exceptions.message(error)}")
+        return ResultLost(f"it was done; {exceptions.message(error)}")
     if missing is not None:
         return UnknownType(f"the result holds a {missing}, which is not to be found in this process")
-    return ResultLost(f"the command was applied; its result cannot be rebuilt here: {exceptions.summary(error)}")
+    return ResultLost(f"it was done; its result cannot be rebuilt here: {exceptions.summary(error)}")
 
 
 class _Inquiry(pickle.Unpickler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -156,6 +157,72 @@ def test_a_node_that_cannot_restore_says_so_lives_and_goes_on_by_itself(tmp_path
         eventually(lambda: not any(row.error for row in cluster.status()))
         for node_id in (follower, 3):
             assert cluster.proxy(to=node_id, timeout=30.0).counted() == 4
+
+
+class Forks(StateMachine):
+    """Forks wherever its code runs, and the child comes back."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.where = ""
+
+    @command
+    def fork(self, how: str) -> int:
+        """Count, in two processes."""
+        self.count += 1
+        if os.fork() == 0 and how == "raise":
+            raise SystemExit(7)
+        return self.count
+
+    @command
+    def fork_in(self, where: str) -> None:
+        """Let a hook fork."""
+        self.where = where
+
+    @command
+    def trace(self) -> int:
+        """Leave a trace function that raises, as a debugger may."""
+        self.count += 1
+        sys.settrace(lambda *_: 1 // 0)  # type: ignore[arg-type,return-value]
+        return self.count
+
+    @query
+    def asked(self) -> int:
+        """Fork."""
+        os.fork()
+        return self.count
+
+    def snapshot(self) -> Any:
+        """Fork if it is to."""
+        if self.where == "snapshot":
+            os.fork()
+        return self.count, self.where
+
+    def restore(self, state: Any) -> None:
+        """Take it up."""
+        self.count, self.where = state
+
+
+def children(pid: int | None) -> list[str]:
+    """Return the living processes that the threads of a process have started."""
+    found = [each for path in Path(f"/proc/{pid}/task").glob("*/children") for each in path.read_text().split()]
+    return [each for each in found if Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[0] != "Z"]
+
+
+def test_a_process_that_user_code_forks_does_not_come_back_as_a_second_node(tmp_path: Path) -> None:
+    with ReplicatedStateMachine(Forks).spawn(3, data_dir=tmp_path / "data", supervision=None) as cluster:
+        forks = cluster.proxy(timeout=30.0)
+        assert [forks.fork(how) for how in ("return", "raise", "return")] == [1, 2, 3]
+        assert forks.asked() == 3
+        assert forks.trace() == 4
+        forks.fork_in("snapshot")
+        cluster.take_snapshot()
+        assert forks.fork("return") == 5
+        eventually(lambda: not any(children(node.pid) for node in cluster.nodes.values()))
+        assert all(row.alive for row in cluster.status())
+        assert len({cluster.digest(node_id)[1] for node_id in range(3) if cluster.proxy(to=node_id).asked()}) == 1
+    with ReplicatedStateMachine(Forks).spawn(data_dir=tmp_path / "data") as cluster:
+        assert cluster.proxy(timeout=30.0).fork("return") == 6
 
 
 @pytest.mark.parametrize(("flags", "where"), [(["-E"], "thread"), (["-I"], "fork"), ([], "signal"), (["-I"], "main")])

@@ -405,7 +405,7 @@ class SetsBomb(Exception):
      "BaseExceptionGroup('g', [SystemExit()])", "type('Odd', (BaseException,), {'__str__': lambda self: 1 / 0})"],
 )  # fmt: skip
 def test_a_result_whose_unpickling_raises_is_lost_and_raises_nothing_else(problem: str) -> None:
-    with pytest.raises(ResultLost, match="the command was applied"):
+    with pytest.raises(ResultLost, match="it was done; its result"):
         decode_result(_Ext(OBJECT, pickle.dumps(Bomb(f"raise {problem}"))))
 
 

@@ -20,6 +20,7 @@ Not here:   whether a speaker is who it says (its key, in the transport).
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,6 +28,8 @@ from typing import Final, NamedTuple
 from actorraft.errors import StorageFailed
 from actorraft.raft.messages import Configuration
 from actorraft.storage.files import Files
+
+logger = logging.getLogger("actorraft")
 
 BOOK_FILE: Final = "addresses.json"
 LIVES_MAX: Final = 128  # of its own that a node remembers
@@ -105,7 +108,7 @@ class AddressBook:
                 )
         if met != life:
             self._met[member_id] = life
-            self._store()
+            self._note()
         return ""
 
     def hear(self, told: Mapping[int, Announcement], members: frozenset[int]) -> bool:
@@ -116,7 +119,7 @@ class AddressBook:
             if member_id in members and member_id != self.node_id and self._take(member_id, announcement)
         ]
         if news:
-            self._store()
+            self._note()
         return bool(news)
 
     def follow(self, configuration: Configuration) -> bool:
@@ -159,6 +162,13 @@ class AddressBook:
         except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise StorageFailed(f"{self._file} cannot be read ({error}); remove it, and it is learned anew") from error
         return kept, seeds
+
+    def _note(self) -> None:
+        """Store what others have said, if the disk takes it: they say it again, and this node goes on."""
+        try:
+            self._store()
+        except StorageFailed as error:
+            logger.warning("what other members say of themselves is not kept: %s", error)
 
     def _store(self) -> None:
         if self._file is not None:

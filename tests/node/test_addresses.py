@@ -9,6 +9,7 @@ import pytest
 from actorraft.errors import StorageFailed
 from actorraft.node.addresses import BOOK_FILE, AddressBook, Announcement
 from actorraft.raft.messages import Configuration, Member
+from actorraft.storage.files import Files
 
 ALL = frozenset({0, 1, 2})
 
@@ -97,6 +98,23 @@ def test_a_member_on_probation_is_heard_and_learns_which_numbers_it_has_used() -
     emptied.start("a:1", "a:2", "cc")
     assert book.meet(1, emptied.lives, on_probation=False) == ""
     assert emptied.lives == [(6, "bb"), (7, "cc")]
+
+
+def test_a_disk_that_is_full_stops_no_node_because_another_one_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = AddressBook(0, {1: at(0, "file")}, tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Files, "replace", full)
+    assert book.meet(1, [(1, "aa")], on_probation=False) == ""
+    assert book.hear({1: at(1, "new")}, ALL)
+    assert book[1].peer == "new:1"
+    assert "No space left on device" in caplog.text
+    with pytest.raises(StorageFailed, match="No space left"):
+        book.start("here:1", "here:2", "ff")  # its own number may never be used twice
 
 
 def test_a_damaged_book_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -204,9 +205,11 @@ class ClientFolder:
             raise UsageError(f"{path / CLIENT_FILE} cannot be read: {error}") from error
         try:
             members = {int(node_id): member for node_id, member in said["members"].items()}
-            client = said.get("client", {})
+            client, cluster_id = said.get("client", {}), str(said["cluster"]["id"])
+            if re.fullmatch("[0-9a-f]{16}", cluster_id) is None:
+                raise UsageError(f"{path / CLIENT_FILE}: [cluster] id is 16 hexadecimal digits, not {cluster_id!r}")
             return cls(
-                cluster_id=str(said["cluster"]["id"]),
+                cluster_id=cluster_id,
                 cluster_name=str(said["cluster"].get("name", "")),
                 endpoints={node_id: _tcp(member["client"]) for node_id, member in members.items()},
                 keys=Keys(

@@ -61,6 +61,7 @@ def read_token(word: str) -> dict[str, Any]:
     text = text.strip()
     try:
         said = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        bytes.fromhex(said["c"])
         return {"k": str(said["k"]), "c": str(said["c"]), "m": [(str(at), str(key)) for at, key in said["m"]]}
     except (ValueError, KeyError, TypeError):
         raise UsageError("this is no token: actorraft token create prints one") from None

@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -144,9 +145,22 @@ def read_folder(
         _put(said, part, key, value, name)
     _check_keys(said, str(file))
     try:
-        return msgspec.convert(said, NodeFolder, strict=False, str_keys=True)
+        folder = msgspec.convert(said, NodeFolder, strict=False, str_keys=True)
     except msgspec.ValidationError as error:
         raise UsageError(f"{file}: {error}") from None
+    _check_ids(folder, str(file))
+    return folder
+
+
+def _check_ids(folder: NodeFolder, file: str) -> None:
+    """Refuse what nobody types and a copy may have cut off, before anything is made of it."""
+    for name, value, form, words in (
+        ("[cluster] id", folder.cluster.id, r"[0-9a-f]{16}", "16 hexadecimal digits"),
+        ("[cluster] seed", folder.cluster.seed, r"[0-9]{0,20}", "a whole number, or empty"),
+        ("[node] storage_id", folder.node.storage_id, r"[0-9a-f]{32}", "32 hexadecimal digits"),
+    ):
+        if re.fullmatch(form, value) is None:
+            raise UsageError(f"{file}: {name} is {words}, not {value!r}: put back what actorraft init wrote")
 
 
 def _put(said: dict[str, Any], part: str, key: str, value: str, source: str) -> None:

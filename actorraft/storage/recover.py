@@ -78,10 +78,9 @@ class Survivor:
     @property
     def words(self) -> str:
         """The same in a sentence, to be compared across machines before one is chosen."""
-        return (
-            f"node {self.node_id} of cluster {self.cluster_id}: its log ends with (term {self.last.term}, index "
-            f"{self.last.index}, checksum {self.checksum or 'of a snapshot'}); it has known term {self.hard_state.term}"
-        )
+        end = f"(term {self.last.term}, index {self.last.index}, checksum {self.checksum or 'of a snapshot'})"
+        log = "its log is empty" if self.last.index < 0 else f"its log ends with {end}"
+        return f"node {self.node_id} of cluster {self.cluster_id}: {log}; it has known term {self.hard_state.term}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,9 @@ def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
         ("[raft]", "[raft]\nelection_timeout = 3", "did you mean 'election_timeout_ticks'"),
         ("public_key = ", "publickey = ", "did you mean 'public_key'"),
         ("[cluster]", "[cluster", "cannot be read"),
+        ('\nid = "', '\nid = "x', "16 hexadecimal digits"),
+        ('seed = ""', 'seed = "x"', "a whole number, or empty"),
+        ('storage_id = "', 'storage_id = "x', "32 hexadecimal digits"),
     ],
 )
 def test_a_slip_of_the_pen_is_named_with_the_nearest_that_is_right(

@@ -186,6 +186,9 @@ def main(specification: BinaryIO, orders_fd: int, reports_fd: int, header: dict[
     """Run the target that the parent sends; the whole life of a child process."""
     global in_child
     in_child = True
+    own = vars(sys.modules["__main__"])  # LOADER's names are those that a script may give its own functions
+    for name in [name for name in own if not name.startswith("__")]:
+        del own[name]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     for fd in (specification.fileno(), orders_fd, reports_fd):
         os.set_inheritable(fd, False)

@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
+
+from actorraft.pickling import exceptions
+
+logger = logging.getLogger("actorraft")
 
 
 def is_asynchronous(cls: type) -> bool:
@@ -35,7 +40,15 @@ class Coroutines:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds tasks only weakly
-        threading.Thread(target=self._loop.run_forever, name="actorraft-coroutines", daemon=True).start()
+        threading.Thread(target=self._run_forever, name="actorraft-coroutines", daemon=True).start()
+
+    def _run_forever(self) -> None:
+        """Run the loop, also after user code has stopped it, or a task of its own has let out what ends a loop."""
+        while not self._loop.is_closed():
+            try:
+                self._loop.run_forever()
+            except BaseException as error:
+                logger.error("a task of the actor's raised\n%s", exceptions.story(error))
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine that raises nothing, whatever happens in it."""

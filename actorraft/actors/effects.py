@@ -34,6 +34,7 @@ STREAMS_MAX: Final = 10_000
 Told = tuple[bool, Any]  # whether it went well; the answer, or what went wrong: see `told_error`
 Key = tuple[str, int]  # stream, number
 
+_OURS: Final = {each.__name__: each for each in (ActorDead, MailboxFull, UsageError)}
 TAKEN: Final[Told] = (True, None)
 
 
@@ -260,8 +261,8 @@ def told_error(error: BaseException) -> Told:
 def error_told(told: Any) -> BaseException:
     """The other way round."""
     type_name, message, parts = told
-    if type_name == ActorDead.__name__:
-        return ActorDead(message)
+    if type_name in _OURS:
+        return _OURS[type_name](message)
     if parts is not None:
         try:
             rebuilt = exceptions.put_together(parts)

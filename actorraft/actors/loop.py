@@ -16,11 +16,12 @@ import inspect
 import itertools
 import logging
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -117,6 +118,7 @@ class Inside:
 
     def __init__(self) -> None:
         self.leaving = False  # whether no further message is taken
+        self.forked = False  # whether this is a fork of the actor's process, which is no actor
         self.stopping = False  # whether it stays down then
         self.armed = False  # whether there may be timers
         self.actor: Any = None
@@ -124,6 +126,10 @@ class Inside:
         self._fresh: deque[tuple[float, int, _Timer]] = deque()
         self._timers: list[tuple[float, int, _Timer]] = []  # a heap, the loop's alone
         self._numbers = itertools.count()
+        os.register_at_fork(after_in_child=self._in_a_fork)
+
+    def _in_a_fork(self) -> None:
+        self.leaving = self.forked = True
 
     def stop(self) -> None:
         self.stopping = True
@@ -262,11 +268,14 @@ class _Loop:
             BaseException: what an actor that is to be restarted after an exception let out.
         """
         inbox, inside, concurrency = self._inbox, self._inside, self._manner.concurrency
+        timed = False  # the last turn was a timer's
         while not inside.leaving or self._running:
             busy = inbox and not inside.leaving and self._running < concurrency
             self._listen(0.0 if busy else min(AGAIN_S if self._due else 1.0, inside.wait_s()))
             while not inside.leaving and self._running < concurrency:
-                if inside.armed and (timer := inside.take_due()) is not None:
+                timer = inside.take_due() if inside.armed and not (timed and inbox) else None
+                timed = timer is not None  # one that sets itself again and again keeps no message waiting
+                if timer is not None:
                     self._begin(_Turn(None, TELL, 0, timer.message), self._actor.ref)
                 elif inbox:
                     self._take(*inbox.popleft())
@@ -274,6 +283,8 @@ class _Loop:
                     break
                 if time.monotonic() - self._flushed_s > FLUSH_S:
                     self.flush()
+                    if timed:
+                        break
             self.flush()
         self._in_turn_of(None)
         if self._crash is not None:
@@ -433,10 +444,14 @@ class _Loop:
         try:
             ok, value = True, await settle(act(one.message))
         except BaseException as error:
+            if self._inside.forked:
+                _end_fork(error)
             ok, value = False, error
             if one.kind == TELL and self._coroutines is not None:
                 with _logged("on_failure"):
                     await settle(self._actor.on_failure(error, _said(one.message)))
+        if self._inside.forked:
+            _end_fork(None)
         self._late.append((one, True, ok, value))
         self._mailbox.wake()
 
@@ -457,6 +472,8 @@ class _Loop:
     # --- What a message comes to ---
 
     def _on_error(self, one: _Turn, error: BaseException, *, crashes: bool = True) -> None:
+        if self._inside.forked:
+            _end_fork(error)
         self._failures += 1
         if one.kind == ASK:
             self._answer_to(one, False, error)
@@ -500,6 +517,8 @@ class _Loop:
 
     def flush(self) -> None:
         """Send what is due: answers, and how many messages were taken."""
+        if self._inside.forked:  # the turn in which the actor forked is over in its child too
+            _end_fork(None)
         self._flushed_s = time.monotonic()
         due, self._due = self._due, {}
         for sender_id, sender in due.items():
@@ -546,6 +565,19 @@ class _Loop:
         elif not sent:
             sender.answers.extend(batch)  # it does not read now: again with the next flush
             self._due[sender_id] = sender
+
+
+def _end_fork(error: BaseException | None) -> NoReturn:
+    """End a fork of the actor's process as an interpreter that lets this exception out would; it never was an actor."""
+    code = 0 if error is None else 1
+    with contextlib.suppress(BaseException):
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is not None:
+            sys.stderr.write(exceptions.story(error))
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _said(message: Any) -> Any:

@@ -65,7 +65,11 @@ given: dict[str, Writer] = {}  # by endpoint, of actors that this process has sp
 
 
 class Box:
-    """What waits for one actor, and what is known of it."""
+    """What waits for one actor, and what is known of it.
+
+    Callers append to `waiting` and count what they accept, under the post's lock; the post's thread takes from it and
+    counts what is off its hands, without.
+    """
 
     def __init__(self, address: Address, define: Callable[[Box, bytes], None]) -> None:
         made: Writer | None = given.pop(address.endpoint, None)
@@ -75,11 +79,13 @@ class Box:
         self.owner = new_owner()  # of what its answers define here
         self.name, self.endpoint, self.mailbox_max, self.mailbox_bytes_max = address
         self.numbers = 0  # given to messages so far
+        self.bytes = 0  # of these messages
         self.waiting: deque[Message] = deque()
         self.sent = 0  # have left
         self.taken = 0  # of these, off this process's hands: the actor has taken them, or they are lost
         self.untaken: deque[Message] = deque()  # have left, and are not taken: sent - taken of them
-        self.debt_bytes = 0  # of messages that wait or are untaken
+        self.taken_bytes = 0
+        self.given_up = self.given_up_bytes = 0  # were never sent
         self.taken_before = 0  # of these, by what was there before the link that is there now
         self.asks: dict[int, ResultFuture[Any]] = {}
         self.linked = False  # whether the channel knows of it
@@ -93,7 +99,12 @@ class Box:
     @property
     def debt(self) -> int:
         """Messages that the actor has not taken."""
-        return len(self.waiting) + self.sent - self.taken
+        return self.numbers - self.taken - self.given_up
+
+    @property
+    def debt_bytes(self) -> int:
+        """Bytes of them."""
+        return self.bytes - self.taken_bytes - self.given_up_bytes
 
     def record(self) -> Record | None:
         """Read what its owner says of it."""
@@ -114,7 +125,9 @@ class Post:
         self._who = who
         self._channel = ZeroMQClientChannel(message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
         self._boxes: dict[str, Box] = {}
-        self._lock = threading.Lock()  # of `_boxes`, and of numbers and their order
+        # Of `_boxes`, and of what callers accept. A signal handler may send while its thread holds it, and wait for the
+        # answer there; so what it takes to send and to be answered needs no lock: see Box.
+        self._lock = threading.RLock()
         self._touched: deque[Box] = deque()  # boxes with something new
         self._deadlines: list[tuple[float, int, int, Box]] = []  # at, number of the message, unique, box
         self._new_deadlines: deque[tuple[float, int, int, Box]] = deque()
@@ -162,7 +175,7 @@ class Post:
                     if size > box.mailbox_bytes_max:
                         raise UsageError(f"a message of {size} bytes is over {box.name}'s {box.mailbox_bytes_max}")
                     raise MailboxFull(f"{box.name} has not taken the last {box.debt_bytes} bytes of messages")
-                box.debt_bytes += size
+                box.bytes += size
                 number = box.numbers
                 box.numbers += 1
                 if future is not None:
@@ -186,7 +199,7 @@ class Post:
                 box.definitions.append(data)
                 box.waiting.append((DEFINE, box.numbers, data))
                 box.numbers += 1
-                box.debt_bytes += len(data)
+                box.bytes += len(data)
                 self._touched.append(box)
 
     def watch(self, box: Box, watcher: Watcher) -> None:
@@ -261,8 +274,7 @@ class Post:
         """Have a link to each actor that there is a box for, and to no other."""
         from transports.endpoints import check_connect
 
-        with self._lock:
-            boxes = list(self._boxes.values())
+        boxes = list(self._boxes.values())  # in one step
         for box in boxes:
             try:
                 check_connect(box.endpoint)
@@ -281,18 +293,16 @@ class Post:
         while waiting and box.connected:
             batch: list[Message] = []
             size = 0
-            with self._lock:
-                while waiting and len(batch) < BATCH_MAX and size < BATCH_BYTES_MAX:
-                    batch.append(waiting.popleft())
-                    size += len(batch[-1][2])
-                box.sent += len(batch)
-                box.untaken.extend(batch)
+            while waiting and len(batch) < BATCH_MAX and size < BATCH_BYTES_MAX:
+                batch.append(waiting.popleft())
+                size += len(batch[-1][2])
+            box.sent += len(batch)
+            box.untaken.extend(batch)
             if not self._channel.send(box.endpoint, _encode(batch)):
-                with self._lock:
-                    waiting.extendleft(reversed(batch))
-                    box.sent -= len(batch)
-                    for _ in batch:
-                        box.untaken.pop()
+                waiting.extendleft(reversed(batch))
+                box.sent -= len(batch)
+                for _ in batch:
+                    box.untaken.pop()
                 self._unquiet.add(box.endpoint)  # its queue is full: look again soon
                 return
 
@@ -305,10 +315,8 @@ class Post:
         newly = min(box.sent, box.taken_before + taken) - box.taken
         if newly > 0:
             untaken = box.untaken
-            size = sum([len(untaken.popleft()[2]) for _ in range(newly)])
-            with self._lock:
-                box.debt_bytes -= size
-                box.taken += newly
+            box.taken_bytes += sum([len(untaken.popleft()[2]) for _ in range(newly)])
+            box.taken += newly
         results: list[tuple[ResultFuture[Any], Any]] = []
         failures: list[tuple[ResultFuture[Any], BaseException]] = []
         for number, ok, data in answers:
@@ -340,7 +348,7 @@ class Post:
         with self._lock:
             box.taken = box.sent
             lost, box.untaken = box.untaken, deque()
-            box.debt_bytes -= sum(len(data) for _, _, data in lost)
+            box.taken_bytes += sum(len(data) for _, _, data in lost)
             unsent = {number for _, number, _ in box.waiting}
             futures = [box.asks.pop(number) for number in list(box.asks) if number not in unsent]
         ring.add(box.name, lost, "died before it had taken this, or while it did")
@@ -361,7 +369,8 @@ class Post:
                 unsent = {number for _, number, _ in box.waiting} & numbers
                 kept = [message for message in box.waiting if message[1] not in unsent]
                 if unsent:
-                    box.debt_bytes -= sum(len(message[2]) for message in box.waiting if message[1] in unsent)
+                    box.given_up += len(box.waiting) - len(kept)
+                    box.given_up_bytes += sum(len(message[2]) for message in box.waiting if message[1] in unsent)
                     box.waiting.clear()
                     box.waiting.extend(kept)
                 futures = [(number in unsent, box.asks.pop(number)) for number in numbers]

@@ -8,7 +8,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import pytest
 from actorraft.actors.actor import Actor
 from actorraft.actors.records import Exit
 from actorraft.actors.ref import ActorRef
+from actorraft.actors.rundir import RunDir
 from actorraft.actors.spawn import ActorOptions, actor_ref, spawn
 from actorraft.actors.supervision import Supervision
 from actorraft.actors.system import close_system
@@ -50,14 +50,19 @@ def resources() -> tuple[int, int]:
 def _nothing_is_left() -> Iterator[None]:
     """Looks only at what this process made: others run actors on this machine too."""
     close_system()  # what tests of other files began
-    before, elsewhere = resources(), tempfile.tempdir
-    tempfile.tempdir = own = tempfile.mkdtemp(prefix="a-")
+    before, made, make = resources(), [], RunDir.__init__
+
+    def note(run_dir: RunDir, *args: Any, **options: Any) -> None:
+        make(run_dir, *args, **options)
+        made.append(run_dir.path)
+
+    RunDir.__init__ = note  # type: ignore[method-assign]
     yield
     close_system()
-    tempfile.tempdir = elsewhere
+    RunDir.__init__ = make  # type: ignore[method-assign]
     until(lambda: resources() == before)
-    assert os.listdir(own) == []
-    os.rmdir(own)
+    assert made
+    assert [path for path in made if path.exists()] == []
 
 
 class Counter(Actor):

@@ -216,6 +216,7 @@ def test_what_no_actor_takes_is_counted_and_kept(start: Start, tmp_path: Path) -
 
     ref.kill()
     until(lambda: dead_letters().total >= before + 7)
+    until(lambda: ref._box is not None and ref._box[1].dead)
     with pytest.raises(ActorDead):
         ref.tell("late")
 

@@ -158,3 +158,20 @@ assert ref.ask([4], timeout=60.0).result() == [16]
 """,
         tmp_path,
     )
+
+
+def test_a_function_of_a_script_may_be_called_as_what_a_childs_process_begins_with_was(tmp_path: Path) -> None:
+    names = "s o r l e f h main divide sys marshal"
+    run(
+        f"""
+class Doer(Actor):
+    def receive(self, message):
+        return message()
+
+doer = spawn(Doer)
+for name in {names.split()!r}:
+    exec(f"def {{name}}(): return '{{name}} of the script'")
+    assert doer.ask(globals()[name]).result() == f"{{name}} of the script", name
+""",
+        tmp_path,
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -311,3 +313,104 @@ def test_outside_its_process_an_actor_can_neither_stop_nor_set_timers() -> None:
     with pytest.raises(UsageError, match="not running"):
         Doer().after(1, "x")
     assert Doer().sender is None
+
+
+def fork_and(do: Callable[[], Any]) -> Callable[[Any], tuple[int, str]]:
+    """Have an actor fork, and its child do something; say how that ended, and which process answers."""
+
+    def turn(actor: Any) -> Any:
+        pid = os.fork()
+        if pid == 0:
+            return do()
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), os.getpid()
+
+    return turn
+
+
+@pytest.mark.parametrize(
+    ("do", "code"), [(lambda: None, 0), (lambda: sys.exit(4), 4), (lambda: 1 / 0, 1), (lambda: os._exit(5), 5)]
+)
+def test_a_fork_of_an_actor_ends_with_its_turn_and_is_no_second_actor(
+    start: Callable[..., ActorRef], do: Callable[[], Any], code: int
+) -> None:
+    ref = start(Doer)
+    assert ref.ask(fork_and(do), timeout=20.0).result() == (code, ref.pid)
+    assert ref.ask(lambda actor: os.getpid(), timeout=20.0).result() == ref.pid
+
+
+class Taker(Actor):
+    """Takes what it gets."""
+
+    def receive(self, message: Any) -> Any:
+        return message
+
+
+def test_a_signal_handler_may_send_and_wait_for_an_answer_in_the_middle_of_a_send(
+    start: Callable[..., ActorRef],
+) -> None:
+    ref = start(Taker)
+    handled: list[Any] = []
+    waits: list[int] = []
+
+    def handler(*_: Any) -> None:
+        if not waits:
+            waits.append(1)
+            ref.tell(2)
+            handled.append(ref.ask(3, timeout=None).result(20.0))  # while what it interrupted may hold a lock
+            waits.clear()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    sent = 0
+    try:
+        while len(handled) < 100:
+            ref.tell(1)
+            sent += 1
+            if sent % 2000 == 0:
+                ref.ask(1, timeout=None).result()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    ref.ask(1, timeout=None).result()
+    assert ref.counts()["messages"] == sent + 2 * len(handled) + sent // 2000 + 1
+
+
+class Ticker(Actor):
+    """A timer that sets itself again at once, for ever."""
+
+    def on_start(self) -> None:
+        self.ticks = 0
+        self.after(0.0, "tick")
+
+    def receive(self, message: Any) -> Any:
+        if message == "tick":
+            self.ticks += 1
+            self.after(0.0, "tick")
+        return self.ticks
+
+
+def test_a_timer_that_sets_itself_again_at_once_keeps_no_message_waiting(start: Start) -> None:
+    ref = start(Ticker)
+    first = ref.ask("how many", timeout=None).result(20.0)
+    assert until(lambda: ref.ask("how many", timeout=None).result(20.0) > first + 10)
+    ref.stop()
+    until(lambda: not ref.is_alive())
+
+
+def test_user_code_that_ends_the_event_loop_ends_no_actor(start: Start) -> None:
+    ref = start(Waiter)
+
+    async def stop_loop(actor: Any) -> str:
+        asyncio.get_running_loop().stop()
+        return "stopped"
+
+    async def exit_in_a_task(actor: Any) -> str:
+        async def leave() -> None:
+            sys.exit(3)
+
+        actor.task = asyncio.create_task(leave())
+        return "left"
+
+    for act, answer in ((stop_loop, "stopped"), (exit_in_a_task, "left"), (stop_loop, "stopped")):
+        assert ref.ask(act, timeout=None).result(20.0) == answer
+    assert ref.ask(log, timeout=None).result(20.0) == ["started"]

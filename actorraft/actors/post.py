@@ -411,7 +411,7 @@ class Post:
         for watcher in list(box.watchers):
             try:
                 watcher(told)
-            except Exception:
+            except BaseException:  # a guest: it may raise what it likes
                 logger.exception("a watcher of %s raised", box.name)
         if not told.restarting:
             box.watchers.clear()

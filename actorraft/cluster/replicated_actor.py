@@ -546,7 +546,7 @@ class _Link:
         for watcher in watchers:
             try:
                 watcher(record.last_exit)
-            except Exception:
+            except BaseException:  # a guest: it may raise what it likes
                 logger.exception("a watcher of %s raised", self.ref.name)
 
     def end(self) -> None:

@@ -414,3 +414,13 @@ def test_user_code_that_ends_the_event_loop_ends_no_actor(start: Start) -> None:
     for act, answer in ((stop_loop, "stopped"), (exit_in_a_task, "left"), (stop_loop, "stopped")):
         assert ref.ask(act, timeout=None).result(20.0) == answer
     assert ref.ask(log, timeout=None).result(20.0) == ["started"]
+
+
+def test_a_watcher_that_exits_ends_nothing(start: Start) -> None:
+    ref, other = start(Doer), start(Taker)
+    told: list[Any] = []
+    ref.watch(lambda exit_: sys.exit(1))
+    ref.watch(told.append)
+    ref.kill()
+    assert until(lambda: told)
+    assert other.ask(1, timeout=None).result(20.0) == 1

@@ -18,7 +18,7 @@ import contextlib
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import zmq
@@ -513,9 +513,18 @@ class ZeroMQClientChannel(Sockets):
     def _on_frame(self, link: Link, frame: bytes, happened: list[Envelope]) -> None:
         happened.append(Envelope(Kinds.FRAME, link.id, frame))
 
-    def send(self, node_id: Any, frame: bytes) -> bool:
-        """Send to a node, never blocking; False if it did not leave."""
+    def send(self, node_id: Any, frame: bytes, beside: Sequence[zmq.Frame] = ()) -> bool:
+        """Send to a node, never blocking; False if it did not leave.
+
+        Args:
+            beside: what the other end gets behind the frame, as one with it; made by `part`.
+        """
         link = self._links.get(node_id)
         if link is not None and link.drain is not None:
             self._again[link.drain] = None  # a send may take the signal that a message has come
-        return self._send_link(node_id, frame) is Sent.LEFT
+        return self._send_link(node_id, frame, beside) is Sent.LEFT
+
+    @staticmethod
+    def part(buffer: Any) -> zmq.Frame:
+        """Return a copy of a buffer, to be sent without a further one; from any thread."""
+        return zmq.Frame(buffer, copy=True)

@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -518,18 +518,21 @@ class Sockets:
         """Take a frame that came back on a link."""
         raise NotImplementedError
 
-    def _send_link(self, link_id: Any, frame: bytes) -> Sent:
+    def _send_link(self, link_id: Any, frame: bytes, beside: Sequence[zmq.Frame] = ()) -> Sent:
         link = self._links.get(link_id)
         if link is None or not link.up:
             self.counts["not sent: no link"] += 1
             return Sent.GONE
-        if len(frame) > link.takes_bytes:
-            said = f"{len(frame)} bytes; node {link_id} takes {link.takes_bytes}"
+        if beside and not link.whole:
+            frame, beside = b"".join((frame, *(part.buffer for part in beside))), ()
+        size = len(frame) + sum(map(len, beside)) if beside else len(frame)
+        if size > link.takes_bytes:
+            said = f"{size} bytes; node {link_id} takes {link.takes_bytes}"
             self.drop("a frame that is too large, unsent", said)
             return Sent.TOO_LARGE
         dealer = link.dealer
         assert dealer is not None
-        joined = len(frame) <= JOINED_BYTES_MAX
+        joined = len(frame) <= JOINED_BYTES_MAX and not beside
         first, flags = (link.tag + frame, _NOW) if joined else (link.tag, _NOW_MORE)
         try:
             dealer.send(first, flags)
@@ -546,7 +549,13 @@ class Sockets:
         if joined:
             return Sent.LEFT
         try:
-            send_parts(dealer, frame, link.whole)
+            if beside:
+                dealer.send(frame, _NOW_MORE)
+                for part in beside[:-1]:
+                    dealer.send(part, _NOW_MORE, False)
+                dealer.send(beside[-1], _NOW, False)
+            else:
+                send_parts(dealer, frame, link.whole)
         except zmq.Again:  # the link broke between the parts; libzmq has dropped the first
             self.counts["not sent: no link"] += 1
             return Sent.GONE

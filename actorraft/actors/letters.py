@@ -55,7 +55,7 @@ class _Ring:
         self.unsaid = 0
         self.said_at_s = float("-inf")
 
-    def add(self, actor: str, messages: Iterable[tuple[int, int, bytes]], reason: str) -> None:
+    def add(self, actor: str, messages: Iterable[tuple[int, int, Any]], reason: str) -> None:
         """Keep messages (kind, number, pickle) that `actor` will not take."""
         with self.lock:
             for kind, _, data in messages:

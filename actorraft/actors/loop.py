@@ -48,6 +48,7 @@ from actorraft.actors.wire import (
     NoSuchMethod,
     callable_methods,
     dump_error,
+    read_bulk,
 )
 from actorraft.errors import UsageError
 from actorraft.pickling import exceptions
@@ -65,6 +66,7 @@ FLUSH_S: Final = 0.001  # answers wait for each other no longer than this
 AGAIN_S: Final = 0.005  # when to try again with a sender that does not read
 FAREWELL_S: Final = 1.0  # how long the last answers of a stopped actor may take to be read
 
+_BULK: Final = bytes([wire.BULK])
 _OURS: Final = frozenset({Call, Inquiry, Effect})
 _PENDING: Final = object()  # in the place of what is told of an effect, while it is being taken
 _decode = msgspec.msgpack.Decoder(list[tuple[int, int, bytes]]).decode
@@ -251,7 +253,7 @@ class _Loop:
         self._manner = manner or Manner()
         self._senders: dict[bytes, _Sender] = {}
         self._due: dict[bytes, _Sender] = {}  # have something coming
-        self._inbox: deque[tuple[bytes, int, int, bytes]] = deque()
+        self._inbox: deque[tuple[bytes, int, int, Any]] = deque()
         self._late: deque[tuple[_Turn, bool, bool, Any]] = deque()  # what came to an end elsewhere: see _listen
         self._running = 0  # messages that are being awaited
         self._flushed_s = 0.0
@@ -296,7 +298,7 @@ class _Loop:
         for kind, sender, frame in self._mailbox.wait(wait_s):
             if kind == Kinds.CLIENT:
                 try:
-                    messages = _decode(frame)
+                    messages: list[Any] = _decode(frame) if frame[:1] != _BULK else [read_bulk(frame)]
                 except msgspec.DecodeError:
                     self._mailbox.drop("a message that does not decode")
                     continue
@@ -311,7 +313,7 @@ class _Loop:
             else:
                 self._on_error(done, value)
 
-    def _take(self, sender_id: bytes, kind: int, number: int, data: bytes) -> None:
+    def _take(self, sender_id: bytes, kind: int, number: int, data: Any) -> None:
         sender = self._senders.get(sender_id)
         if sender is None:
             sender = self._senders[sender_id] = _Sender()

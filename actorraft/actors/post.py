@@ -34,6 +34,7 @@ from actorraft.actors.wire import (
     LAST,
     READ,
     STOP,
+    Bulk,
     Writer,
     define,
     forget,
@@ -57,7 +58,7 @@ LOOK_S: Final = 0.02  # how often to look after actors that cannot be reached, o
 _decode = msgspec.msgpack.Decoder(tuple[int, list[tuple[int, bool, bytes]]]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
-Message = tuple[int, int, bytes]  # kind, number, pickle
+Message = tuple[int, int, bytes | Bulk]  # kind, number, pickle
 Watcher = Callable[[Exit], Any]
 
 
@@ -155,7 +156,9 @@ class Post:
         self._channel.wake()
         return box
 
-    def send(self, box: Box, kind: int, data: bytes, timeout_s: float | None, future: ResultFuture[Any] | None) -> None:
+    def send(
+        self, box: Box, kind: int, data: bytes | Bulk, timeout_s: float | None, future: ResultFuture[Any] | None
+    ) -> None:
         """Accept a message for an actor.
 
         Raises:
@@ -166,6 +169,8 @@ class Post:
             raise UsageError("this process is ending: its actors can no longer be reached")
         if len(data) > FRAME_BYTES_MAX - 1024:
             raise UsageError(f"a message of {len(data)} bytes is over the limit of {FRAME_BYTES_MAX}")
+        if type(data) is Bulk:  # as it is now, whatever becomes of it later
+            data.buffers = [self._channel.part(each) for each in data.buffers]
         with self._lock:
             if box.dead is None:
                 if box.debt >= box.mailbox_max and kind != STOP:
@@ -294,11 +299,20 @@ class Post:
             batch: list[Message] = []
             size = 0
             while waiting and len(batch) < BATCH_MAX and size < BATCH_BYTES_MAX:
+                if type(waiting[0][2]) is Bulk:
+                    size = BATCH_BYTES_MAX  # goes alone
+                    if batch:
+                        break
                 batch.append(waiting.popleft())
                 size += len(batch[-1][2])
             box.sent += len(batch)
             box.untaken.extend(batch)
-            if not self._channel.send(box.endpoint, _encode(batch)):
+            kind, number, data = batch[0]
+            if type(data) is Bulk:
+                left = self._channel.send(box.endpoint, data.head(kind, number), data.buffers)
+            else:
+                left = self._channel.send(box.endpoint, _encode(batch))
+            if not left:
                 waiting.extendleft(reversed(batch))
                 box.sent -= len(batch)
                 for _ in batch:

@@ -185,7 +185,7 @@ class ActorRef(Generic[A_co]):
         if cached is None or cached[0].closed or cached[1].dead is not None or cached[0].pid != os.getpid():
             cached = self._post_and_box()
         post, box = cached
-        post.send(box, kind, box.writer.dumps(message), timeout, future)
+        post.send(box, kind, box.writer.message(message), timeout, future)
 
     def _post_and_box(self) -> tuple[Post, Box]:
         post = system().post

@@ -2,6 +2,7 @@
 
 Wire:       to an actor, a msgpack array of [kind, number, pickle]; from it, [messages taken from this sender so far,
             array of [number, ok, pickle]]. The count is the sender's credit: nobody holds more than `mailbox_max`.
+            A message with large buffers is a frame of its own: its head, and these behind it (Bulk).
             A message is taken when the actor is done with it.
 Pickles:    made in the sender's thread and read by the receiver alone, as commands are: classes and functions that the
             other process can import go by name; others (of `__main__`, a notebook, a module that is not on sys.path)
@@ -17,6 +18,7 @@ import inspect
 import itertools
 import os
 import pickle
+import struct
 import threading
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeGuard
@@ -28,7 +30,7 @@ from actorraft.errors import CommandFailed, RemoteTraceback
 from actorraft.machine import Method
 from actorraft.pickling import exceptions
 from actorraft.pickling.definitions import Definitions
-from actorraft.pickling.encoder import Encoder
+from actorraft.pickling.encoder import BESIDE_BYTES, Encoder
 from actorraft.pickling.formats import BY_VALUE
 
 TELL: Final = 0
@@ -40,6 +42,7 @@ DEFINE: Final = 5  # a definition, counted like a message
 
 LAST: Final = -1  # the number of what is no answer, but says that no more will come
 DEFINITION: Final = -2  # the number of what is no answer, but a definition for those that follow
+BULK: Final = 0xC1  # the first byte of a frame with one message and its buffers; msgpack never begins so
 FRAME_BYTES_MAX: Final = 64 << 20
 
 SCALAR_PROTOCOL: Final = 4  # of pickles that name no class, by which they are known; all others have a later one
@@ -52,6 +55,60 @@ _building = threading.Lock()  # held by who builds classes, so not by who only n
 os.register_at_fork(after_in_child=lambda: globals().__setitem__("_building", threading.Lock()))
 _decode = msgspec.msgpack.decode
 _encode = msgspec.msgpack.Encoder().encode
+_HEAD: Final = struct.Struct("<BI")
+_decode_head = msgspec.msgpack.Decoder(tuple[int, int, bytes, list[int], list[bool]]).decode
+
+
+class Bulk:
+    """A pickle whose large buffers travel beside it, as parts of the message that are not copied again.
+
+    Attributes:
+        data: the pickle; empty: the one buffer is a `bytes` object itself.
+        buffers: what belongs to it.
+        read_only: of each, whether who gets it may not write to it either.
+    """
+
+    __slots__ = ("_size", "buffers", "data", "read_only")
+
+    def __init__(self, data: bytes, buffers: list[Any], read_only: list[bool]) -> None:
+        self.data, self.buffers, self.read_only = data, buffers, read_only
+        self._size = len(data) + sum(map(len, buffers))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def head(self, kind: int, number: int) -> bytes:
+        """Return what goes ahead of the buffers."""
+        head = _encode((kind, number, self.data, [len(each) for each in self.buffers], self.read_only))
+        return _HEAD.pack(BULK, len(head)) + head
+
+    def value(self) -> Any:
+        """Read it: what was read-only is looked at where it lies, all else gets memory of its own."""
+        if not self.data:
+            return bytes(self.buffers[0])
+        buffers = [view if fixed else bytearray(view) for view, fixed in zip(self.buffers, self.read_only, strict=True)]
+        return _definitions.loads(self.data, buffers)
+
+
+def read_bulk(frame: bytes) -> tuple[int, int, Bulk]:
+    """Read a frame that begins with BULK: (kind, number, what it holds).
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    if len(frame) < _HEAD.size:
+        raise msgspec.DecodeError("a frame that is cut short")
+    _, size = _HEAD.unpack_from(frame)
+    view = memoryview(frame)
+    start = _HEAD.size + size
+    kind, number, data, sizes, read_only = _decode_head(view[_HEAD.size : start])
+    if start + sum(sizes) != len(frame) or min(sizes, default=0) < 0 or len(sizes) != len(read_only):
+        raise msgspec.DecodeError("its buffers have other sizes than it says")
+    buffers = []
+    for each in sizes:
+        buffers.append(view[start : start + each])
+        start += each
+    return kind, number, Bulk(data, buffers, read_only)
 
 
 class Writer:
@@ -67,7 +124,15 @@ class Writer:
         self.on_definition = on_definition
         self._encoder: Encoder | None = None  # many links carry nothing but scalars
 
-    def dumps(self, value: Any) -> bytes:
+    def message(self, value: Any) -> bytes | Bulk:
+        """Make bytes of a message; what is large in it stays where it is."""
+        if type(value) is bytes:
+            return Bulk(b"", [value], [True]) if len(value) >= BESIDE_BYTES else self.dumps(value)
+        buffers: list[memoryview] = []
+        data = self.dumps(value, buffers)
+        return data if not buffers else Bulk(data, buffers, [each.readonly for each in buffers])
+
+    def dumps(self, value: Any, beside: list[memoryview] | None = None) -> bytes:
         """Make bytes of a message, or of an answer.
 
         Raises:
@@ -78,7 +143,7 @@ class Writer:
             return pickle.dumps(value, SCALAR_PROTOCOL)
         if self._encoder is None:
             self._encoder = Encoder(lambda data: self.on_definition(data))
-        return self._encoder.dumps(value)
+        return self._encoder.dumps(value, beside)
 
 
 def new_owner() -> int:
@@ -102,12 +167,15 @@ def forget(owner: int) -> None:
         _definitions.end_session(owner)
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes | Bulk) -> Any:
     """Read a message or an answer.
 
     Raises:
         BaseException: whatever reading it raised.
     """
+    if type(data) is Bulk:
+        return data.value()
+    assert type(data) is bytes
     if data[1] == SCALAR_PROTOCOL:
         return pickle.loads(data)
     if data[0] == BY_VALUE:

@@ -63,10 +63,11 @@ class CodePickler(pickle.Pickler):
         file: where the bytes go.
         instances: types whose instances need no thought; shared by picklers of one owner and filled as they go.
         plain: classes that go by name; likewise.
+        on_buffer: as pickle's buffer_callback.
     """
 
-    def __init__(self, file: Any, instances: set[type], plain: set[Any]) -> None:
-        super().__init__(file, PROTOCOL)
+    def __init__(self, file: Any, instances: set[type], plain: set[Any], on_buffer: Any = None) -> None:
+        super().__init__(file, PROTOCOL, buffer_callback=on_buffer)
         self.instances = instances
         self.plain = plain
         self.by_value = False  # whether code objects went in: then only the same Python minor version can read it

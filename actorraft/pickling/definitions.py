@@ -353,8 +353,8 @@ class Definitions:
 
         return functools.lru_cache(maxsize=4096)(find)
 
-    def loads(self, data: Any) -> Any:
-        """Read a pickle that a client or a node made.
+    def loads(self, data: Any, buffers: list[Any] | None = None) -> Any:
+        """Read a pickle that a client or a node made; `buffers`: what came beside it.
 
         Raises:
             UnknownType: it names a class or function that is not known here.
@@ -362,9 +362,9 @@ class Definitions:
         """
         try:
             if data[0] != BY_VALUE:
-                return self._reader(io.BytesIO(data)).load()
+                return self._reader(io.BytesIO(data), buffers=buffers).load()
             check_python(data[1], data[2], "a command")
-            return self._reader(io.BytesIO(data[3:])).load()
+            return self._reader(io.BytesIO(data[3:]), buffers=buffers).load()
         except ImportError as error:
             raise UnknownType(f"the nodes cannot import what this needs: {error}") from error
         except RecursionError as error:

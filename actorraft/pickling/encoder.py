@@ -15,6 +15,7 @@ import contextlib
 import copyreg
 import functools
 import io
+import pickle
 import sys
 import threading
 import types
@@ -106,8 +107,12 @@ class Encoder:
                 for held in (self._plain, self._instances, self._flat):
                     held.clear()
 
-    def dumps(self, value: Any) -> bytes:
-        """Pickle a value, defining what the nodes need first."""
+    def dumps(self, value: Any, beside: list[memoryview] | None = None) -> bytes:
+        """Pickle a value, defining what the nodes need first.
+
+        Args:
+            beside: takes large buffers, such as arrays have, which are then not in the pickle.
+        """
         kind = type(value)
         if BY_VALUE_MODULES:
             self._heed_registered()
@@ -115,12 +120,17 @@ class Encoder:
             pickler = self._idle.pop()
         except IndexError:
             pickler = _CommandPickler(self)
+        pickler.beside = beside
         try:
             pickler.dump(value)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            if beside:
+                beside.clear()
             return self._dump_anew(value, error)
+        finally:
+            pickler.beside = None
         chunks = pickler.chunks
         if len(chunks) == 1 and not pickler.by_value:
             data = chunks.pop()
@@ -264,13 +274,30 @@ class _Chunks:
         self.write = chunks.append
 
 
+BESIDE_BYTES: Final = 64 << 10  # a buffer of this size is worth a part of its own
+
+
 class _CommandPickler(CodePickler):
     """A reusable pickler of commands."""
 
     def __init__(self, owner: Encoder) -> None:
         self.chunks: list[bytes] = []
-        super().__init__(_Chunks(self.chunks), owner._instances, owner._plain)
+        super().__init__(_Chunks(self.chunks), owner._instances, owner._plain, self._on_buffer)
         self._owner = owner
+        self.beside: list[memoryview] | None = None  # where large buffers go; None: into the pickle
+
+    def _on_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether a buffer is to go into the pickle."""
+        if self.beside is None:
+            return True
+        try:
+            raw = buffer.raw()
+        except BufferError:  # it has gaps
+            return True
+        if raw.nbytes < BESIDE_BYTES:
+            return True
+        self.beside.append(raw)
+        return False
 
     def take(self) -> bytes:
         """Return the pickle just made, and be ready for the next."""

@@ -304,6 +304,7 @@ class NodeProcesses:
             keeps_data=self.place.keeps_data,
             from_snapshot=self._from_snapshot if founders else None,
             replay_from=self._replay_from,
+            pins=run_dir / "modules",
             configuration=Configuration(
                 voters=frozenset(founders),
                 next_node_id=max(founders, default=-1) + 1,

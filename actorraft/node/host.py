@@ -58,6 +58,7 @@ from actorraft.pickling.formats import (
     RAISED,
     check_python,
 )
+from actorraft.pickling.pins import Pins
 from actorraft.pickling.results import encode_error, encode_loss
 
 logger = logging.getLogger("actorraft")
@@ -597,6 +598,11 @@ class MachineHost:
                     "%s imports %s, and there is no %s here: a command that comes to it is not applied before there is",
                     method, module, name,
                 )  # fmt: skip
+
+    def keep_modules(self, pins: Pins) -> None:
+        """Load modules of commands as the other nodes of this run have."""
+        pins.install()
+        self._definitions.pins = pins
 
     @property
     def class_name(self) -> str:

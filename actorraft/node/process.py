@@ -58,6 +58,7 @@ from actorraft.node.members import Members
 from actorraft.node.room import DiskRoom
 from actorraft.node.service_manager import ServiceManager
 from actorraft.pickling.fingerprint import fingerprint_of
+from actorraft.pickling.pins import Pins
 from actorraft.ports import GONE, Kinds
 from actorraft.raft import roster
 from actorraft.raft.config import RaftConfig
@@ -103,6 +104,7 @@ class NodeSpec:
         configuration: what the cluster began with; nobody at a node that joined later. The log overrides it.
         keeps_data: False if the directory is removed with the cluster.
         replay_from: the entry from which on all nodes compute anew, by the code that they have; None: they do not.
+        pins: where the nodes of this run keep the modules of commands, as they were loaded first.
         run: a number of the cluster's run: what was given up in one is tried once in another.
         peer_endpoint, client_endpoint: where to bind; a tcp port of 0 lets the system choose.
         keys: this node's own, its peers' and its clients'; needed on tcp.
@@ -138,6 +140,7 @@ class NodeSpec:
     settings: dict[str, str] = field(default_factory=dict)
     key_file: Path | None = None
     replay_from: int | None = None
+    pins: Path | None = None
     run: int = 0
     backups: Schedule | None = None
 
@@ -282,6 +285,8 @@ class RaftNode:
         fork.watch()
         skips = read_skips(spec.directory)
         code = codec.Code(host.version, fingerprint_of(type(host.machine), only_holds=host.only_holds))
+        if spec.pins is not None:
+            host.keep_modules(Pins(spec.pins / f"{code.version}-{code.fingerprint}"))
         executor = Executor(
             host,
             session_expiry_s=spec.config.session_expiry_s,

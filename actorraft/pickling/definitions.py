@@ -37,6 +37,7 @@ from actorraft.pickling.arrays import reduce_read_only
 from actorraft.pickling.byvalue import CodePickler, Ref
 from actorraft.pickling.formats import BY_VALUE, MOVED, check_python, mark_by_value
 from actorraft.pickling.names import Name, can_be_found, look_up
+from actorraft.pickling.pins import Pins
 from actorraft.pickling.rests import Rests, needed
 
 _flat_decoder = msgspec.msgpack.Decoder(tuple[str, str, dict[str, Any]])
@@ -65,6 +66,8 @@ class Definitions:
         own_first: a class or function of that name which this process has without having been sent it is what the name
             means here, whatever a definition says: for a process that is no node, and has a script of its own.
     """
+
+    pins: Pins | None = None  # where modules of commands are kept, as they were loaded first
 
     def __init__(self, *, own_first: bool = False) -> None:
         self._own_first = own_first
@@ -322,7 +325,7 @@ class Definitions:
         try:
             found = self._current.get((module, outer))
             if found is None:
-                found = getattr(importlib.import_module(module), outer)
+                found = getattr(self._import(module), outer)
             for part in inner:
                 found = getattr(found, part)
         except (ImportError, AttributeError, ValueError) as error:
@@ -331,6 +334,13 @@ class Definitions:
                 raise UnknownType(f"the nodes have no {module}:{qualname} ({why})") from None
             raise UnknownType(f"the nodes have no {module}:{qualname} ({error})") from error
         return found
+
+    def _import(self, module: str) -> Any:
+        found = sys.modules.get(module)
+        if found is not None or self.pins is None:
+            return importlib.import_module(module)
+        with self.pins.keeping():
+            return importlib.import_module(module)
 
     # --- Reading and writing pickles ---
 

@@ -343,3 +343,36 @@ def test_a_class_with_a_name_of_its_own_may_be_called_and_lie_as_it_likes(tmp_pa
         with ReplicatedStateMachine(Store).spawn(data_dir=data) as cluster: said(cluster.proxy().buy(1))
     """
     assert run(tmp_path, script) == [6]
+
+
+def test_a_module_of_commands_that_is_edited_meanwhile_is_not_loaded_by_a_node_that_is_started_again(
+    tmp_path: Path,
+) -> None:
+    orders = "class Add:\n    def apply(self, state): state['n'] = state.get('n', 0) + {0}; return state['n']\n"
+    orders += "def double(state): state['n'] *= {0} + 1; return state['n']\n"
+    (tmp_path / "shop.py").write_text("class Shop: pass\n")
+    (tmp_path / "orders.py").write_text(orders.format(1))
+    values = run(
+        tmp_path,
+        f"""
+        import importlib, logging, orders
+        warned = []
+        handler = logging.Handler()
+        handler.emit = lambda record: warned.append(record.getMessage())
+        logging.getLogger("actorraft").addHandler(handler)
+        with ReplicatedStateMachine(dict).spawn(3) as cluster:
+            got = [cluster.execute(orders.Add()), cluster.execute(orders.double)]
+            (Path({str(tmp_path)!r}) / "orders.py").write_text({orders.format(1000)!r})
+            importlib.invalidate_caches()
+            importlib.reload(orders)
+            got.append(cluster.execute(orders.Add()))
+            again = next(node_id for node_id in cluster.nodes if node_id != cluster.leader())
+            cluster.nodes[again].restart()
+            got.append(cluster.execute(orders.double))
+            read = lambda: [cluster.query(dict.copy, to=node_id) for node_id in cluster.nodes]
+            until(lambda: all(state == {{"n": got[-1]}} for state in read()))
+            said(got)
+            until(lambda: any("orders.py has changed" in text for text in warned))
+        """,
+    )
+    assert values == [[1, 2, 3, 6]]

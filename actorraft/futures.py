@@ -212,12 +212,7 @@ class ResultFuture(Future[T]):
     def __await__(self) -> Generator[Any, None, T]:
         if not self._ended:
             _check_waiting()
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:
-                raise UsageError(
-                    "only asyncio can await a ResultFuture; under trio: await trio.to_thread.run_sync(future.result)"
-                ) from None
+            loop = running_loop("await a ResultFuture", "future.result")
             woken = loop.create_future()
             self._tasks.append((loop, woken))
             if self.done():  # before it could know of us
@@ -256,6 +251,25 @@ class ResultFuture(Future[T]):
             return f"<ResultFuture at {id(self):#x} under way>"
         kind = type(self._result if self._exception is None else self._exception).__qualname__
         return f"<ResultFuture at {id(self):#x} finished, {'returned' if self._exception is None else 'raised'} {kind}>"
+
+
+def running_loop(what: str, instead: str) -> asyncio.AbstractEventLoop:
+    """Return asyncio's loop that runs in this thread.
+
+    Args:
+        what: is to be done in it, in words.
+        instead: what blocks, and does the same in a thread.
+
+    Raises:
+        UsageError: there is none: another library's runs here, trio's perhaps.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise UsageError(
+            f"only asyncio (and what replaces its loop, as uvloop does) can {what}; under trio: "
+            f"await trio.to_thread.run_sync({instead})"
+        ) from None
 
 
 def resolve_many(

@@ -14,6 +14,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
+from actorraft.futures import running_loop
 from actorraft.steady import monotonic
 
 
@@ -51,7 +52,7 @@ class Bell:
 
     async def wait_for_async(self, condition: Callable[[], object]) -> None:
         """The same in asyncio, for ever; whoever is tired of it cancels it."""
-        loop = asyncio.get_running_loop()
+        loop = running_loop("iterate with `async for`", "next, iter(stream)")
         while not condition():
             woken = loop.create_future()
 

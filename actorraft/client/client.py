@@ -25,6 +25,7 @@ from actorraft.client import administration
 from actorraft.client.arguments import Consistency, To, check_index, check_read, check_timeout
 from actorraft.client.session import NOOP
 from actorraft.errors import UsageError
+from actorraft.futures import running_loop
 from actorraft.pickling.encoder import Encoder, machine_name
 from actorraft.steady import monotonic
 
@@ -426,9 +427,11 @@ class Client(Generic[M]):
         self.close()
 
     async def __aenter__(self) -> Client[M]:
+        running_loop("begin an `async with`", "client.__enter__")
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        running_loop("end an `async with`", "client.close")
         await asyncio.to_thread(self.close)
 
     def __del__(self) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from actorraft.client.arguments import check_endpoints, check_seeds, check_timeout
 from actorraft.client.client import Client
 from actorraft.client.thread import ClientThread
+from actorraft.futures import running_loop
 
 if TYPE_CHECKING:
     from actorraft.ports import Channel
@@ -86,6 +87,7 @@ async def connect_async(
     Cancelled, it leaves nothing behind.
     """
     timeout = check_timeout(timeout)
+    running_loop("connect_async", "connect, endpoints, machine")
     client = await asyncio.to_thread(open_client, endpoints, machine, keys)
     try:
         await asyncio.to_thread(client.wait_for_leader, timeout)

@@ -291,6 +291,7 @@ class Cluster(Client[M]):
         return self
 
     async def __aenter__(self) -> Cluster[M]:
+        await super().__aenter__()
         return self
 
     def _repr_html_(self) -> str:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
+import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +39,7 @@ from actorraft.cluster.options import (
 from actorraft.cluster.place import Place
 from actorraft.cluster.processes import NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
+from actorraft.futures import running_loop
 from actorraft.node.folder import read_folder
 from actorraft.node.standalone import arguments_of, overrides_of, plan
 from actorraft.pickling.encoder import encode_factory, machine_name
@@ -43,6 +47,8 @@ from actorraft.raft.config import RaftConfig
 from actorraft.storage.portable import check_portable
 
 M = TypeVar("M")
+
+logger = logging.getLogger("actorraft")
 P = ParamSpec("P")
 
 
@@ -125,6 +131,7 @@ class ReplicatedStateMachine(Generic[M]):
         if addresses and nodes is None:
             nodes = len(addresses)
         refuse_nested_spawn()
+        _warn_of_workers()
         interpreter()
         check_descriptors(nodes or 3)
         with explained(), contextlib.ExitStack() as undo:
@@ -248,7 +255,8 @@ class ReplicatedStateMachine(Generic[M]):
             replay_with_new_code=replay_with_new_code,
             timeout=timeout,
         )
-        loop, start, context = asyncio.get_running_loop(), _Start(), contextvars.copy_context()
+        loop, start = running_loop("spawn_async", "replicated.spawn"), _Start()
+        context = contextvars.copy_context()
         context.run(_started.set, start.goes_on_as)
         spawning = loop.run_in_executor(None, partial(context.run, spawn))
         try:
@@ -257,6 +265,18 @@ class ReplicatedStateMachine(Generic[M]):
             spawning.add_done_callback(lambda done: done.exception())  # nobody asks for it any more
             loop.run_in_executor(None, start.give_up)
             raise
+
+
+def _warn_of_workers() -> None:
+    """Say that a web server's worker is no place for a cluster: each worker would have one of its own."""
+    forked = "gunicorn.arbiter" in sys.modules
+    server = "gunicorn" if forked else next((name for name in ("uvicorn", "hypercorn") if name in sys.modules), "")
+    if server and (forked or multiprocessing.parent_process() is not None):
+        logger.warning(
+            "spawn() in a worker of %s: each worker has a cluster of its own then, which ends with it. Start the "
+            "cluster outside of them, and connect() in each worker's lifespan (examples/web.py)",
+            server,
+        )
 
 
 class _Closable(Protocol):

@@ -134,6 +134,7 @@ def test_two_workers_lose_nothing_while_twenty_leaders_are_killed(tmp_path: Path
     play(tmp_path, kills=20)
 
 
+@pytest.mark.slow
 def test_a_server_that_reloads_itself_finds_the_bank_as_it_was(tmp_path: Path) -> None:
     with web(tmp_path, "--reload") as server:
         first = server.ask("/accounts/ann/deposits/1?amount=5", "POST")

@@ -396,9 +396,18 @@ class CommandContext:
         return self._random
 
     def publish(self, topic: str, event: Any) -> None:
-        """Tell those who watch `topic`, in log order."""
-        if not isinstance(topic, str):
-            raise TypeError(f"a topic is a str, not {topic!r}")
+        """Tell those who watch `topic`, in log order.
+
+        Raises:
+            TypeError: the topic is no string.
+            UnicodeEncodeError: it holds half a surrogate.
+        """
+        if type(topic) is not str:
+            if not issubclass(type(topic), str):
+                raise TypeError(f"a topic is a str, not {topic!r}")
+            topic = str.__getitem__(topic, slice(None))  # a plain one, as of an enum
+        if not topic.isascii():
+            topic.encode()  # what no frame and no snapshot can hold is this command's error
         self.events.append((self.index, topic, self.encode(event)))
 
     def __repr__(self) -> str:

@@ -409,6 +409,10 @@ class Client(Generic[M]):
         """
         if not isinstance(topic, str):
             raise UsageError(f"a topic is a string, not {topic!r}")
+        try:
+            topic.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"a topic is a string that UTF-8 can hold: {error}") from None
         return self._thread.watch(topic, check_index(from_index, "from_index"))
 
     # --- The end ---

@@ -16,7 +16,13 @@ from actorraft.pickling import exceptions
 
 
 class HookFailed(ActorRaftError):
-    """Something that a machine's class offers raised, or gave what it may not; the text names class and place."""
+    """Something that a machine's class offers raised, or gave what it may not; the text names class and place.
+
+    Names of attributes and what keys say of themselves are in it: it is made such that a frame can hold it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.encode("utf-8", "backslashreplace").decode())
 
 
 def failed(machine: Any, place: str, error: BaseException) -> HookFailed:

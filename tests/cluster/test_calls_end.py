@@ -267,6 +267,7 @@ def test_a_node_that_is_paused_is_not_said_to_refuse_a_key() -> None:
         lambda: cluster.query(len, min_index=10**30),
         lambda: cluster.query(len, min_index=1 << 62),
         lambda: cluster.watch("t", from_index=10**30),
+        lambda: cluster.watch("\ud800"),
         lambda: cluster.proxy(timeout=-(10**400)),
         lambda: cluster.proxy().get.submit("x").result("x"),  # type: ignore[arg-type]
         lambda: cluster.execute(int, timeout=complex(1)),  # type: ignore[arg-type]

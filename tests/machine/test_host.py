@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import enum
 import io
 import pickle
 import threading
@@ -28,6 +29,7 @@ from actorraft import (
     query,
 )
 from actorraft.machine import CommandContext
+from actorraft.node.history import History
 from actorraft.node.host import MachineHeld, MachineHost, MachineStopped
 from actorraft.pickling.results import decode_result
 from tests.machine.local import Local, through_a_frame
@@ -657,3 +659,68 @@ def test_modules_that_commands_would_miss_are_named_before_any_is_applied(caplog
         "Forecast.misspelled imports surely_no_such_module.inside, and there is no surely_no_such"
     )
     assert told[1].startswith("Forecast.nested imports surely_none_either, and there is no surely_none_either here")
+
+
+class Topic(enum.StrEnum):
+    NEWS = "news"
+
+
+class Evasive(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise SystemExit("no words")
+
+    def isascii(self) -> bool:
+        raise SystemExit("none of yours")
+
+
+class Tells(StateMachine):
+    """Publishes to whatever it is told."""
+
+    topic: Any = ""
+
+    @command
+    def tell(self) -> None:
+        context().publish(self.topic, 1)
+
+
+@pytest.mark.parametrize(
+    ("topic", "plain"),
+    [(Topic.NEWS, "news"), (Evasive("news"), "news"), ("neuigkeiten über", "neuigkeiten über"), ("", "")],
+)
+def test_what_a_machine_publishes_has_a_topic_that_a_frame_can_hold(topic: Any, plain: str) -> None:
+    host, told = MachineHost(Tells), CommandContext(0)
+    host.machine.topic = topic
+
+    assert host.apply(["tell"], told) is None
+
+    assert [(plain, 1)] == [event[1:] for event in told.events]
+    assert type(told.events[0][1]) is str
+    History().extend(told.events)
+
+
+@pytest.mark.parametrize("topic", ["half \ud800", 5, None, b"news"])
+def test_a_topic_that_no_frame_can_hold_is_that_commands_error(topic: Any) -> None:
+    host, told = MachineHost(Tells), CommandContext(0)
+    host.machine.topic = topic
+
+    with pytest.raises((TypeError, UnicodeEncodeError)):
+        decode_result(host.apply(["tell"], told))
+
+    assert [] == told.events
+
+
+def test_a_fault_is_told_in_words_that_a_frame_can_hold() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            return "\ud800"
+
+    class Shelf(StateMachine):
+        def __init__(self) -> None:
+            self.shelf = {Odd(): threading.Lock()}
+
+    host = MachineHost(Shelf)
+
+    assert "Shelf.shelf[\\ud800] cannot be pickled" in host.fault
+    host.fault.encode()

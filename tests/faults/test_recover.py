@@ -302,4 +302,4 @@ def test_without_recovery_two_of_five_never_serve(tmp_path: Path) -> None:
     for node_id in (1, 2, 4):
         (data / f"node-{node_id}" / "log").rename(data / f"node-{node_id}" / "gone")
     with pytest.raises(StartError, match=r"node \d did not start: .*is missing"):
-        machine.spawn(data_dir=data, timeout=5.0)
+        machine.spawn(data_dir=data, timeout=60.0)

@@ -27,8 +27,8 @@ def check_timeout(timeout: Any, name: str = "timeout") -> float | None:
         WrongArguments: it is no number.
         UsageError: it is below 0, or not a number in the sense of nan.
     """
-    if timeout is None:
-        return None
+    if timeout is None or (type(timeout) is float and 0.0 <= timeout < math.inf):
+        return timeout
     if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
         raise WrongArguments(f"{name} is a number of seconds, or None for ever, not {timeout!r}")
     try:

@@ -247,13 +247,14 @@ class Client(Generic[M]):
     def _enqueue_query(
         self, encoded: bytes, consistency: Consistency, to: To, min_index: int | None, timeout: float | None
     ) -> ResultFuture[Any]:
-        if consistency == "linearizable":
+        if self._encoder.has_defined and consistency == "linearizable":
             self._check_session()
-        return self._thread.query(encoded, consistency, to, min_index, timeout, self._definitions_held())
+        held = self._definitions_held() if self._definitions else None
+        return self._thread.query(encoded, consistency, to, min_index, timeout, held)
 
     def _check_session(self) -> None:
         """Whoever only reads does not hear that the session expired, and what it had defined went with it."""
-        if self._encoder.definitions and (now_s := monotonic()) >= self._check_s:
+        if (now_s := monotonic()) >= self._check_s:
             self._check_s = now_s + CHECK_S
             self._definitions.append(self._thread.submit(NOOP, None))
 

@@ -100,7 +100,7 @@ class ClientThread:
     def _begin(self) -> None:
         """Be as if nothing had been asked yet."""
         self._inbox: deque[Call] = deque()  # commands that the thread has not taken
-        self._requests: deque[Callable[[ClientSession], object]] = deque()  # the same, of everything else
+        self._requests: deque[QueryCall | Callable[[ClientSession], object]] = deque()  # the same, of everything else
         self._sleeping = False  # whoever adds work must wake the channel
         self._halted = True  # nothing may be added: closed, closing, or not started in this process
         self._closed = False  # for good
@@ -242,9 +242,8 @@ class ClientThread:
         if self._role != roles.ADMIN:
             self._check_role(codec.Query(0, consistency, False, 1, codec.join_body([encoded])))
         future = self._future(timeout)
-        deadline_s = math.inf if timeout is None else monotonic() + timeout
-        call = QueryCall(encoded, future, deadline_s, consistency, to, -1 if min_index is None else min_index, held)
-        self.request(lambda session: session.query(call))
+        ends_s = math.inf if future.deadline_s is None else future.deadline_s
+        self.request(QueryCall(encoded, future, ends_s, consistency, to, -1 if min_index is None else min_index, held))
         return future
 
     def admin(self, node_id: int, verb: str, arguments: dict[str, Any], timeout: float) -> ResultFuture[Any]:
@@ -294,8 +293,8 @@ class ClientThread:
         self._members = dict(members)
         self.request(lambda _: self._link(told))
 
-    def request(self, act: Callable[[ClientSession], object]) -> None:
-        """Have the I/O thread do something with the session.
+    def request(self, act: QueryCall | Callable[[ClientSession], object]) -> None:
+        """Have the I/O thread send a read, or do something else with the session.
 
         Raises:
             UsageError: it is closed.
@@ -404,11 +403,11 @@ class ClientThread:
             self.changed.ring()
 
     def _take_work(self) -> None:
-        requests, inbox = self._requests, self._inbox
+        requests, inbox, session = self._requests, self._inbox, self._session
         while requests:
-            requests.popleft()(self._session)
+            _ask(session, requests.popleft())
         if inbox:
-            self._session.submit(_all_of(inbox))
+            session.submit(_all_of(inbox))
 
     def _ask_where(self, now_s: float) -> None:
         """Somebody leads who joined after this client came: whoever can be reached knows where it is."""
@@ -522,7 +521,7 @@ class ClientThread:
         self._channel = None  # sends nothing: not even goodbye, for the session is the parent's
         session.submit(calls)
         for act in _all_of(self._requests):
-            act(session)
+            _ask(session, act)
         session.close("this process was forked from the one that made the call, and that one goes on with it:")
         for failure in session.failures:
             if failure.future is not None:
@@ -549,6 +548,13 @@ def _all_of(queue: Any) -> list[Any]:
         taken, queue[:] = queue[:], []
         return taken
     return [queue.popleft() for _ in range(len(queue))]
+
+
+def _ask(session: ClientSession, act: QueryCall | Callable[[ClientSession], object]) -> None:
+    if isinstance(act, QueryCall):
+        session.query(act)
+    else:
+        act(session)
 
 
 def _resolve(futures: list[Any], values: list[Any], index: int | None = None) -> None:

@@ -98,6 +98,11 @@ class Encoder:
         """The encoded definitions that a new session must be told of first, in order; never waits for the lock."""
         return list(self._definitions)
 
+    @property
+    def has_defined(self) -> bool:
+        """Whether there are any."""
+        return bool(self._definitions)
+
     def _heed_registered(self) -> None:
         """Look at every class again if modules were registered for going by value, or are not any more."""
         registered = frozenset(BY_VALUE_MODULES)

@@ -136,6 +136,12 @@ class Kinds:
     FRAME: Final = 6
 
 
+class Gathered(bytes):
+    """A frame behind which large buffers came: `beside`, where they came to lie; nobody else has them."""
+
+    beside: Sequence[memoryview] = ()
+
+
 class Envelope(NamedTuple):
     """One thing that happened.
 

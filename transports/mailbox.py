@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 import zmq
 
 from actorraft.errors import UsageError
-from actorraft.ports import Envelope, Kinds, Sent
+from actorraft.ports import Envelope, Gathered, Kinds, Sent
 from transports import hello
 from transports.curve import CLIENTS, PEERS, Gate, listen_with, owners
 from transports.endpoints import check_bind, is_loopback, join
@@ -73,6 +73,7 @@ class _Door:
         self.kind = kind
         self.frame_bytes_max = frame_bytes_max
         self.encrypted = encrypted
+        self.whole = False  # whether a frame comes in one part, so that further ones are what lies beside it
         self.callers: dict[bytes, _Caller] = {}  # tag -> who
         self.tags: dict[bytes, bytes] = {}  # routing id -> tag
         self.callers_max = CALLERS_MIN
@@ -187,6 +188,7 @@ class ZeroMQMailbox(Sockets):
         door = _Door(socket, kind, frame_bytes_max, encrypted)
         if endpoint is None:
             return door, ""
+        door.whole = not endpoint.startswith("tcp:")
         if encrypted:
             assert self._keys is not None
             listen_with(socket, self._keys, PEERS if kind == Kinds.PEER else CLIENTS)
@@ -304,9 +306,15 @@ class ZeroMQMailbox(Sockets):
                 if len(parts) > parts_max or sum(map(len, parts)) > door.frame_bytes_max + TAG_BYTES:
                     self.drop("a message that is too large or has too many parts", f"from {caller.said.node_id}")
                     continue
-                frame = join_parts(parts, TAG_BYTES)
-                happened.append(Envelope(kind, caller.sender, frame))
-                size += len(frame)
+                if len(parts) > 2 and door.whole and len(head) == len(parts[0]):
+                    gathered = Gathered(parts[1].buffer)
+                    gathered.beside = [part.buffer for part in parts[2:]]
+                    happened.append(Envelope(kind, caller.sender, gathered))
+                    size += sum(map(len, parts))
+                else:
+                    frame = join_parts(parts, TAG_BYTES)
+                    happened.append(Envelope(kind, caller.sender, frame))
+                    size += len(frame)
                 if size > BATCH_BYTES_MAX:
                     break
         except zmq.Again:

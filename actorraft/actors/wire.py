@@ -32,6 +32,7 @@ from actorraft.pickling import exceptions
 from actorraft.pickling.definitions import Definitions
 from actorraft.pickling.encoder import BESIDE_BYTES, Encoder
 from actorraft.pickling.formats import BY_VALUE
+from actorraft.ports import Gathered
 
 TELL: Final = 0
 ASK: Final = 1
@@ -83,11 +84,15 @@ class Bulk:
         return _HEAD.pack(BULK, len(head)) + head
 
     def value(self) -> Any:
-        """Read it: what was read-only is looked at where it lies, all else gets memory of its own."""
+        """Read it, where it lies, if nobody else has that; what was read-only is so here."""
         if not self.data:
             return bytes(self.buffers[0])
-        buffers = [view if fixed else bytearray(view) for view, fixed in zip(self.buffers, self.read_only, strict=True)]
+        buffers = [_own(view, fixed) for view, fixed in zip(self.buffers, self.read_only, strict=True)]
         return _definitions.loads(self.data, buffers)
+
+
+def _own(view: memoryview, fixed: bool) -> memoryview | bytearray:
+    return view.toreadonly() if fixed else bytearray(view) if view.readonly else view
 
 
 def read_bulk(frame: bytes) -> tuple[int, int, Bulk]:
@@ -102,10 +107,12 @@ def read_bulk(frame: bytes) -> tuple[int, int, Bulk]:
     view = memoryview(frame)
     start = _HEAD.size + size
     kind, number, data, sizes, read_only = _decode_head(view[_HEAD.size : start])
-    if start + sum(sizes) != len(frame) or min(sizes, default=0) < 0 or len(sizes) != len(read_only):
+    beside = frame.beside if isinstance(frame, Gathered) else ()
+    wrong = [len(each) for each in beside] != sizes if beside else start + sum(sizes) != len(frame)
+    if wrong or min(sizes, default=0) < 0 or len(sizes) != len(read_only):
         raise msgspec.DecodeError("its buffers have other sizes than it says")
-    buffers = []
-    for each in sizes:
+    buffers = list(beside)
+    for each in () if beside else sizes:
         buffers.append(view[start : start + each])
         start += each
     return kind, number, Bulk(data, buffers, read_only)

@@ -12,6 +12,7 @@ import pytest
 from actorraft import Actor, ActorRef, MailboxFull, UsageError
 from actorraft.actors.wire import BULK, Bulk, Writer, loads, read_bulk
 from actorraft.pickling.encoder import BESIDE_BYTES
+from actorraft.ports import Gathered
 
 LARGE = BESIDE_BYTES
 
@@ -57,6 +58,20 @@ def test_a_frame_that_lies_about_its_buffers_is_refused() -> None:
     for broken in (frame[:-1], frame + b"x", frame[:20], frame[:3], bytes([BULK]), bytes([BULK]) + b"\xff" * 20):
         with pytest.raises(msgspec.DecodeError):
             read_bulk(broken)
+
+
+def test_buffers_that_came_in_parts_of_their_own_are_used_where_they_lie() -> None:
+    message = Writer(lambda _: None).message(np.ones(LARGE, dtype="u1"))
+    assert isinstance(message, Bulk)
+    part = bytearray(message.buffers[0])
+    frame = Gathered(message.head(0, 0))
+    frame.beside = [memoryview(part)]
+    array = loads(read_bulk(frame)[2])
+    part[0] = 77
+    assert array[0] == 77
+    frame.beside = [memoryview(part)[1:]]
+    with pytest.raises(msgspec.DecodeError):
+        read_bulk(frame)
 
 
 class Holder(Actor):

@@ -1,7 +1,7 @@
 """A bank behind FastAPI: the cluster is one, the web server's workers come and go, and each is a client.
 
-Run: `python -m examples.web` (two workers), `python -m examples.web --reload`, or, for a cluster that is served on
-other machines, `BANK=bank/client uvicorn examples.web:app --workers 4`.
+Run: `python web.py` (two workers), `python web.py --reload`, or, for a cluster that is served on other machines,
+`BANK=bank/client uvicorn web:app --workers 4`.
 
 Needs fastapi and uvicorn.
 """
@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
@@ -107,8 +108,14 @@ def main() -> None:
     with ReplicatedStateMachine(Bank).spawn(3, data_dir=asked.data_dir) as cluster:
         os.environ["BANK"] = json.dumps(cluster.endpoints)
         print(os.environ["BANK"], flush=True)  # for other clients
-        workers = None if asked.reload else asked.workers
-        uvicorn.run("examples.web:app", port=asked.port, workers=workers, reload=asked.reload, log_level="warning")
+        uvicorn.run(
+            f"{Path(__file__).stem}:app",
+            app_dir=str(Path(__file__).parent),
+            port=asked.port,
+            workers=None if asked.reload else asked.workers,
+            reload=asked.reload,
+            log_level="warning",
+        )
 
 
 if __name__ == "__main__":

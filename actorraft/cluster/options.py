@@ -144,8 +144,8 @@ def check_kind(machine: Any) -> None:
     positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     if len(parameters) == 1 and (positional or parameters[0].kind is parameters[0].VAR_POSITIONAL):
         return
-    name, takes = machine.__qualname__, ", ".join(str(one) for one in parameters)
+    name, takes = machine.__qualname__, ", ".join(one.name for one in parameters)
     raise UsageError(
-        f"{name}.apply takes ({takes}), so it is not the apply(self, command) of a machine. To "
-        f"replicate such an object, and send it commands: ReplicatedStateMachine(CommandObjects, {name})"
+        f"ReplicatedStateMachine(CommandObjects, {name}) replicates such an object, and sends it commands: "
+        f"{name}.apply takes ({takes}), so it is not the apply(self, command) of a machine"
     )

@@ -52,7 +52,7 @@ def web(cwd: Path, *options: str) -> Iterator[Web]:
     port = free_port()
     stderr = (cwd / "stderr").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-m", "examples.web", "--port", str(port), *options],
+        [sys.executable, str(ROOT / "examples" / "web.py"), "--port", str(port), *options],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -100,23 +100,27 @@ class Checks:
         plain = [result if type(result) in SCALARS else result.code for result in results]
         self._results = crc32(_encode(plain), self._results)
 
-    def check(self, index: int, serial: int, entry: codec.Check) -> Checked:
+    def check(self, index: int, serial: int, entry: codec.Check, *, alike: bool = True) -> Checked:
         """Take a sample at `index`; compare the one before with what the leader said of it.
+
+        Every check counts, for results are those since the one before.
 
         Args:
             serial: of the next command; equal serials, equal state.
+            alike: this node runs the code that rules: else its state as a whole says nothing.
         """
         difference = self._compare(entry)
         mine = self._latest
         compared_index = entry.index if mine.mixed and 0 <= entry.index == mine.index else -1
-        if serial == self._serial and mine.mixed == entry.mixed:
+        same = serial == self._serial
+        if same and mine.mixed == entry.mixed:
             sample = mine._replace(index=index, changed=False)
         else:
-            results = self._results.to_bytes(4, "little") if self._since_check else b""
+            results = mine.results if same else self._results.to_bytes(4, "little") if self._since_check else b""
             if entry.mixed:
                 sample = Sample(index, b"", results, True, self._parts(), True)
             else:
-                sample = Sample(index, self._take_state(), results, True)
+                sample = Sample(index, self._take_state() if alike else b"", results, True)
         self._latest, self._serial = sample, serial
         self._results, self._since_check = 0, True
         return Checked(sample, difference, compared_index)

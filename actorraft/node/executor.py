@@ -431,7 +431,7 @@ class Executor:
                 f"what follows index {request.from_index} was computed anew by other code, and this node has applied "
                 "it by the old: its state is not that of the others. Replace it: remove_node(), add_node()"
             )
-        if type(request) is codec.Check and (request.mixed or not self._is_mixed):
+        if type(request) is codec.Check:
             self._check(index, request)
         if type(request) is codec.Outcome and request.position not in self._outcomes.get(request.index, ()):
             raise MachineStopped(
@@ -445,7 +445,7 @@ class Executor:
     def _check(self, index: int, entry: codec.Check) -> None:
         """Compare with the leader; with newer code, go no further at a difference: the older code rules."""
         self._look()
-        checked = self.checks.check(index, self.serial, entry)
+        checked = self.checks.check(index, self.serial, entry, alike=not self._is_mixed)
         if checked.difference and self._is_mixed:
             self._doubt = f"{checked.difference}. Its code is newer, so it applies nothing further as it is"
             raise MachineHeld(self._doubt, untouched=True)

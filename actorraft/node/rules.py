@@ -155,11 +155,11 @@ class Rules:
                 code = _code_in(item) or code
         if mine is None or code is None or code == mine or code.version != mine.version:
             return ""
-        old = sorted(node_id for node_id, known in self._heard.items() if known == code)
-        if not old:
+        others = sorted(node_id for node_id, known in self._heard.items() if known != mine)
+        if not others:
             return ""
         return (
-            f"this node runs other code ({_words(mine)}) than nodes {old}, which serve by {_words(code)}: results "
+            f"this node runs other code ({_words(mine)}) than nodes {others}, which serve by {_words(code)}: results "
             "would not be equal. To roll changed code through the nodes, raise machine_version in the class, whose "
             "commands then ask context().machine_version by which rules they are applied; or close the cluster, change "
             "the code, and start it"
@@ -295,7 +295,13 @@ class Rules:
         if self.mine is None:
             return []
         ready = {self._server.node_id}
-        ready |= {one for one, code in self._heard.items() if code == self.mine or code.version > self.mine.version}
+        # Code of the version that rules comes after a stop of all: then all run the same.
+        rolls = self._in_log is None or self.mine.version > self._in_log.version
+        ready |= {
+            one
+            for one, code in self._heard.items()
+            if code == self.mine or (rolls and code.version > self.mine.version)
+        }
         return sorted(self._server.configuration.members - ready)
 
     def _look(self) -> codec.Code | None:

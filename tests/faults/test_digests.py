@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from actorraft import RaftConfig, codec
 from actorraft.node.digests import Checks, Sample, Schedule
@@ -203,3 +204,16 @@ def test_a_sound_machine_is_never_accused_whatever_happens_to_its_nodes(raft_clu
     last = max(row.last_applied for row in cluster.status())
     eventually(lambda: min(row.last_applied for row in cluster.status()) > last, what="one more check everywhere")
     assert differing(cluster) == {}
+
+
+def test_results_are_compared_since_the_last_check_also_where_code_that_is_newer_passes_over_the_state() -> None:
+    older, newer = Checks(lambda: b"old", parts=lambda: {"n": b"1"}), Checks(lambda: b"new", parts=lambda: {"n": b"1"})
+    said = codec.Check(0, -1, b"", b"")
+    for index, mixed in ((0, True), (4, False), (8, True), (12, True)):
+        sample = older.check(index, index, replace(said, mixed=mixed)).sample
+        checked = newer.check(index, index, replace(said, mixed=mixed), alike=False)
+        assert not checked.difference
+        said = codec.Check(0, sample.index, sample.state, sample.results, dict(sample.parts))
+        older.note([index])
+        newer.note([index])
+    assert checked.compared_index == 8

@@ -18,6 +18,7 @@ import pytest
 
 from actorraft import Client, Cluster, ReplicatedStateMachine, Unavailable, UsageError, connect, connect_async
 from actorraft.client.connect import open_client
+from actorraft.futures import ResultFuture
 from statemachines.kv import KVStore
 from transports import hello
 
@@ -269,7 +270,8 @@ def test_a_node_that_is_paused_is_not_said_to_refuse_a_key() -> None:
         lambda: cluster.watch("t", from_index=10**30),
         lambda: cluster.watch("\ud800"),
         lambda: cluster.proxy(timeout=-(10**400)),
-        lambda: cluster.proxy().get.submit("x").result("x"),  # type: ignore[arg-type]
+        lambda: ResultFuture[None]().result("x"),  # type: ignore[arg-type]  # one that has not ended
+        lambda: ResultFuture[None]().result(float("nan")),
         lambda: cluster.execute(int, timeout=complex(1)),  # type: ignore[arg-type]
         lambda: cluster.partition(5),  # type: ignore[arg-type]
         lambda: ReplicatedStateMachine(KVStore).spawn(1, data_dir="/tmp/\ud800"),

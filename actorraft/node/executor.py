@@ -624,8 +624,7 @@ class Executor:
             requests = []
         if len(requests) != query.count:
             return Answered(work.client, codec.Answers(query.request_id, [codec.MALFORMED] * min(query.count, 1)))
-        ask = self.host.query
-        return Answered(work.client, codec.Answers(query.request_id, [ask(request) for request in requests]))
+        return Answered(work.client, codec.Answers(query.request_id, self.host.queries(requests)))
 
     def _watch(self, work: Watch) -> Watched:
         """Look up what a watch asks for; every node holds the same."""

@@ -528,19 +528,23 @@ class MachineHost:
 
     # --- Queries ---
 
-    def query(self, request: Any) -> Any:
-        """Answer a read; the state must not change. Never raises for what user code does."""
+    def queries(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer reads; the state must not change. Never raises for what user code does."""
         active.context = self.looking
+        try:
+            return [*map(self._read, requests)]
+        finally:
+            active.context = None
+            if fork.came:
+                fork.end()
+
+    def _read(self, request: Any) -> Any:
         try:
             return self.encode_value(self._ask(request))
         except BaseException as error:
             if _is(error, NotYet):
                 return codec.NOT_YET
             return self._error(request, error, self._queries, "query")
-        finally:
-            active.context = None
-            if fork.came:
-                fork.end()
 
     def _ask(self, request: Any) -> Any:
         if type(request) is list:

@@ -44,11 +44,11 @@ class Local:
 
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         request = self.encoder.encode_call(method, args, kwargs)
-        return decode_result(through_a_frame(self.host.query(msgspec.msgpack.decode(request))))
+        return decode_result(through_a_frame(self.host.queries([msgspec.msgpack.decode(request)])[0]))
 
     def query(self, request: Any) -> Any:
         encoded = self.encoder.encode_command(request)
-        return decode_result(through_a_frame(self.host.query(msgspec.msgpack.decode(encoded))))
+        return decode_result(through_a_frame(self.host.queries([msgspec.msgpack.decode(encoded)])[0]))
 
     def snapshot(self) -> bytes:
         buffer = io.BytesIO()

@@ -45,7 +45,7 @@ def main() -> None:
                 context.begin_entry(context.serial, 1, 0.5)
                 answer = host.apply(msgspec.msgpack.decode(argument), context)
             elif verb == "query":
-                answer = host.query(msgspec.msgpack.decode(argument))
+                answer = host.queries([msgspec.msgpack.decode(argument)])[0]
             elif verb == "snapshot":
                 buffer = io.BytesIO()
                 host.snapshot(buffer.write)

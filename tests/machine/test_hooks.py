@@ -328,7 +328,10 @@ def test_results_that_lie_or_raise_are_lost_or_sent_and_end_nothing() -> None:
             return Lies()
 
     local = Local(Gives)
-    for ask, request in ((local.host.query, ["look"]), (lambda c: local.host.apply(c, local.context), ["give"])):
+    for ask, request in (
+        (lambda request: local.host.queries([request])[0], ["look"]),
+        (lambda c: local.host.apply(c, local.context), ["give"]),
+    ):
         assert type(ask(request)) is msgspec.msgpack.Ext
     assert local.call("add") == 2
 

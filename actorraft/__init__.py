@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from actorraft.client.connect import connect_async as connect_async
     from actorraft.client.status import MemberStatus as MemberStatus
     from actorraft.cluster.cluster import Cluster as Cluster
+    from actorraft.cluster.on_ray import Ray as Ray
     from actorraft.cluster.replicated_actor import ActorOptions as ActorOptions
     from actorraft.cluster.replicated_actor import actor_ref as actor_ref
     from actorraft.cluster.spawn import ReplicatedStateMachine as ReplicatedStateMachine
@@ -91,6 +92,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "actorraft.futures": ("ResultFuture",),
     "actorraft.machine": ("CommandObjects", "Replace", "StateMachine", "command", "context", "query"),
     "actorraft.raft.config": ("RaftConfig",),
+    "actorraft.cluster.on_ray": ("Ray",),
     "actorraft.cluster.replicated_actor": ("ActorOptions", "actor_ref"),
     "actorraft.client.status": ("MemberStatus",),
 }

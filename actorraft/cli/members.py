@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from actorraft.cli.joining import make_token
 from actorraft.cli.output import Format, Output, fail, print_json, print_rows, say
-from actorraft.cli.reaching import ClientFolder, Timeout, ask, cluster
+from actorraft.cli.reaching import ClientFolder, Timeout, cluster
 from actorraft.client import administration
 from actorraft.client.thread import ClientThread
+from actorraft.cluster.joining import create_token
 from actorraft.errors import ActorRaftError, Unavailable
 
 STATUS = ("id", "state", "term", "commit_index", "last_applied", "lag_entries", "alive", "error", "endpoint")
@@ -159,13 +159,6 @@ def create(
 
 
 def _create(folder: Path | None, ttl: float, learner: bool, timeout: float) -> str:
-    from transports.keys import ClientFolder as Folder
-    from transports.keys import KeyPair
-
-    pair = KeyPair.generate()
-    asked = {"public_key": pair.public, "ttl_s": ttl, "learner": learner}
-    ask(folder, "create_token", asked, timeout)
-    known = ask(folder, "roster", {}, timeout)
-    assert folder is not None
-    members = [(f"tcp://{at}", key) for _, _, at, key, _ in known["members"] if at and key]
-    return make_token(pair.secret, Folder.load(folder).cluster_id, members)
+    with cluster(folder) as thread:
+        assert folder is not None
+        return create_token(folder, thread, ttl, learner, timeout)

@@ -56,16 +56,15 @@ def serve(
     The same line serves the first start and every later one.
     """
     with errors():
-        logs.configure(log_format, log_level or (), None)
         if join:
-            from actorraft.cli.joining import join_cluster
+            from actorraft.cluster.joining import join_cluster
 
             folder = join_cluster(join, folder or data_dir, listen=listen, advertise=advertise, learner=learner)
             data_dir = None
         if folder is None:
             raise fail("name the node's folder, or --join TOKEN with --data-dir", USED_WRONGLY)
         read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http))
-        logs.about.node_id = read.node.id
+        logs.configure(log_format, log_level or (), read.node.id)
         _with_hash_seed(read)
         spec = replace(plan(folder, read), backups=_schedule(backup_every, backup_dir, backup_keep))
         context = Foreground(read, say)

@@ -27,6 +27,7 @@ from actorraft.actors.supervision import Supervision
 from actorraft.actors.surroundings import check_descriptors, explained, interpreter
 from actorraft.cluster.cluster import Cluster
 from actorraft.cluster.member import Member, client_folder_of
+from actorraft.cluster.on_ray import Ray, spawn_on
 from actorraft.cluster.options import (
     check_a,
     check_http,
@@ -79,6 +80,7 @@ class ReplicatedStateMachine(Generic[M]):
         transport: Literal["ipc", "tcp"] = "ipc",
         listen: Sequence[str] | None = None,
         http: Sequence[str] | None = None,
+        on: Ray | None = None,
         config: RaftConfig | None = None,
         supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
         name: str | None = None,
@@ -97,6 +99,8 @@ class ReplicatedStateMachine(Generic[M]):
             transport: "ipc" (sockets that only this user can reach) or "tcp" (loopback).
             listen: one `host:port` a node, kept over restarts, for its peers; clients have the next port. Implies tcp.
             http: one `host:port` a node, for /livez, /readyz and /metrics.
+            on: `Ray(...)`: members are placed, and replaced when they are lost, by Ray; what is returned is a client of
+                them that owns them (on_ray.py). Only `name`, `durability` and `timeout` go with it.
             config: the numbers of the protocol.
             supervision: how nodes that die unasked are started again; None: not at all.
             name: for logs and `repr`; by default the machine's.
@@ -118,6 +122,22 @@ class ReplicatedStateMachine(Generic[M]):
             if nodes < 1:
                 raise ValueError(f"a cluster has at least 1 node, not {nodes}")
         timeout_s = check_timeout(timeout)
+        check_a("on", on, Ray)
+        if on is not None:
+            if any(given is not None for given in (data_dir, listen, http, config, from_snapshot, formerly)):
+                raise UsageError("with on=Ray(...) only name, durability and timeout are said here; Ray has a data_dir")
+            named = machine_name(self._machine, self._args)
+            return spawn_on(  # type: ignore[return-value]  # a client that owns its members, as a Cluster is
+                on,
+                self._machine,
+                named,
+                self._args,
+                self._kwargs,
+                nodes,
+                label=name,
+                durability=durability,
+                timeout=timeout_s,
+            )
         check_one_of("transport", transport, ("ipc", "tcp"))
         check_one_of("durability", durability, (None, "os", "fsync"))
         check_a("config", config, RaftConfig)
@@ -227,6 +247,7 @@ class ReplicatedStateMachine(Generic[M]):
         transport: Literal["ipc", "tcp"] = "ipc",
         listen: Sequence[str] | None = None,
         http: Sequence[str] | None = None,
+        on: Ray | None = None,
         config: RaftConfig | None = None,
         supervision: Supervision | None = Supervision(),  # noqa: B008  (frozen)
         name: str | None = None,
@@ -247,6 +268,7 @@ class ReplicatedStateMachine(Generic[M]):
             transport=transport,
             listen=listen,
             http=http,
+            on=on,
             config=config,
             supervision=supervision,
             name=name,

@@ -55,7 +55,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(said | getattr(record, "fields", {}), default=repr, ensure_ascii=False)
 
 
-def configure(style: str, levels: Sequence[str], node_id: int | None) -> None:
+def configure(style: str, levels: Sequence[str], node_id: int) -> None:
     """Have this process write its records to standard error.
 
     Args:

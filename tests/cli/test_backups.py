@@ -77,10 +77,9 @@ def test_a_backup_under_load_holds_all_that_was_acknowledged_before_and_another_
             )
             store.set("new", 1)
         two.start(2)
-        two.settled()
-        for node_id in range(3):
-            assert two.stop(node_id) == 0
-        two.start()
+        leader = two.settled()
+        assert two.stop(leader) == 0
+        two.start(leader)
         two.settled()
         assert two.run("query", "get", '"new"').stdout.strip() == "1"
 

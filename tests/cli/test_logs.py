@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actorraft.cluster.founding import found
+from actorraft.node import logs
 from tests.cli.served import Served, actorraft, eventually
 
 
@@ -33,13 +35,30 @@ def test_each_record_has_the_node_and_the_term_and_slow_commands_their_names(tmp
         assert f"at index {one['index']} " in one["message"]
         eventually(lambda: any("snapshot" in each["message"] for each in records("actorraft")), what=served.said)
         assert served.status()[0]["slow"][0]["method"] == "append_slowly"
-        assert served.stop(0) == 0
-        served.start(more=("--log-level", "actorraft.slow=ERROR"))
-        served.settled()
-        served.run("exec", "append_slowly", '"ann"', "2", "0.5")
-        served.run("snapshot")
-        eventually(lambda: any(" INFO node 0 term " in line for line in served.lines[0]), what=served.said)
-        assert not any("actorraft.slow" in line for line in served.lines[0])
+
+
+def test_text_has_the_node_and_the_term_too_and_each_logger_its_level(capsys: pytest.CaptureFixture[str]) -> None:
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    try:
+        logs.configure("text", ["WARNING", "actorraft.of_this_test=DEBUG"], 3)
+        logging.getLogger("actorraft.of_this_test").debug("one")
+        logging.getLogger("another").info("two")
+        logging.getLogger("another").warning("three")
+        logs.configure("json", [], 3)
+        try:
+            raise ValueError("what is wrong")
+        except ValueError:
+            logging.getLogger("another").exception("four")
+    finally:
+        logging.getLogger().handlers[:], level = before
+        logging.getLogger().setLevel(level)
+        logs.about.node_id = None
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first.endswith(" DEBUG node 3 term - actorraft.of_this_test: one")
+    assert second.endswith(" WARNING node 3 term - another: three")
+    told = json.loads(third)
+    assert (told["node"], told["term"], told["level"], told["message"]) == (3, None, "ERROR", "four")
+    assert "ValueError: what is wrong" in told["exception"]
 
 
 @pytest.mark.parametrize("words", [("--log-format", "xml"), ("--log-level", "LOUD"), ("--log-level", "=INFO")])

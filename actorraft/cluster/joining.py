@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 import time
 from collections.abc import Collection
@@ -41,6 +42,23 @@ def make_token(secret: str, cluster_id: str, members: list[tuple[str, str]]) -> 
     """Return the text of a token."""
     said = json.dumps({"k": secret, "c": cluster_id, "m": members}, separators=(",", ":"))
     return base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
+
+
+def create_token(
+    folder: str | os.PathLike[str], thread: ClientThread, ttl_s: float, learner: bool, timeout: float
+) -> str:
+    """Have the cluster take one more machine; return the text of a token.
+
+    Args:
+        folder: an administrator's, whose session `thread` is.
+    """
+    from transports.keys import ClientFolder, KeyPair
+
+    pair = KeyPair.generate()
+    ask_leader(thread, "create_token", {"public_key": pair.public, "ttl_s": ttl_s, "learner": learner}, timeout)
+    known = ask_leader(thread, "roster", {}, timeout)
+    members = [(f"tcp://{at}", key) for _, _, at, key, _ in known["members"] if at and key]
+    return make_token(pair.secret, ClientFolder.load(folder).cluster_id, members)
 
 
 def read_token(word: str) -> dict[str, Any]:

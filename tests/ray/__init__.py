@@ -1,0 +1,1 @@
+"""Clusters on Ray: real multi-node Ray on one host."""

@@ -49,6 +49,7 @@ COMPOSITION_ROOTS = {
     "actorraft.cluster.processes",
     "actorraft.node.process",
     "actorraft.cluster.founding",
+    "actorraft.cluster.joining",
     "actorraft.node.members",
     "actorraft.node.key_change",
     "actorraft.node.standalone",

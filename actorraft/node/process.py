@@ -443,7 +443,8 @@ class RaftNode:
         self._leaving.follow()
         if self._context.stop_requested and not self._told_stopping:
             self._told_stopping = True
-            self._manager.tell("STOPPING=1")
+            if not getattr(self._context, "again", False):  # it begins anew in this process: that is no end
+                self._manager.tell("STOPPING=1")
         if self._context.stop_requested and self._leaving.may_leave():
             return None
         return bool(envelopes)

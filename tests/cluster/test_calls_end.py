@@ -20,6 +20,7 @@ from actorraft import Client, Cluster, ReplicatedStateMachine, Unavailable, Usag
 from actorraft.client.connect import open_client
 from actorraft.futures import ResultFuture
 from statemachines.kv import KVStore
+from tests.cluster.helpers import eventually
 from transports import hello
 
 pytestmark = pytest.mark.cluster
@@ -254,8 +255,13 @@ def test_another_version_of_the_wire_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_a_node_that_is_paused_is_not_said_to_refuse_a_key() -> None:
     with ReplicatedStateMachine(KVStore).spawn(1, transport="tcp") as other:
         other.nodes[0].pause()
-        with pytest.raises(Unavailable, match="node 0 says: nothing; it takes connections, so"):
-            connect(other.endpoints, KVStore, timeout=4.0)
+
+        def said() -> str:
+            with pytest.raises(Unavailable) as told:
+                connect(other.endpoints, KVStore, timeout=3.0)
+            return str(told.value)
+
+        eventually(lambda: "node 0 says: nothing; it takes connections, so" in said())
         other.nodes[0].resume()
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
+from actorraft.simulation.versions import NEWEST, Installed
+
 if TYPE_CHECKING:
     from actorraft.simulation.node import SimNode
     from actorraft.simulation.workload import Operator, Station
@@ -222,6 +224,24 @@ class Nemesis:
             self._count("out of memory", node.node_id)
             node.mood.out_of_memory = self.rng.choice((1, 3))
 
+    def _deploy(self) -> None:
+        """Start a node again with other code: mostly newer, now and then older, or changed without a word."""
+        node = self._victim()
+        if node is None:
+            return
+        dice, version = self.rng.random(), node.installed.version
+        agreed = self.world.checker.agreed_version
+        if dice >= 0.9 and not (agreed and len(self.world.nodes) > 1):
+            return  # the first code of all cannot be another one
+        if dice < 0.75:
+            node.installed = Installed(min(version + 1, NEWEST))
+        elif dice < 0.9:
+            node.installed = Installed(max(version - 1, 1))
+        else:
+            node.installed = Installed(agreed, changed=True)
+        self._count("deploy", node.node_id, f"gets {node.installed}")
+        node.crash("(to be started with other code)")
+
     def _disk_stall(self) -> None:
         node = self._victim()
         if node is not None:
@@ -274,7 +294,9 @@ class Nemesis:
             if dice < 0.4 and len(configuration.voters) < 6:
                 node_id = configuration.next_node_id + len(changes)
                 if node_id not in self.world.nodes:
-                    self.world.boot(self.world.add_node(node_id))
+                    newest = max(node.installed.version for node in self.world.nodes.values())
+                    self.world.add_node(node_id).installed = Installed(newest)
+                    self.world.boot(self.world.nodes[node_id])
                     self._introduce(node_id)
                 changes.append((rng.choice(("add_voter", "add_voter", "add_learner")), node_id, f"disk-{node_id}"))
             elif dice < 0.6 and configuration.learners:
@@ -306,6 +328,7 @@ class Nemesis:
         self.mended = True
         world = self.world
         self.network.heal()
+        newest = Installed(max(node.installed.version for node in world.nodes.values()))
         for node in world.nodes.values():
             node.fuse = 0
             node.disk.fail_next = False
@@ -313,5 +336,8 @@ class Nemesis:
             node.mood.out_of_memory = 0
             node.calm = True
             node.resume()
+            node.installed = newest
+            if world.profile.versions and node.up and node.runs != newest:
+                node.crash("(to be started with the newest code)")
             if not node.up and not node.retired:
                 self.timeline.after(10_000, world.boot, node)

@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from actorraft import codec
 from actorraft.raft.log import item_bytes
 from actorraft.raft.messages import (
     AppendEntries,
@@ -105,6 +106,16 @@ class Checker:
         }
 
     # --- After each event of a node ---
+
+    @property
+    def agreed_version(self) -> int:
+        """The version of the machine by which commands are applied in the end, as far as is committed; 0: none said."""
+        for _, item in reversed(self.committed):
+            if type(item) is bytes and codec.is_code(item):
+                said = codec.decode_request(codec.unstamp(item)[1])
+                assert isinstance(said, codec.Code), f"no code: {said}"
+                return said.version
+        return 0
 
     def started(self, node: Judged) -> None:
         """A node came up: what it knows must be what its disk holds."""

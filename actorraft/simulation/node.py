@@ -16,11 +16,11 @@ from typing import Any
 
 from actorraft import codec
 from actorraft.errors import StorageFailed
-from actorraft.node.driver import ClientEvent, Driver, Event, MessageEvent, Observer, TickEvent
+from actorraft.node.driver import ClientEvent, Driver, Event, MessageEvent, NodeStopped, Observer, TickEvent
 from actorraft.node.executor import Executor, InlineExecutor
 from actorraft.node.host import MachineHost
 from actorraft.node.logtime import Ticks
-from actorraft.node.work import Apply, Done, Read, Work
+from actorraft.node.work import Apply, Done, Read, Stopped, Work
 from actorraft.raft.messages import AppendEntriesResponse, Configuration, HardState, LogEntry, Message
 from actorraft.raft.server import RaftServer
 from actorraft.simulation.disk import SimDisk
@@ -31,6 +31,7 @@ from actorraft.simulation.network import SimNetwork
 from actorraft.simulation.profile import Profile
 from actorraft.simulation.timeline import Timeline
 from actorraft.simulation.trace import Trace, said
+from actorraft.simulation.versions import Installed, VersionedHost
 
 CRAWL_US = 1_700_000  # what takes long takes longer than a client waits before it asks again
 
@@ -122,6 +123,9 @@ class DelayedExecutor:
             raise InvariantViolation("no error", f"node {node.node_id}: {said(error)}") from error
         finally:
             node.spent_us = spent_us
+        if type(self.done[-1]) is Stopped:
+            node.wake()  # which ends the process; nothing else is done in it
+            return
         if self.queue:
             node.timeline.after(self.cost_us(), self.run, None)
         else:
@@ -185,6 +189,8 @@ class SimNode:
         self.executor: Executor | None = None
         self.thread: InlineExecutor | DelayedExecutor | None = None  # the machine's
         self.mood = Mood()  # of its machine
+        self.installed = Installed()  # where versions are mixed: the code that its next process runs
+        self.runs = self.installed  # and that of the present one
         self.view: View
         self.up = False
         self.start = 0  # how often it was started; what was meant for an earlier start is void
@@ -206,6 +212,8 @@ class SimNode:
         return host.machine if self.profile.guest else host  # type: ignore[no-any-return]
 
     def _make_host(self) -> Any:
+        if self.profile.versions:
+            return VersionedHost(self.installed)
         return MachineHost(lambda: Guest(self.mood)) if self.profile.guest else SimHost()
 
     # --- The process comes and goes ---
@@ -219,7 +227,11 @@ class SimNode:
         self.spent_us = self.fuse = 0
         self.busy_until_us = self.paused_until_us = 0
         self.wake_us = -1
-        self.executor = Executor(self.make_host(), session_expiry_s=config.session_expiry_s, marks=self.disk.marks)
+        self.runs = self.installed
+        code = self.runs.code if self.profile.versions else None
+        self.executor = Executor(
+            self.make_host(), session_expiry_s=config.session_expiry_s, marks=self.disk.marks, code=code
+        )
         inline = not self.profile.delayed_executor
         executor = self.thread = InlineExecutor(self.executor) if inline else DelayedExecutor(self, self.executor)
         self.driver = Driver(
@@ -233,6 +245,7 @@ class SimNode:
             rng=random.Random(self.rng.getrandbits(64)),
             commit_along=True,
             marks=self.disk.marks,
+            code=code,
             observer=Watcher(self),
         )
         self.server = self.driver.server
@@ -387,6 +400,9 @@ class SimNode:
         except StorageFailed:
             self.crash("because its disk failed")
             return
+        except NodeStopped as stop:
+            self.refused(stop)
+            return
         except (InvariantViolation, KeyboardInterrupt):
             raise
         except BaseException as error:  # whatever user code raises
@@ -395,6 +411,14 @@ class SimNode:
         if self.wake_us < 0 or driver.due_s is not None:
             self._plan_wake()
         self.spent_us = 0
+
+    def refused(self, stop: NodeStopped) -> None:
+        """The process stops with a reason: right only if its code was changed, or is too old for what is committed."""
+        runs, agreed = self.runs, self.checker.agreed_version
+        if not runs.changed and runs.version >= agreed:
+            raise InvariantViolation("no error", f"node {self.node_id}: {said(stop)}") from stop
+        self.installed = Installed(max(runs.version, agreed))
+        self.crash("for its code is refused")
 
     def pause(self, us: int) -> None:
         """The process stands still (SIGSTOP); its clocks go on."""

@@ -34,6 +34,7 @@ KINDS = (
     "old disk",
     "full queue",
     "out of memory",
+    "deploy",
 )
 ENDS_OF_PROCESSES = ("crash", "fuse", "power cut", "disk failure", "old disk", "membership")
 
@@ -54,12 +55,13 @@ class Profile:
     wire: bool = False  # encode and decode every message
     ghosts: bool = False  # messages to a node reach its next process, too
     guest: bool = False  # the machine is a user's (guest.py), in the production host
+    versions: bool = False  # nodes are started again with other code of the machine (versions.py)
     holds: bool = False  # and has commands that no node can apply
 
     @classmethod
     def draw(cls, rng: Random) -> Profile:
         """Choose for a seed."""
-        kinds = tuple(kind for kind in KINDS[:-3] if rng.random() < 0.4)
+        kinds = tuple(kind for kind in KINDS[:-4] if rng.random() < 0.4)
         lease_reads = rng.random() < 0.3
         if lease_reads:
             kinds = tuple(kind for kind in kinds if kind != "clock leap")  # outside the stated bound of leases
@@ -104,7 +106,10 @@ class Profile:
             kinds = (*kinds, "out of memory")
         # Who may have applied a command in an earlier life never says that it holds there; then all stand for ever.
         holds = guest and rng.random() < 0.5 and not set(kinds) & set(ENDS_OF_PROCESSES)
-        return replace(profile, kinds=kinds, config=config, guest=guest, holds=holds)
+        versions = not guest and rng.random() < 0.25
+        if versions:
+            kinds = (*kinds, "deploy")
+        return replace(profile, kinds=kinds, config=config, guest=guest, holds=holds, versions=versions)
 
 
 def profile_of(seed: int) -> Profile:

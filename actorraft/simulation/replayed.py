@@ -19,6 +19,7 @@ from actorraft.simulation.guest import Guest, Mood
 from actorraft.simulation.invariants import InvariantViolation
 from actorraft.simulation.machine import SimHost
 from actorraft.simulation.profile import Profile
+from actorraft.simulation.versions import NEWEST, Installed, VersionedHost
 
 
 class Replica:
@@ -28,7 +29,10 @@ class Replica:
         host: Any = (
             make_host() if make_host is not None else MachineHost(lambda: Guest(Mood())) if profile.guest else SimHost()
         )
-        self.executor = Executor(host, session_expiry_s=profile.config.session_expiry_s)
+        code = None
+        if profile.versions:
+            host, code = VersionedHost(Installed(NEWEST)), Installed(NEWEST).code
+        self.executor = Executor(host, session_expiry_s=profile.config.session_expiry_s, code=code)
 
     @property
     def machine(self) -> Any:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from actorraft.node.driver import ConnectEvent, DisconnectEvent
+from actorraft.node.driver import ConnectEvent, DisconnectEvent, NodeStopped
 from actorraft.raft.messages import Configuration
 from actorraft.raft.ready import LeaderState
 from actorraft.simulation.invariants import Checker, InvariantViolation
@@ -20,6 +20,7 @@ from actorraft.simulation.node import SimNode
 from actorraft.simulation.profile import Profile
 from actorraft.simulation.timeline import Timeline
 from actorraft.simulation.trace import Trace, said
+from actorraft.simulation.versions import Heard
 
 
 class Hearer(Protocol):
@@ -95,6 +96,9 @@ class World:
         self.note(node.node_id, "starts")
         try:
             node.boot()
+        except NodeStopped as stop:
+            node.refused(stop)
+            return
         except (InvariantViolation, KeyboardInterrupt):
             raise
         except BaseException as error:  # whatever user code raises
@@ -123,6 +127,9 @@ class World:
         """A node's transport reports a connection to a peer that broke or came up."""
         node, start, peer_id, up = what
         if node.start == start:
+            peer = self.nodes[peer_id]
+            if up and self.profile.versions and node.driver is not None and peer.up:
+                node.post(Heard(node.driver.rules.hear, peer_id, peer.runs.greeting))
             node.post(ConnectEvent(peer_id) if up else DisconnectEvent(peer_id))
 
     def leader(self) -> SimNode | None:

@@ -58,6 +58,7 @@ class Way(Enum):
     HOLDS = "those of them with commands that no node can apply"
     NO_MEMORY = "those of them in which nodes run out of memory"
     OLD_DISKS = "seeds in which a node comes back on an older copy of its disk"
+    VERSIONS = "seeds in which nodes are started again with other code of the machine"
     THREADS = "schedules of the machine's thread and the loop's"
 
 

@@ -9,7 +9,7 @@ from actorraft.simulation.play import Outcome
 from actorraft.simulation.profile import profile_of
 from actorraft.simulation.runner import run_seed
 from actorraft.simulation.threads import explore
-from tests.simulation import bugs_of_guests  # noqa: F401  (adds to BUGS)
+from tests.simulation import bugs_of_guests, bugs_of_versions  # noqa: F401  (add to BUGS)
 from tests.simulation.bugs import BUGS, Bug, Way
 
 pytestmark = pytest.mark.long
@@ -38,6 +38,8 @@ def has_what_it_needs(way: Way, seed: int) -> bool:
     profile = profile_of(seed)
     if way in (Way.GUESTS, Way.HOLDS):
         return profile.guest if way is Way.GUESTS else profile.holds
+    if way is Way.VERSIONS:
+        return profile.versions
     if way is Way.NO_MEMORY:
         return profile.guest and "out of memory" in profile.kinds
     return way is not Way.OLD_DISKS or "old disk" in profile.kinds

@@ -363,6 +363,7 @@ def test_a_blocking_call_in_an_event_loop_warns_once_and_says_what_to_do(
     client: Client[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actorraft.client.client._warned_of_loop", False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # another test may have run a notebook
 
     async def main() -> None:
         with pytest.warns(RuntimeWarning, match="await client.submit"):

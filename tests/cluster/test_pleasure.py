@@ -12,6 +12,7 @@ import pytest
 
 from actorraft import ReplicatedStateMachine, UsageError, command, context, query
 from actorraft.actors.rundir import RunDir
+from actorraft.client import client
 from actorraft.cluster import spawn
 from tests.cluster.helpers import Spawn, eventually
 
@@ -82,17 +83,20 @@ def test_a_cluster_its_nodes_and_its_events_show_themselves(raft_cluster: Spawn)
 
 
 @pytest.mark.cluster
-def test_everything_has_its_form_in_a_coroutine() -> None:
+def test_everything_has_its_form_in_a_coroutine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_warned_of_loop", False)  # it warns once in a process
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # and not in a notebook
+
     async def main() -> None:
         from actorraft import connect_async
 
         async with await ReplicatedStateMachine(Tally).spawn_async(1) as cluster:
             events, sums = cluster.events(), cluster.watch("sums", from_index=0)
-            async with await connect_async(cluster.endpoints, Tally) as client:
-                tally = client.proxy()
+            async with await connect_async(cluster.endpoints, Tally) as other:
+                tally = other.proxy()
                 assert await tally.add.aio(2) == 2
-                assert await client.submit(lambda machine: machine.add(3)) == 5
-                assert await client.query_async(Tally.value) == await tally.value.aio() == 5
+                assert await other.submit(lambda machine: machine.add(3)) == 5
+                assert await other.query_async(Tally.value) == await tally.value.aio() == 5
                 seen = [published.event async for published, _ in _first(sums, 2)]
                 assert seen == [2, 5]
                 with pytest.warns(RuntimeWarning, match=r"await add\.aio"):

@@ -81,6 +81,7 @@ def test_the_manager_is_told_and_fed_a_third_of_its_patience_apart(tmp_path: Pat
 
 
 @pytest.mark.cluster
+@pytest.mark.slow  # make slow
 @pytest.mark.timeout(300)
 def test_a_command_that_takes_long_does_not_hold_up_the_watchdog(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from statemachines.parameter_server import GIVEN_UP, GivenUp, PushRefused, StepA
 
 if TYPE_CHECKING:
     from actorraft import ActorRef
+    from statemachines.parameter_server import Member
     from statemachines.updates import Vector
 
 AGAIN_S: Final = (0.002, 0.2)  # the first and the longest wait before what failed is sent again
@@ -38,10 +40,10 @@ ASK_S: Final = 10.0  # for how long one way is given for an answer, before anoth
 class Way(Protocol):
     """How a worker reaches the server: through a front, or as a client of the cluster."""
 
-    def push(self, member: tuple[Any, int, int], examples: float, update: bytes) -> Future[int]: ...
-    def skip(self, worker: str | int, step: int) -> Future[int]: ...
+    def push(self, member: Member, examples: float, update: bytes) -> Future[int]: ...
+    def skip(self, worker: str | int, step: int, life: int) -> Future[int]: ...
     def pull(self, min_version: int) -> Future[tuple[int, bytes]]: ...
-    def join(self, worker: str | int, examples: float) -> Future[int]: ...
+    def join(self, worker: str | int, examples: float, life: int) -> Future[int]: ...
     def leave(self, worker: str | int) -> Future[bool]: ...
     def layout(self) -> Future[list[tuple[str, tuple[int, ...]]]]: ...
 
@@ -50,17 +52,17 @@ class _Front:
     def __init__(self, ref: ActorRef) -> None:
         self._ref = ref
 
-    def push(self, member: tuple[Any, int, int], examples: float, update: bytes) -> Future[int]:
+    def push(self, member: Member, examples: float, update: bytes) -> Future[int]:
         return self._ref.ask(("push", *member, examples, update), ASK_S)
 
-    def skip(self, worker: str | int, step: int) -> Future[int]:
-        return self._ref.ask(("skip", worker, step), ASK_S)
+    def skip(self, worker: str | int, step: int, life: int) -> Future[int]:
+        return self._ref.ask(("skip", worker, step, life), ASK_S)
 
     def pull(self, min_version: int) -> Future[tuple[int, bytes]]:
         return self._ref.ask(("pull", min_version), ASK_S)
 
-    def join(self, worker: str | int, examples: float) -> Future[int]:
-        return self._ref.ask(("join", worker, examples), ASK_S)
+    def join(self, worker: str | int, examples: float, life: int) -> Future[int]:
+        return self._ref.ask(("join", worker, examples, life), ASK_S)
 
     def leave(self, worker: str | int) -> Future[bool]:
         return self._ref.ask(("leave", worker), ASK_S)
@@ -74,17 +76,18 @@ class _Direct:
         self._commands: Any = client.proxy(timeout=ASK_S)
         self._reads: Any = client.proxy(timeout=ASK_S, consistency="stale")
 
-    def push(self, member: tuple[Any, int, int], examples: float, update: bytes) -> Future[int]:
-        return self._commands.push.submit(*member, update)  # type: ignore[no-any-return]
+    def push(self, member: Member, examples: float, update: bytes) -> Future[int]:
+        worker, step, base_version, life = member
+        return self._commands.push.submit(worker, step, base_version, update, life)  # type: ignore[no-any-return]
 
-    def skip(self, worker: str | int, step: int) -> Future[int]:
-        return self._commands.skip.submit(worker, step)  # type: ignore[no-any-return]
+    def skip(self, worker: str | int, step: int, life: int) -> Future[int]:
+        return self._commands.skip.submit(worker, step, life)  # type: ignore[no-any-return]
 
     def pull(self, min_version: int) -> Future[tuple[int, bytes]]:
         return self._reads.pull_vector.submit(min_version)  # type: ignore[no-any-return]
 
-    def join(self, worker: str | int, examples: float) -> Future[int]:
-        return self._commands.join.submit(worker, examples)  # type: ignore[no-any-return]
+    def join(self, worker: str | int, examples: float, life: int) -> Future[int]:
+        return self._commands.join.submit(worker, examples, life)  # type: ignore[no-any-return]
 
     def leave(self, worker: str | int) -> Future[bool]:
         return self._commands.leave.submit(worker)  # type: ignore[no-any-return]
@@ -137,6 +140,7 @@ class ParameterClient:
         if not self._ways:
             raise UsageError("there is no front to go to")
         self.worker = worker
+        self._life = secrets.randbits(62)  # a process that speaks for this worker later has another
         self._examples = examples
         self._compress = compress
         self._timeout = timeout
@@ -151,7 +155,7 @@ class ParameterClient:
         self._backoff_s = AGAIN_S[0]
         self._layout = [(str(name), tuple(shape)) for name, shape in self._ask(lambda way: way.layout())]
         self._size = sum(_count(shape) for _, shape in self._layout)
-        self.step: int = self._ask(lambda way: way.join(worker, examples))
+        self.step: int = self._ask(lambda way: way.join(worker, examples, self._life))
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"parameter-client-{worker}", daemon=True)
         self._thread.start()
@@ -319,9 +323,9 @@ class ParameterClient:
             step, way = self.step + 1 + place, self._ways[self._way]
             try:
                 if push.given_up:
-                    answer = way.skip(self.worker, step)
+                    answer = way.skip(self.worker, step, self._life)
                 else:
-                    answer = way.push((self.worker, step, push.base_version), self._examples, push.update)
+                    answer = way.push((self.worker, step, push.base_version, self._life), self._examples, push.update)
             except (ActorDead, MailboxFull, Unavailable) as error:
                 self._failed(error, sent_round)
                 return

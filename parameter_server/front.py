@@ -6,8 +6,8 @@ which steps were applied is known to the machine, so a front that is killed, or 
 Its workers ask again, here after a restart or at another front, and are answered as they would have been.
 
 Process:    an actor's. Messages come in its loop; all else is done by one thread, in the order in which it comes.
-Shape:      messages are tuples of scalars: ("push", worker, step, base version, examples, update), ("pull", version),
-            ("skip", worker, step), ("join", worker, examples), ("leave", worker), ("layout",).
+Shape:      messages are tuples of scalars: ("push", worker, step, base version, life, examples, update), ("pull", version),
+            ("skip", worker, step, life), ("join", worker, examples, life), ("leave", worker), ("layout",).
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from statemachines.parameter_server import (
     NotFinite,
     ParameterServer,
     PushRefused,
+    Superseded,
     WrongUpdate,
 )
 
 if TYPE_CHECKING:
+    from statemachines.parameter_server import Member
     from statemachines.updates import Vector
 
 AGAIN_S: Final = 0.005  # when what was not taken, or not there yet, is asked for again
@@ -47,14 +49,15 @@ class _Push:
     worker: str | int
     step: int
     base_version: int
+    life: int | None
     examples: float
     update: bytes
     vector: Vector
     futures: list[Future[int]] = field(default_factory=list)
 
     @property
-    def member(self) -> tuple[str | int, int, int]:
-        return self.worker, self.step, self.base_version
+    def member(self) -> Member:
+        return self.worker, self.step, self.base_version, self.life
 
 
 @dataclass
@@ -103,16 +106,16 @@ class ParameterFront(Actor):
             UsageError: it is no message of a ParameterClient's.
         """
         match message:
-            case ("push", worker, step, base_version, examples, update):
-                return self._bench.push(worker, step, base_version, examples, update)
+            case ("push", worker, step, base_version, life, examples, update):
+                return self._bench.push(worker, step, base_version, life, examples, update)
             case ("pull", min_version):
                 return self._bench.pull(min_version)
-            case ("join", worker, examples):
-                return self._server.join.submit(worker, examples)
+            case ("join", worker, examples, life):
+                return self._server.join.submit(worker, examples, life)
             case ("leave", worker):
                 return self._server.leave.submit(worker)
-            case ("skip", worker, step):
-                return self._server.skip.submit(worker, step)
+            case ("skip", worker, step, life):
+                return self._server.skip.submit(worker, step, life)
             case ("layout",):
                 return self._layout
         raise UsageError(f"a ParameterFront does not know {str(message)[:100]!r}")
@@ -133,7 +136,7 @@ class _Bench:
         self._window_max = window_max
         self._outstanding_max = outstanding_max
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._open: dict[tuple[str | int, int], _Push] = {}  # by worker and step: what is not answered yet
+        self._open: dict[tuple[str | int, int, int | None], _Push] = {}  # by worker, step and life: what is not answered yet
         self._gathered: deque[_Push] = deque()
         self._outstanding = 0  # windows
         self._singly = 0  # of those gathered, how many go one by one: their sum was refused as a whole
@@ -145,10 +148,12 @@ class _Bench:
         self._thread = threading.Thread(target=self._run, name="parameter-front", daemon=True)
         self._thread.start()
 
-    def push(self, worker: Any, step: int, base_version: int, examples: float, update: bytes) -> Future[int]:
+    def push(
+        self, worker: Any, step: int, base_version: int, life: int | None, examples: float, update: bytes
+    ) -> Future[int]:
         """Gather an update; a future of its answer."""
         future: Future[int] = Future()
-        self._todo.put(lambda: self._gather(future, worker, step, base_version, examples, update))
+        self._todo.put(lambda: self._gather(future, (worker, step, base_version, life), examples, update))
         return future
 
     def pull(self, min_version: int) -> Future[tuple[int, bytes]]:
@@ -191,12 +196,11 @@ class _Bench:
 
     # --- Updates ---
 
-    def _gather(
-        self, future: Future[int], worker: Any, step: int, base_version: int, examples: float, update: bytes
-    ) -> None:
+    def _gather(self, future: Future[int], member: Member, examples: float, update: bytes) -> None:
         import numpy as np
 
-        there = self._open.get((worker, step))
+        worker, step, _, life = member
+        there = self._open.get((worker, step, life))
         if there is not None:
             there.futures.append(future)
             return
@@ -208,8 +212,8 @@ class _Bench:
         if not np.isfinite(vector).all():
             future.set_exception(NotFinite("a NaN or an infinity in the update", worker, step))
             return
-        push = _Push(worker, step, base_version, examples, update, vector, [future])
-        self._open[(worker, step)] = push
+        push = _Push(*member, examples, update, vector, [future])
+        self._open[(worker, step, life)] = push
         self._gathered.append(push)
 
     def _send_windows(self) -> None:
@@ -220,7 +224,7 @@ class _Bench:
             self._outstanding += 1
             if count == 1:
                 only = window[0]
-                sent = self._server.push.submit(*only.member, only.update)
+                sent = self._server.push.submit(only.worker, only.step, only.base_version, only.update, only.life)
             else:
                 sent = self._server.push_sum.submit([push.member for push in window], _summed(window))
             sent.add_done_callback(lambda sent, window=window: self._todo.put(lambda: self._committed(window, sent)))
@@ -243,7 +247,7 @@ class _Bench:
             self._put_back([push for push in window if (push.worker, push.step) not in had])
         elif isinstance(error, PushRefused) and len(window) == 1:
             self._answer(window[0], error)
-        elif isinstance(error, NotFinite):  # each is finite by itself
+        elif isinstance(error, NotFinite | Superseded):  # each is finite by itself; a step may be here for two lives
             self._put_back(window)
             self._singly += len(window)
         elif isinstance(error, PushRefused):
@@ -262,7 +266,7 @@ class _Bench:
         self._gathered.extendleft(reversed(window))
 
     def _answer(self, push: _Push, answer: int | BaseException) -> None:
-        del self._open[(push.worker, push.step)]
+        del self._open[(push.worker, push.step, push.life)]
         for future in push.futures:
             if isinstance(answer, BaseException):
                 future.set_exception(answer)

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from statemachines.updates import Vector
 
 Worker: TypeAlias = str | int
-Member: TypeAlias = tuple[Worker, int, int]  # worker, step, base version
+Member: TypeAlias = tuple[Worker, int, int, int | None]  # worker, step, base version, life
 
 ANSWERS_MAX: Final = 128  # of a worker's last steps, whose answers are held for those who ask again
 LEFT_MAX: Final = 10_000  # workers that left whose last step is remembered; the longest gone are forgotten first
 GIVEN_UP: Final = -1  # the answer of a step that was given up
+ROUND_S: Final = 60.0  # of log time: how long a round lasts at the most, where the rule does not say
 CHUNK_FLOATS: Final = 1 << 18  # of a vector, in one piece of a snapshot
 
 
@@ -72,6 +73,10 @@ class NotFinite(PushRefused):
 
 class UnknownWorker(PushRefused):
     """This worker has not joined, or has left."""
+
+
+class Superseded(PushRefused):
+    """This worker has joined again since, as another process: what the one before still sends counts for nothing."""
 
 
 class UnknownVersion(PushRefused):
@@ -159,7 +164,8 @@ class Mean(Rule, _MeanFields):
 
     Attributes:
         k: how many updates close a round; None: those of all who joined.
-        round_s: seconds of log time after its first update when a round closes with what is there; None: never.
+        round_s: seconds of log time after its first update when a round closes with what is there, so that a worker
+            that died stalls nobody for ever; None: 60.
     """
 
     def _check(self) -> None:
@@ -206,6 +212,7 @@ class _Known:
     step: int = 0
     head_start: int = 0  # one who joins late is as far as the slowest was then
     answers: list[int] | None = None
+    life: int | None = None  # of the process that speaks for it, as that one said when it joined
 
     @property
     def clock(self) -> int:
@@ -283,22 +290,28 @@ class ParameterServer(StateMachine):
     # --- Commands ---
 
     @command
-    def join(self, worker: Worker, examples: float = 1) -> int:
+    def join(self, worker: Worker, examples: float = 1, life: int | None = None) -> int:
         """Take a worker in, or know it again; return its last step, 0 if there is none.
+
+        From now on only pushes of this `life` are applied: an earlier process of the worker, which was stopped and
+        comes back, cannot push beside its successor, nor a copy of its last push that is still on its way.
 
         Args:
             worker: its name or number, the same after a restart.
             examples: how much its updates count, relative to the others'.
+            life: a number of its process's own; who joins twice under one has joined once.
         """
         _check_worker(worker)
         examples = _checked_examples(examples)
+        if life is not None and type(life) is not int:
+            raise UsageError(f"a life is an int of the worker's own, not {life!r}")
         known = self._workers.get(worker)
         if known is None:
             slowest = min((each.clock for each in self._workers.values()), default=None)
             known = self._left.pop(worker, None) or _Known(examples)
             known.head_start = 0 if slowest is None else slowest - known.step
             self._workers[worker] = known
-        known.examples = examples
+        known.examples, known.life = examples, life
         self._weigh()
         return known.step
 
@@ -317,7 +330,7 @@ class ParameterServer(StateMachine):
         return True
 
     @command
-    def push(self, worker: Worker, step: int, base_version: int, update: Any) -> int:
+    def push(self, worker: Worker, step: int, base_version: int, update: Any, life: int | None = None) -> int:
         """Add an update; return the version that has it, or will have it when its round closes.
 
         A step that was applied before is answered as it was then.
@@ -327,11 +340,12 @@ class ParameterServer(StateMachine):
             step: the worker's count of its updates, from 1.
             base_version: of the parameters that it was computed from.
             update: name -> array of float32; or all of them as one vector; or bytes (updates.py).
+            life: as it joined.
 
         Raises:
             PushRefused: it is not applied; which of its subclasses says why.
         """
-        known = self._known(worker, step)
+        known = self._known(worker, step, life)
         if type(step) is int and 1 <= step <= known.step:
             answer = _answer(known, worker, step)
             if answer == GIVEN_UP:
@@ -340,28 +354,28 @@ class ParameterServer(StateMachine):
         self._check_step(known, worker, step, known.step)
         self._check_base(worker, step, base_version)
         vector = self._vector(update, worker, step)
-        return self._take([(worker, step, base_version)], vector, known.examples)
+        return self._take([(worker, step, base_version, life)], vector, known.examples)
 
     @command
-    def push_sum(self, members: Iterable[Member], update: Any) -> int:
+    def push_sum(self, members: Iterable[Iterable[Any]], update: Any) -> int:
         """Add a sum of updates, all or none of it; return the version that has them, or will have.
 
         Args:
-            members: (worker, step, base version) of each; a worker's steps in order.
+            members: (worker, step, base version), or these and a life, of each; a worker's steps in order.
             update: the sum of their updates, each times its worker's number of examples (`join`).
 
         Raises:
             AlreadyApplied: some were applied (or given up) before; it names them, with their answers.
             PushRefused: one of the others may not be applied; it names the first.
         """
-        members = [_member(each) for each in members]
+        members = [_member(*each) for each in members]
         if not members:
             raise WrongUpdate("a sum has members")
         done: list[tuple[Worker, int, int]] = []
         last: dict[Worker, int] = {}
         weight = 0.0
-        for worker, step, base_version in members:
-            known = self._known(worker, step)
+        for worker, step, base_version, life in members:
+            known = self._known(worker, step, life)
             before = last.get(worker, known.step)
             if 1 <= step <= known.step:
                 done.append((worker, step, _answer(known, worker, step)))
@@ -378,12 +392,12 @@ class ParameterServer(StateMachine):
         return self._take(members, self._vector(update, *members[0][:2]), weight, summed=True)
 
     @command
-    def skip(self, worker: Worker, step: int) -> int:
+    def skip(self, worker: Worker, step: int, life: int | None = None) -> int:
         """Give up a step that was refused for good, so that the ones after it can be applied; return the last step.
 
         Its number is used up: it never means another update, whoever may still hold a copy of the first.
         """
-        known = self._known(worker, step)
+        known = self._known(worker, step, life)
         if type(step) is not int or step > known.step:
             self._check_step(known, worker, step, known.step, ahead=False)
             self._note(known, step, GIVEN_UP)
@@ -486,7 +500,7 @@ class ParameterServer(StateMachine):
     def _small(self) -> tuple[Any, ...]:
         workers, left = (
             [
-                (name, (each.examples, each.step, each.head_start, list(each.answers or ())))
+                (name, (each.examples, each.step, each.head_start, list(each.answers or ()), each.life))
                 for name, each in some.items()
             ]
             for some in (self._workers, self._left)
@@ -501,10 +515,12 @@ class ParameterServer(StateMachine):
 
     # --- Whether it may be applied ---
 
-    def _known(self, worker: Worker, step: int) -> _Known:
+    def _known(self, worker: Worker, step: int, life: int | None) -> _Known:
         known = self._workers.get(worker) if type(worker) in (str, int) else None
         if known is None:
             raise UnknownWorker(f"worker {worker!r} has not joined, or has left", worker, step)
+        if known.life != life:
+            raise Superseded(f"worker {worker!r} has joined again since, as another process", worker, step)
         return known
 
     def _check_step(self, known: _Known, worker: Worker, step: int, last: int, *, ahead: bool = True) -> None:
@@ -564,7 +580,7 @@ class ParameterServer(StateMachine):
         rule = self._rule
         answer = self._version + 1
         if isinstance(rule, Async | FedBuff):
-            ages = [self._version - base_version for _, _, base_version in members]
+            ages = [self._version - base_version for _, _, base_version, _ in members]
             mean = sum(discounted(age, rule.discount) for age in ages) / len(ages)
             factor = mean / self._mean_examples
         else:
@@ -575,7 +591,7 @@ class ParameterServer(StateMachine):
             self._make_version(vector, factor * rule.rate, checked=False, of=members[0])
         else:
             self._add(vector, factor, weight if isinstance(rule, Mean) else float(len(members)), members)
-        for worker, step, _ in members:
+        for worker, step, *_ in members:
             self._note(self._workers[worker], step, answer)
         self._updates += len(members)
         if not isinstance(rule, Async) and self._is_round_full(self._pending):
@@ -602,12 +618,12 @@ class ParameterServer(StateMachine):
         if not np.isfinite(total).all():
             self._spare.give(total)
             raise NotFinite("a NaN or an infinity in the update, or in its sum with the others", *members[0][:2])
-        if self._sum is None and isinstance(self._rule, Mean) and self._rule.round_s is not None:
-            self._closes_at = context().time + self._rule.round_s
+        if self._sum is None and isinstance(self._rule, Mean):
+            self._closes_at = _end_of_round(self._rule.round_s)
         self._spare.give(self._sum)
         self._sum = total
         self._weight += weight
-        for worker, _, _ in members:
+        for worker, *_ in members:
             self._pending[worker] = self._pending.get(worker, 0) + 1
 
     def _is_round_full(self, pending: dict[Worker, int]) -> bool:
@@ -628,7 +644,7 @@ class ParameterServer(StateMachine):
         self._sum, self._weight, self._closes_at = None, 0.0, None
         self._pending = {}
 
-    def _make_version(self, change: Vector, factor: float, *, checked: bool = True, of: Member = ("", 0, 0)) -> None:
+    def _make_version(self, change: Vector, factor: float, *, checked: bool = True, of: Member = ("", 0, 0, None)) -> None:
         """Add a change to the parameters. A sum of finite numbers that is too large for float32 ends at its limit."""
         import numpy as np
 
@@ -707,6 +723,15 @@ def _pieces(head: Any, vectors: list[Vector]) -> Iterator[Any]:
             yield vector[start : start + CHUNK_FLOATS].tobytes()
 
 
+def _end_of_round(round_s: float | None) -> float | None:
+    if round_s is not None:
+        return context().time + round_s
+    try:
+        return context().time + ROUND_S
+    except UsageError:
+        return None  # a plain local instance, where no log time passes
+
+
 def _floats(value: Any, shape: tuple[int, ...], name: str, worker: Worker, step: int) -> Vector:
     import numpy as np
 
@@ -728,9 +753,8 @@ def _answer(known: _Known, worker: Worker, step: int) -> int:
     return answers[-1 - behind]
 
 
-def _member(member: Any) -> Member:
-    worker, step, base_version = member
-    return worker, step, base_version
+def _member(worker: Any, step: Any, base_version: Any, life: Any = None) -> Member:
+    return worker, step, base_version, life
 
 
 def _check_worker(worker: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from actorraft import ActorDead, UsageError
 from parameter_server.client import ParameterClient
 from statemachines import updates
-from statemachines.parameter_server import Async, Mean, NotFinite, ParameterServer, RoundClosed, Rule
+from statemachines.parameter_server import Async, Mean, NotFinite, ParameterServer, RoundClosed, Rule, Superseded
 
 SIZE = 100
 
@@ -33,9 +33,10 @@ class Way:
             kind, *arguments = message
             what = "answer"
             if kind == "push":
-                self.sent.append((kind, arguments[1]))
-                what = self.on_push(arguments[1])
-                del arguments[3]
+                worker, step, base_version, life, _, update = arguments
+                self.sent.append((kind, step))
+                what = self.on_push(step)
+                arguments = [worker, step, base_version, update, life]
             if what == "drop":
                 future.set_exception(ActorDead("it never came"))
                 return future
@@ -84,6 +85,19 @@ def test_pushes_are_numbered_from_the_last_step_that_the_machine_knows(opened: A
     assert again.push({"w": ones().reshape(10, 10)}, 3).result(10) == 4
     version, parameters = again.pull(min_version=4)
     assert (version, parameters["w"].shape, parameters["w"][0, 0]) == (4, (10, 10), 4.0)
+
+
+def test_a_client_that_was_taken_for_dead_is_told_so_and_changes_nothing(opened: Any) -> None:
+    way = Way(Async(0.0))
+    first = opened(way, outstanding_max=4)
+    first.push(ones(), 0).result(10)
+    successor = opened(way)
+    late = [first.push(ones(100.0), 0) for _ in range(3)]
+    for answer in late:
+        with pytest.raises(Superseded):
+            answer.result(10)
+    assert successor.push(ones(), 1).result(10) == 2
+    assert total(way) == 2.0
 
 
 @pytest.mark.parametrize("fault", ["drop", "lose the answer"])

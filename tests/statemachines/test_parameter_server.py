@@ -127,6 +127,37 @@ def test_one_who_left_and_came_back_goes_on_from_its_last_step() -> None:
     assert moved(machine) == 2.0
 
 
+def test_a_round_whose_rule_says_nothing_stalls_no_longer_than_a_minute() -> None:
+    machine = server(Mean())
+    with context(time=10.0):
+        machine.push("a", 1, 0, vector(1))
+    assert machine.wake_at == 10.0 + ps.ROUND_S
+    with context(time=10.0 + ps.ROUND_S):
+        machine.on_clock()
+    assert machine.progress().version == 1
+
+
+def test_a_process_of_a_worker_that_comes_back_cannot_push_beside_its_successor() -> None:
+    machine = server(Async(0.0))
+    assert machine.join("a", life=1) == 0
+    assert machine.push("a", 1, 0, vector(1), life=1) == 1
+    assert machine.join("a", life=2) == 1
+    before = machine.digest()
+    for call in (
+        lambda: machine.push("a", 2, 1, vector(9), life=1),
+        lambda: machine.push("a", 1, 0, vector(1), life=1),
+        lambda: machine.push("a", 2, 1, vector(9)),
+        lambda: machine.push_sum([("b", 1, 1), ("a", 2, 1, 1)], vector(9)),
+        lambda: machine.skip("a", 2, 1),
+    ):
+        with pytest.raises(ps.Superseded, match="joined again"):
+            call()
+    assert machine.digest() == before
+    assert machine.join("a", life=2) == 1, "who asks again has joined once"
+    assert machine.push_sum([("b", 1, 1), ("a", 2, 1, 2)], vector(2)) == 2
+    assert moved(machine) == 3.0
+
+
 def test_an_asynchronous_update_counts_less_the_older_it_is() -> None:
     machine = server(Async(0.5))
     assert machine.push("a", 1, 0, vector(1)) == 1
@@ -325,7 +356,7 @@ def some_call(rng: random.Random, machine: ParameterServer) -> Call:
     kind = rng.random()
     if kind < 0.6:
         encoded = rng.choice([updates.whole, updates.rounded, lambda some: updates.largest(some, 3)])(update)
-        return "push", (worker, step + 1, base, encoded)
+        return "push", (worker, step + 1, base, encoded, rng.choice([None, None, None, 1]))
     if kind < 0.75:
         some = rng.sample("abc", rng.randrange(1, 4))
         return "push_sum", ([(each, told.steps.get(each, 0) + 1, told.version) for each in some], update)
@@ -337,7 +368,7 @@ def some_call(rng: random.Random, machine: ParameterServer) -> Call:
         return "skip", (worker, step + rng.randrange(-1, 3))
     if kind < 0.95:
         return "leave", (worker,)
-    return "join", (worker, rng.choice([1, 2]))
+    return "join", (worker, rng.choice([1, 2]), rng.choice([None, None, 1]))
 
 
 def apply(machine: ParameterServer, number: int, call: Call) -> Any:

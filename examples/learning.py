@@ -199,17 +199,20 @@ class Worker(Actor):
             self.thread.join(30.0)
         return self.told
 
+    def way(self, examples: int) -> Any:
+        """Return how this worker reaches the parameters."""
+        task = self.task
+        if task.way == "plain":
+            return Plain(task.number, self.endpoints, examples)
+        return ParameterClient(task.number, self.fronts, examples=examples, compress=task.compress, timeout=60.0)
+
     def _train(self) -> None:
         task = self.task
         data, model = load(task.data), Model(MODELS[task.data, task.model])
         mine = shards(data.train_y, task.workers, task.seed)[task.number]
         rng = np.random.default_rng((task.seed, task.number))
         with contextlib.ExitStack() as stack:
-            way: Any = Plain(task.number, self.endpoints, len(mine))
-            if task.way == "front":
-                way = ParameterClient(
-                    task.number, self.fronts, examples=len(mine), compress=task.compress, timeout=60.0
-                )
+            way = self.way(len(mine))
             stack.callback(way.close)
             least = 0
             while not self.over.is_set():

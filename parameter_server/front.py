@@ -6,8 +6,9 @@ which steps were applied is known to the machine, so a front that is killed, or 
 Its workers ask again, here after a restart or at another front, and are answered as they would have been.
 
 Process:    an actor's. Messages come in its loop; all else is done by one thread, in the order in which it comes.
-Shape:      messages are tuples of scalars: ("push", worker, step, base version, life, examples, update), ("pull", version),
-            ("skip", worker, step, life), ("join", worker, examples, life), ("leave", worker), ("layout",).
+Shape:      messages are tuples of scalars: ("push", worker, step, base version, life, examples, update),
+            ("pull", version), ("skip", worker, step, life), ("join", worker, examples, life), ("leave", worker),
+            ("layout",).
 """
 
 from __future__ import annotations
@@ -136,7 +137,9 @@ class _Bench:
         self._window_max = window_max
         self._outstanding_max = outstanding_max
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._open: dict[tuple[str | int, int, int | None], _Push] = {}  # by worker, step and life: what is not answered yet
+        self._open: dict[
+            tuple[str | int, int, int | None], _Push
+        ] = {}  # by worker, step and life: what is not answered yet
         self._gathered: deque[_Push] = deque()
         self._outstanding = 0  # windows
         self._singly = 0  # of those gathered, how many go one by one: their sum was refused as a whole

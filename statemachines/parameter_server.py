@@ -357,7 +357,7 @@ class ParameterServer(StateMachine):
         return self._take([(worker, step, base_version, life)], vector, known.examples)
 
     @command
-    def push_sum(self, members: Iterable[Iterable[Any]], update: Any) -> int:
+    def push_sum(self, members: Iterable[tuple[Any, ...]], update: Any) -> int:
         """Add a sum of updates, all or none of it; return the version that has them, or will have.
 
         Args:
@@ -368,13 +368,13 @@ class ParameterServer(StateMachine):
             AlreadyApplied: some were applied (or given up) before; it names them, with their answers.
             PushRefused: one of the others may not be applied; it names the first.
         """
-        members = [_member(*each) for each in members]
-        if not members:
+        these = [_member(*each) for each in members]
+        if not these:
             raise WrongUpdate("a sum has members")
         done: list[tuple[Worker, int, int]] = []
         last: dict[Worker, int] = {}
         weight = 0.0
-        for worker, step, base_version, life in members:
+        for worker, step, base_version, life in these:
             known = self._known(worker, step, life)
             before = last.get(worker, known.step)
             if 1 <= step <= known.step:
@@ -389,7 +389,7 @@ class ParameterServer(StateMachine):
         if done:
             named = ", ".join(f"{worker!r} step {step}" for worker, step, _ in done)
             raise AlreadyApplied(f"applied before: {named}", done)
-        return self._take(members, self._vector(update, *members[0][:2]), weight, summed=True)
+        return self._take(these, self._vector(update, *these[0][:2]), weight, summed=True)
 
     @command
     def skip(self, worker: Worker, step: int, life: int | None = None) -> int:
@@ -644,7 +644,9 @@ class ParameterServer(StateMachine):
         self._sum, self._weight, self._closes_at = None, 0.0, None
         self._pending = {}
 
-    def _make_version(self, change: Vector, factor: float, *, checked: bool = True, of: Member = ("", 0, 0, None)) -> None:
+    def _make_version(
+        self, change: Vector, factor: float, *, checked: bool = True, of: Member = ("", 0, 0, None)
+    ) -> None:
         """Add a change to the parameters. A sum of finite numbers that is too large for float32 ends at its limit."""
         import numpy as np
 

@@ -17,7 +17,7 @@ from actorraft import Actor, ActorOptions, ActorRef, Cluster, ReplicatedStateMac
 from actorraft.actors.system import close_system
 from parameter_server import ParameterClient, ParameterFront
 from statemachines import updates
-from statemachines.parameter_server import Async, Mean, ParameterServer, Rule
+from statemachines.parameter_server import Async, Mean, ParameterServer, Rule, Superseded
 from tests.cluster.helpers import Spawn, agree, eventually
 
 pytestmark = pytest.mark.cluster
@@ -51,6 +51,14 @@ def kill(ref: ActorRef) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: ref.pid not in (None, pid), what="it runs again")
+
+
+def kill_all(cluster: Cluster[Any]) -> None:
+    """Kill every node at once, and start them again."""
+    for node in cluster.nodes.values():
+        os.kill(node.pid, signal.SIGKILL)
+    for node in cluster.nodes.values():
+        node.restart()
 
 
 def check(cluster: Cluster[ParameterServer], steps: dict[str | int, int]) -> None:
@@ -107,12 +115,17 @@ def test_a_window_holds_two_steps_of_one_worker_and_sums_leave_out_what_was_appl
     ref = front(cluster)
     encoded = updates.whole(ones())
     leader = cluster.wait_for_leader()
-    asked = [ref.ask(("push", "b", 1, 0, 1.0, encoded), 60.0)]
+    asked = [ref.ask(("push", "b", 1, 0, None, 1.0, encoded), 60.0)]
     assert asked[0].result(60) == 1
     cluster.proxy(timeout=60.0).push("a", 1, 0, encoded)
     cluster.nodes[leader].pause()  # what comes meanwhile is one window
-    asked = [ref.ask(("push", "b", 2, 0, 1.0, encoded), 60.0), ref.ask(("push", "b", 3, 0, 1.0, encoded), 60.0)]
-    asked += [ref.ask(("push", *each, 0, 1.0, encoded), 60.0) for each in (("a", 1), ("a", 2), ("b", 4), ("a", 3))]
+    asked = [
+        ref.ask(("push", "b", 2, 0, None, 1.0, encoded), 60.0),
+        ref.ask(("push", "b", 3, 0, None, 1.0, encoded), 60.0),
+    ]
+    asked += [
+        ref.ask(("push", *each, 0, None, 1.0, encoded), 60.0) for each in (("a", 1), ("a", 2), ("b", 4), ("a", 3))
+    ]
     cluster.nodes[leader].resume()
     answers = [each.result(60) for each in asked]
     assert answers[2] == 2, "answered as it was when it was applied"
@@ -134,6 +147,10 @@ class Worker(Actor):
         self.client.push(ones(), 0)
         return self.client.step
 
+    def push_and_wait(self) -> int:
+        """Send one update; return what its answer is."""
+        return self.client.push(ones(), 0).result(60)
+
 
 def test_a_worker_killed_after_its_push_was_sent_goes_on_from_its_last_step(raft_cluster: Spawn) -> None:
     cluster = start(raft_cluster, Async(0.0))
@@ -148,9 +165,26 @@ def test_a_worker_killed_after_its_push_was_sent_goes_on_from_its_last_step(raft
         before = client.step
         assert before <= 5, "none of its pushes counted twice"
         client.push(ones(), 0).result(60)
-        # The last one of its life before may have been on its way to the log: then it is this step's number that it has.
         assert client.step == before + 1
     check(cluster, {"w": client.step})
+
+
+def test_a_worker_that_was_paused_and_replaced_cannot_push_beside_its_successor(raft_cluster: Spawn) -> None:
+    cluster = start(raft_cluster, Async(0.0))
+    ref = front(cluster)
+    first = ActorOptions(supervision=None).spawn(Worker, ref)
+    first.proxy(timeout=60.0).push()
+    eventually(lambda: cluster.proxy(timeout=60.0).progress().updates == 1, what="its push is there")
+    pid = first.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with ParameterClient("w", [front(cluster), ref], timeout=60.0) as successor:
+        assert successor.step == 1
+        os.kill(pid, signal.SIGCONT)
+        with pytest.raises(Superseded):
+            first.proxy(timeout=60.0).push_and_wait()
+        assert successor.push(ones(), 1).result(60) == 2
+    check(cluster, {"w": 2})
 
 
 def test_nobody_waits_for_a_worker_that_left_for_good(raft_cluster: Spawn) -> None:
@@ -177,23 +211,25 @@ def test_all_nodes_killed_at_once_in_mid_training_it_goes_on_from_the_last_ackno
     killed = threading.Event()
 
     def work(worker: str) -> None:
+        rng = np.random.default_rng(ord(worker))
         with ParameterClient(worker, ref, timeout=60.0, compress=compress) as client:
             while acknowledged[worker] < 10 or not killed.is_set():
-                client.push(ones(), 0).result(60)
+                client.push(rng.standard_normal(SIZE).astype(np.float32), 0).result(60)
                 acknowledged[worker] += 1
 
     workers = [threading.Thread(target=work, args=(name,)) for name in acknowledged]
     for each in workers:
         each.start()
     eventually(lambda: min(acknowledged.values()) >= 5, what="training is under way")
-    for node in cluster.nodes.values():
-        os.kill(node.pid, signal.SIGKILL)
-    for node in cluster.nodes.values():
-        node.restart()
+    kill_all(cluster)
     killed.set()
     for each in workers:
         each.join(120)
-    told = cluster.proxy(timeout=60.0).progress()
+    server = cluster.proxy(timeout=60.0)
+    told = server.progress()
     assert told.steps == acknowledged
     assert told.updates == sum(acknowledged.values())
     agree(cluster)
+    as_applied = server.pull_vector()
+    kill_all(cluster)
+    assert server.pull_vector() == as_applied, "the sums that are in the log have the same bits, added up anew"

@@ -52,11 +52,33 @@ _decoders = [msgspec.msgpack.Decoder(kind, ext_hook=_ext_hook) for kind in MESSA
 _codes = {kind: code for code, kind in enumerate(MESSAGE_TYPES)}
 
 
+LARGE_BYTES: Final = 32 << 10  # of an item that is joined to its message, instead of growing with an encoder's buffer
+
+
 def encode_message(message: Message) -> bytes:
     """Encode a Raft message; items of entries are bytes, None, a Configuration or plain data that msgpack holds."""
-    if isinstance(message, AppendEntries) and any(type(item) is Configuration for _, item in message.entries):
-        message = message._replace(entries=[LogEntry(term, _wire_item(item)) for term, item in message.entries])
+    if isinstance(message, AppendEntries):
+        if any(type(item) is bytes and len(item) >= LARGE_BYTES for _, item in message.entries):
+            return _joined(message)
+        if any(type(item) is Configuration for _, item in message.entries):
+            message = message._replace(entries=[LogEntry(term, _wire_item(item)) for term, item in message.entries])
     return _codes[type(message)].to_bytes(1, "little") + _encoder.encode(message)
+
+
+def _joined(message: AppendEntries) -> bytes:
+    """Encode the same, touching each byte of a large item once; an encoder's buffer moves them as it grows."""
+    where = len(AppendEntries._fields) - AppendEntries._fields.index("entries")
+    parts = [_codes[AppendEntries].to_bytes(1, "little"), _array_head(len(message))]
+    parts += map(_encoder.encode, message[:-where])
+    parts.append(_array_head(len(message.entries)))
+    for term, item in message.entries:
+        parts += (b"\x92", _encoder.encode(term))
+        if type(item) is bytes and len(item) >= 1 << 16:  # else it has a shorter head
+            parts += (b"\xc6", len(item).to_bytes(4, "big"), item)
+        else:
+            parts.append(_encoder.encode(_wire_item(item)))
+    parts += map(_encoder.encode, message[1 - where :])
+    return b"".join(parts)
 
 
 def _wire_item(item: Any) -> Any:
@@ -444,14 +466,15 @@ NOT_YET: Final = msgspec.msgpack.Ext(9, b"")  # the answer of a machine that has
 
 def join_body(values: Sequence[bytes]) -> bytes:
     """Join values that are msgpack already into one array, touching each byte once."""
-    count = len(values)
+    return b"".join((_array_head(len(values)), *values))
+
+
+def _array_head(count: int) -> bytes:
     if count < 16:
-        head = bytes((0x90 | count,))
-    elif count < 65536:
-        head = b"\xdc" + count.to_bytes(2, "big")
-    else:
-        head = b"\xdd" + count.to_bytes(4, "big")
-    return b"".join((head, *values))
+        return bytes((0x90 | count,))
+    if count < 65536:
+        return b"\xdc" + count.to_bytes(2, "big")
+    return b"\xdd" + count.to_bytes(4, "big")
 
 
 _body_decoder = msgspec.msgpack.Decoder(list)

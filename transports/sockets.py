@@ -50,6 +50,7 @@ logger = logging.getLogger("actorraft.transports")
 BATCH_MAX: Final = 512  # messages taken from one socket in one wait
 BATCH_BYTES_MAX: Final = 64 << 20
 JOINED_BYTES_MAX: Final = 8 << 10  # of a frame that travels in one part with its tag: a part costs 1.5 us at each end
+BORROWED_BYTES: Final = 256 << 10  # a part from here on is not copied: below, to be told when it is out costs more
 PART_BYTES_MAX: Final = 64 << 10  # of a larger frame on tcp; also what a stranger can have a node hold for him
 ENCRYPTED_BYTES_MAX: Final = PART_BYTES_MAX + 1024  # of a part, with what CURVE adds
 RECONNECT_MIN_MS: Final = 5
@@ -593,7 +594,7 @@ def send_parts(socket: zmq.Socket[bytes], frame: bytes, whole: bool, track: bool
     """
     copy = not track
     if whole or len(frame) <= PART_BYTES_MAX:
-        return socket.send(frame, _NOW, copy, track)
+        return socket.send(frame, _NOW, copy and len(frame) < BORROWED_BYTES, track)
     tracker = None
     parts = memoryview(frame)
     last = (len(frame) - 1) // PART_BYTES_MAX * PART_BYTES_MAX

@@ -30,6 +30,7 @@ from actorraft import __version__, codec
 from actorraft.descriptors import raise_limit
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
 from actorraft.machine import defined
+from actorraft.memory import keep_freed
 from actorraft.node import logs
 from actorraft.node.addresses import Announcement
 from actorraft.node.backups import Backups, Schedule
@@ -633,6 +634,7 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
     from transports.zeromq import ZeroMQMailbox
 
     raise_limit()
+    keep_freed()
     sys.setswitchinterval(0.0005)
     mailbox = ZeroMQMailbox(
         spec.node_id,

@@ -400,6 +400,8 @@ class Wal:
         else:
             files.write(self._fd, (header, *parts), self._offset)
         files.sync_data(self._fd)
+        if size >= JOINED_BYTES_MAX:
+            files.forget(self._fd, self._offset, size)
         self._offset += size
         self._sequence = sequence + 1
         files.write(self._mark_fd, (records.encode_slot(sequence),), records.SLOT_BYTES if sequence & 1 else 0)

@@ -51,6 +51,24 @@ def test_a_raft_message_comes_back_as_it_was(message: Any) -> None:
     assert message == back
 
 
+sizes = st.sampled_from([0, 200, 300, codec.LARGE_BYTES - 1, codec.LARGE_BYTES, (1 << 16) - 1, 1 << 16, (1 << 16) + 1])
+
+
+@given(st.lists(st.builds(LogEntry, term=numbers, item=items | sizes.map(bytes)), min_size=1, max_size=20), numbers)
+def test_large_items_are_joined_to_the_very_bytes_that_an_encoder_makes(some: Any, number: int) -> None:
+    message = AppendEntries(1, 2, number, number, number, some, number, number, 3)
+    frame = codec.encode_message(message)
+
+    assert frame == _encoded(message)
+    assert codec.decode_message(frame) == message
+
+
+def _encoded(message: AppendEntries) -> bytes:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "LARGE_BYTES", 1 << 40)
+        return codec.encode_message(message)
+
+
 def test_every_message_of_the_core_has_a_code() -> None:
     from typing import get_args
 

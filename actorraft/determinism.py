@@ -29,9 +29,9 @@ from actorraft.machine import CommandContext, CommandObjects, methods_of
 from actorraft.node.guest import HookFailed
 from actorraft.node.host import MachineHost
 from actorraft.node.recursion import limit_recursion
-from actorraft.pickling import canonical
+from actorraft.pickling import beside, canonical
 from actorraft.pickling.encoder import Encoder, encode_factory
-from actorraft.pickling.formats import ERROR, OBJECT
+from actorraft.pickling.formats import ARRAYS, ERROR, OBJECT
 
 RESTORES_MAX: Final = 100  # places where a run is restored once; evenly spread where there are more commands
 DEEPER: Final = 300  # frames
@@ -278,6 +278,8 @@ def _read(host: MachineHost, result: Any) -> tuple[str, Any]:
     if result.code == ERROR:
         _, type_name, message, *_ = msgspec.msgpack.decode(result.data)
         return f"{type_name}: {message}", (type_name, message)
+    if result.code == ARRAYS:
+        return _short(value := beside.loads(result.data)), value
     if result.code == OBJECT:
         value = host.decode_value(bytes(result.data))
         return _short(value), value

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from actorraft import codec
+from actorraft.pickling.formats import ARRAYS
 
 ADMIN: Final = "admin"
 JOIN: Final = "join"
@@ -37,7 +38,7 @@ def why_not(role: str, request: codec.Request) -> str:
         return f"a key of the role {role} may not send {type(request).__name__.lower()}"
     if isinstance(request, codec.Commands | codec.Query) and not _is_plain(request.body):
         return (
-            f"a key of the role {role} sends plain data only (numbers, text, bytes, lists and dicts of these): "
+            f"a key of the role {role} sends plain data only (numbers, text, bytes, arrays, lists and dicts of these): "
             "objects, callables and keyword arguments are pickles, which are programs"
         )
     return ""
@@ -49,7 +50,12 @@ def _is_plain(body: bytes) -> bool:
         calls = codec.decode_body(body)
     except codec.MalformedFrame:
         return True  # of no use to anybody, and answered as such where it is looked at
-    return all(call is None or (type(call) is list and not _holds_ext(call)) for call in calls)
+    return all(call is None or (type(call) is list and not _holds_ext(call)) or _is_arrays(call) for call in calls)
+
+
+def _is_arrays(call: Any) -> bool:
+    """Whether a call is one with arrays, which is read without a pickle."""
+    return type(call) is msgspec.msgpack.Ext and call.code == ARRAYS
 
 
 def _holds_ext(value: Any) -> bool:

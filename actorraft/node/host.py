@@ -45,10 +45,11 @@ from actorraft.machine import (
 )
 from actorraft.node.guest import HookFailed, can_be_found, failed, fork
 from actorraft.node.machine_state import MachineState, NotRestorable
-from actorraft.pickling import byvalue, exceptions, formats
+from actorraft.pickling import beside, byvalue, exceptions, formats
 from actorraft.pickling.definitions import ANYBODY, Definitions
 from actorraft.pickling.fingerprint import late_imports
 from actorraft.pickling.formats import (
+    ARRAYS,
     CALL,
     DEFINITION,
     FLAT,
@@ -67,6 +68,7 @@ T = TypeVar("T")
 _Ext = msgspec.msgpack.Ext
 _SIMPLE: Final = frozenset((bool, float, bytes, type(None)))
 _OBJECTS: Final = (FLAT, OBJECT)
+_MAY_HOLD_ARRAYS: Final = frozenset((tuple, list, dict))
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
 
 
@@ -359,6 +361,9 @@ class MachineHost:
         if command.code == CALL:
             method, args, kwargs = self._definitions.loads(command.data)
             return self._commands[method](*args, **kwargs)
+        if command.code == ARRAYS:
+            method, args, kwargs = beside.loads(command.data)
+            return self._commands[method](*args, **kwargs)
         if command.code == DEFINITION:
             owner = ANYBODY if self._context is None else self._context.client_id
             self._definitions.define(command.data, owner)
@@ -380,11 +385,15 @@ class MachineHost:
         self._definitions.end_session(client_id)
 
     def encode_value(self, value: Any) -> Any:
-        """Encode a value for a frame: a scalar as it is, else a pickle; what cannot be pickled is lost, and says so."""
+        """Encode a value for a frame: scalars and arrays as they are, else a pickle; if that fails, that it is lost."""
         kind = type(value)
         if kind in _SIMPLE or (kind is int and _INT_MIN <= value <= _INT_MAX) or (kind is str and _is_unicode(value)):
             return value
         try:
+            if kind in _MAY_HOLD_ARRAYS or kind.__name__ == "ndarray":
+                data = beside.dumps(value) if beside.holds_array((value,), depth=3) else None
+                if data is not None:
+                    return _Ext(ARRAYS, data)
             return _Ext(OBJECT, self._dumps(value))
         except (MemoryError, ImportError):
             raise
@@ -433,9 +442,10 @@ class MachineHost:
         """Return the name of a called method that there is not; looked at only after a KeyError."""
         if type(request) is list:
             name = request[0] if request else ""
-        elif type(request) is _Ext and request.code == CALL:
+        elif type(request) is _Ext and request.code in (CALL, ARRAYS):
+            loads = beside.loads if request.code == ARRAYS else self._definitions.loads
             try:
-                name = self._definitions.loads(request.data)[0]
+                name = loads(request.data)[0]
             except Exception:
                 return None
         else:
@@ -553,6 +563,9 @@ class MachineHost:
             raise UsageError(f"not a query: {type(request).__name__}")
         if request.code == CALL:
             method, args, kwargs = self._definitions.loads(request.data)
+            return self._queries[method](*args, **kwargs)
+        if request.code == ARRAYS:
+            method, args, kwargs = beside.loads(request.data)
             return self._queries[method](*args, **kwargs)
         if request.code not in _OBJECTS:
             raise UsageError(f"a query of kind {request.code}, which this version does not know")
@@ -762,4 +775,4 @@ def _raised_here(error: BaseException) -> bool:
     return module in _OURS
 
 
-_OURS: Final = frozenset((__name__, Definitions.__module__, byvalue.__name__, formats.__name__))
+_OURS: Final = frozenset((__name__, Definitions.__module__, beside.__name__, byvalue.__name__, formats.__name__))

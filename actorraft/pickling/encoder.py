@@ -1,9 +1,9 @@
 """The caller's side of commands: what goes into a frame.
 
-A call whose arguments are all plain scalars is one msgpack array. Everything else is pickled, by one C pickler that
-asks about classes and functions only: importable ones go by name; those that no node can import (`__main__`, a
-notebook) are sent once, as a definition that goes ahead of the first command that needs it, and by name from then on;
-closures and lambdas go by value each time.
+A call whose arguments are all plain scalars is one msgpack array; arrays go beside it as they are (beside.py).
+Everything else is pickled, by one C pickler that asks about classes and functions only: importable ones go by name;
+those that no node can import (`__main__`, a notebook) are sent once, as a definition that goes ahead of the first
+command that needs it, and by name from then on; closures and lambdas go by value each time.
 
 Source:     docs/decisions/0015; the formats are in formats.py.
 Threads:    an Encoder may be used by any.
@@ -27,10 +27,10 @@ import msgspec
 
 from actorraft.errors import ActorRaftError, UsageError
 from actorraft.machine import CommandObjects, defined
-from actorraft.pickling import byvalue, exceptions
+from actorraft.pickling import beside, byvalue, exceptions, formats
 from actorraft.pickling.byvalue import HEAP_TYPE, CodePickler, Ref, fingerprint_of
 from actorraft.pickling.canonical import SCALARS
-from actorraft.pickling.formats import CALL, DEFINITION, FLAT, OBJECT, mark_by_value
+from actorraft.pickling.formats import ARRAYS, CALL, DEFINITION, FLAT, OBJECT, mark_by_value
 from actorraft.pickling.names import BY_VALUE_MODULES, Name, is_importable, look_up, name_of
 from actorraft.pickling.rests import Rests, needed
 from actorraft.pickling.sent import Sent
@@ -74,6 +74,10 @@ class Encoder:
                 return _encode([method, *args])
             except (OverflowError, UnicodeEncodeError):
                 pass  # an int of more than 64 bits, or a string with a lone surrogate: pickle takes these
+        if beside.holds_array(args) or (kwargs and beside.holds_array(kwargs.values())):
+            data = beside.dumps([method, list(args), kwargs])
+            if data is not None:
+                return formats.joined(ARRAYS, data)
         return _encode(_Ext(CALL, self.dumps((method, args, kwargs))))
 
     def encode_command(self, command: object) -> bytes:

@@ -2,7 +2,8 @@
 
 Shape:      a command: array [method, argument, ...]; or Ext(1) pickle of (method, args, kwargs), Ext(2) pickle of a
             command object, Ext(3) definition, Ext(4) a flat command object: [module, qualified name, attributes].
-            A result: a scalar, or Ext(2) pickle, Ext(5) error, Ext(6) lost.
+            Ext(10) (method, args, kwargs) with arrays in them (beside.py).
+            A result: a scalar, or Ext(2) pickle, Ext(5) error, Ext(6) lost, Ext(10) a value with arrays in it.
             An error is msgpack: (kind, type's name, message, traceback, pickle of the exception's parts or None).
             A pickle that holds code has three bytes before it: BY_VALUE, major, minor of the Python that made it.
 """
@@ -20,12 +21,18 @@ DEFINITION: Final = 3
 FLAT: Final = 4
 ERROR: Final = 5
 LOST: Final = 6
+ARRAYS: Final = 10  # 7 to 9 are codec.py's
 
 RAISED, NOT_KNOWN, NOT_USABLE = range(3)  # in an error: the user's code raised it; UnknownType; UsageError
 
 MOVED: Final = {"actorraft.byvalue": "actorraft.pickling.byvalue"}  # modules that pickles of 0.1.0 name, where they are
 BY_VALUE: Final = 0  # the first byte of a pickle that holds code; those that hold none begin with 0x80
 _PYTHON = sys.version_info[:2]
+
+
+def joined(code: int, data: bytes) -> bytes:
+    """Encode an Ext, moving its data once; an encoder's buffer moves it as it grows."""
+    return b"".join((b"\xc9", len(data).to_bytes(4, "big"), bytes((code,)), data))
 
 
 def mark_by_value(data: bytes) -> bytes:

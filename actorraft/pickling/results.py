@@ -19,8 +19,19 @@ import msgspec
 from actorraft import codec
 from actorraft.errors import ActorRaftError, CommandFailed, NotYet, RemoteTraceback, ResultLost, UnknownType, UsageError
 from actorraft.futures import ResultFuture
-from actorraft.pickling import exceptions
-from actorraft.pickling.formats import BY_VALUE, ERROR, LOST, MOVED, NOT_KNOWN, NOT_USABLE, OBJECT, RAISED, check_python
+from actorraft.pickling import beside, exceptions
+from actorraft.pickling.formats import (
+    ARRAYS,
+    BY_VALUE,
+    ERROR,
+    LOST,
+    MOVED,
+    NOT_KNOWN,
+    NOT_USABLE,
+    OBJECT,
+    RAISED,
+    check_python,
+)
 
 BODY_BYTES_MAX: Final = 1 << 20  # of an exception's own parts; one that is larger goes as its text
 
@@ -98,6 +109,8 @@ def decode_result(value: Any) -> Any:
         return value
     if value.code == OBJECT:
         return _load(value.data)
+    if value.code == ARRAYS:
+        return beside.loads(value.data, writable=True)
     if value.code == ERROR:
         raise _load_error(value.data)
     if value.code == LOST:

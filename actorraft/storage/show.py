@@ -26,7 +26,7 @@ from actorraft.storage.records import entry_checksum
 from actorraft.storage.wal import LogReader
 
 # As actorraft/pickling/formats.py has them.
-_CALL, _OBJECT, _DEFINITION, _FLAT = 1, 2, 3, 4
+_CALL, _OBJECT, _DEFINITION, _FLAT, _ARRAYS = 1, 2, 3, 4, 10
 _BY_VALUE_BYTES: Final = 3
 ARGUMENTS_CHARS_MAX: Final = 2_000
 
@@ -198,6 +198,8 @@ def _name(command: Any) -> str:
             return "(malformed)"
     if command.code == _DEFINITION:
         return "(definition)"
+    if command.code == _ARRAYS:
+        return _beside_arrays(command.data)[0]
     constants, classes = _pickled(command.data)
     if command.code == _CALL:
         return next((str(one) for one in constants if isinstance(one, str)), "(malformed)")
@@ -212,12 +214,26 @@ def _arguments(command: Any) -> str:
             text = ", ".join(f"{name}={value!r}" for name, value in msgspec.msgpack.decode(command.data)[2].items())
         except (ValueError, TypeError, AttributeError):
             text = ""
+    elif isinstance(command, msgspec.msgpack.Ext) and command.code == _ARRAYS:
+        text = _beside_arrays(command.data)[1]
     elif isinstance(command, msgspec.msgpack.Ext) and command.code in (_CALL, _OBJECT):
         constants, _ = _pickled(command.data)
         text = "in a pickle: " + ", ".join(map(repr, constants[command.code == _CALL :]))
     else:
         text = ""
     return text[:ARGUMENTS_CHARS_MAX]
+
+
+def _beside_arrays(data: Any) -> tuple[str, str]:
+    """Return the method of a call with arrays, and its arguments but for what is in the arrays."""
+    try:
+        head = data[4 : 4 + int.from_bytes(data[:4], "little")].rstrip(b"\xc0")
+        (method, args, kwargs), arrays = msgspec.msgpack.decode(
+            head, type=tuple[tuple[str, list[Any], dict[str, Any]], Any]
+        )
+        return method, f"{args} {kwargs} with arrays of {[info[:2] for info in arrays]}"
+    except (ValueError, TypeError):
+        return "(malformed)", ""
 
 
 def _pickled(data: Any) -> tuple[list[Any], list[str]]:

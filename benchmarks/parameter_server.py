@@ -12,6 +12,8 @@ Shape:      a row for each way and size, the median of the rounds; rounds are in
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import shutil
 import statistics
 import tempfile
 import time
@@ -43,6 +45,59 @@ class Plan:
     kill: str
     target: float
     durability: Any
+
+
+def measure_redis(size: int, plan: Plan, seed: int) -> dict[str, Any]:
+    """Train by way of Redis; return what was seen, as `measure` does."""
+    from benchmarks.measure import written_bytes
+    from benchmarks.others.redis_parameters import RedisWorker, Server, Way
+    from examples.learning import MODELS as LAYERS
+    from examples.learning import Model, Task, load
+
+    model, data = Model(LAYERS["digits", MODELS[size]]), load("digits")
+    task = Task(
+        workers=plan.workers, model=MODELS[size], way="redis", step_s=plan.step_s, straggler=plan.straggler, seed=seed
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder), model.start(seed))
+        socket = {0: str(server.socket)}
+        workers = [
+            ActorOptions(supervision=STAYS).spawn(RedisWorker, replace(task, number=number), socket, [])
+            for number in range(plan.workers)
+        ]
+        way = Way(socket[0])
+        while way.updates() < plan.workers:
+            time.sleep(0.01)
+        began_s, first, before = time.monotonic(), way.updates(), written_bytes(server.process.pid)
+        target: tuple[float, int] | None = None
+        killed, logged, extra = plan.kill != "leader", 0, 0
+        while (now_s := time.monotonic() - began_s) < plan.seconds:
+            if not killed and now_s > plan.seconds / 4:
+                killed = True
+                logged, extra = written_bytes(server.process.pid) - before, way.updates() - first
+                server.kill()
+            if target is None and model.accuracy(way.pull_vector()[1], data.test_x, data.test_y) >= plan.target:
+                target = time.monotonic() - began_s, way.updates()
+            time.sleep(LOOK_S)
+        done, took_s = way.updates() - first, time.monotonic() - began_s
+        if not logged:
+            logged, extra = written_bytes(server.process.pid) - before, done
+        told = [answer.result(60.0) for answer in [worker.ask("stop", 60.0) for worker in workers]]
+        final, applied = way.pull_vector()[1], way.updates()
+        for ref in workers:
+            ref.kill()
+        server.close()
+    return {
+        "updates_per_s": done / took_s,
+        "updates_to_target": target[1] if target else None,
+        "seconds_to_target": target[0] if target else None,
+        "final_accuracy": model.accuracy(final, data.test_x, data.test_y),
+        "log_bytes_per_update": logged / max(1, extra),
+        "longest_gap_ms": max(each.gap_s for each in told) * 1000,
+        "acknowledged": sum(each.acknowledged for each in told),
+        "applied": applied,
+        "terms": 0,
+    }
 
 
 def rule_of(way: str, workers: int) -> Any:
@@ -138,6 +193,15 @@ def written(cluster: Any, count: Any) -> int:
     return sum(count(node.pid) for node in cluster.nodes.values() if node.alive)
 
 
+def why_not(other: str) -> str:
+    """Say why a system cannot be compared; "" if it can."""
+    if other != "redis":
+        return "no comparison with it is built"
+    if importlib.util.find_spec("redis") is None:
+        return "Python's redis is not installed"
+    return "" if shutil.which("redis-server") else "there is no redis-server (Debian's redis-server has it)"
+
+
 def medians(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the median of each figure; None where most have none."""
     found: dict[str, Any] = {}
@@ -202,9 +266,13 @@ def main(
     plot_to: Annotated[Path | None, typer.Option("--plot", help="draw a picture here")] = None,
 ) -> None:
     """Measure each way to train."""
-    for other in filter(None, compare.split(",")):
-        screen.warn(f"{other}: no comparison with it is built yet; skipped")
     some = screen.names(ways, "--ways", WAYS)
+    for other in filter(None, compare.split(",")):
+        why = why_not(other)
+        if why:
+            screen.warn(f"{other} is skipped: {why}")
+        else:
+            some.append(other)
     counts = [size for size in screen.numbers(sizes, "--sizes") if size in MODELS]
     asked = list(cases(some, counts, screen.names(straggler, "--straggler", STRAGGLERS)))
     seen: dict[tuple[str, int, str], list[dict[str, Any]]] = {case: [] for case in asked}
@@ -213,7 +281,8 @@ def main(
             for case in asked:
                 way, size, slow = case
                 plan = Plan(seconds, workers, step_ms / 1000, slow, kill, target, durability)
-                seen[case].append(measure(way, size, plan, seed=number))
+                row = measure_redis(size, plan, number) if way == "redis" else measure(way, size, plan, number)
+                seen[case].append(row)
                 bar.advance(seconds + 5)
     rows = [
         {"benchmark": "parameter_server", "way": way, "size": size, "straggler": slow, "kill": kill, **medians(found)}

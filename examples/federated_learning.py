@@ -161,6 +161,23 @@ def plot(runs: dict[str, Run], path: Path) -> None:
     pyplot.close(figure)
 
 
+def compare(task: Task, rule: Any, updates: int, seeds: int, console: Console) -> None:
+    """Train with kills and without, for as many updates, by several seeds; print what both reach."""
+    table = Table(title=f"accuracy after {updates} updates: {task.data}, {task.model}")
+    for column in ("seed", "undisturbed", "with kills", "points"):
+        table.add_column(column, justify="right")
+    differences = []
+    for seed in range(task.seed, task.seed + seeds):
+        reached = []
+        for kills in (False, True):
+            run = train(replace(task, seed=seed), rule, updates, kills=kills, show=lambda run: None)
+            reached.append(next(accuracy for _, done, accuracy in run.curve if done >= updates))
+        differences.append(100 * (reached[1] - reached[0]))
+        table.add_row(str(seed), f"{reached[0]:.1%}", f"{reached[1]:.1%}", f"{differences[-1]:+.1f}")
+    console.print(table)
+    console.print(f"with kills {sum(differences) / len(differences):+.2f} points, the mean of {seeds} seeds")
+
+
 def main(
     data: Annotated[str, typer.Option(help="digits or mnist")] = "digits",
     model: Annotated[str, typer.Option(help="softmax, network or million (of parameters)")] = "network",
@@ -170,6 +187,7 @@ def main(
     seed: Annotated[int, typer.Option(help="of shards and parameters")] = 0,
     compress: Annotated[str, typer.Option(help="none, bfloat16, or a share such as 0.01")] = "none",
     calm: Annotated[bool, typer.Option(help="without kills, for comparison")] = False,
+    seeds: Annotated[int, typer.Option(help="so many times, each beside an undisturbed run of as many updates")] = 0,
     png: Annotated[Path, typer.Option(help="where the picture goes")] = Path("federated_learning.png"),
 ) -> None:
     """Train, kill, and show that nothing is lost."""
@@ -178,6 +196,9 @@ def main(
     how: Any = {"none": None, "bfloat16": "bfloat16"}.get(compress) or (None if compress == "none" else float(compress))
     task = Task(workers=workers, data=data, model=model, seed=seed, compress=how, rounds=rule == "mean")
     console = Console()
+    if seeds:
+        compare(task, RULES[rule], updates, seeds, console)
+        return
     with Live(console=console, refresh_per_second=8) as live:
         run = train(task, RULES[rule], updates, kills=not calm, show=lambda run: live.update(run.table()))
     plot({f"{data}, {model}, {rule}": run}, png)

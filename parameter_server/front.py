@@ -317,8 +317,11 @@ class _Bench:
             self._pulls = []
 
 
-def _summed(window: list[_Push]) -> bytes:
-    """Add up a window, in its order: each update times its worker's examples; as short as its members were."""
+def _summed(window: list[_Push]) -> bytes | Vector:
+    """Add up a window, in its order: each update times its worker's examples; as short as its members were.
+
+    A whole one stays an array, which goes into the log as it is.
+    """
     import numpy as np
 
     total = window[0].vector * np.float32(window[0].examples)
@@ -327,7 +330,7 @@ def _summed(window: list[_Push]) -> bytes:
     kinds = {updates.kind_of(push.update) for push in window}
     if kinds == {updates.LARGEST}:
         return updates.sparse(total)
-    return updates.rounded(total) if kinds == {updates.ROUNDED} else updates.whole(total)
+    return updates.rounded(total) if kinds == {updates.ROUNDED} else total
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -461,6 +461,9 @@ def decode_changes(changes: Any) -> list[MemberChange]:
 
 GIVEN_UP: Final = msgspec.msgpack.Ext(7, b"")  # the result of a no-op in the place of a command that was given up
 MALFORMED: Final = msgspec.msgpack.Ext(8, b"")  # the result of a command in a frame that does not decode
+ARRAYS: Final = (
+    10  # code of an Ext that is a call or a result with arrays in it, and holds no pickle (pickling/beside.py)
+)
 NOT_YET: Final = msgspec.msgpack.Ext(9, b"")  # the answer of a machine that has not what is asked for yet
 
 

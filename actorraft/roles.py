@@ -17,7 +17,6 @@ from typing import Any, Final
 import msgspec
 
 from actorraft import codec
-from actorraft.pickling.formats import ARRAYS
 
 ADMIN: Final = "admin"
 JOIN: Final = "join"
@@ -55,7 +54,7 @@ def _is_plain(body: bytes) -> bool:
 
 def _is_arrays(call: Any) -> bool:
     """Whether a call is one with arrays, which is read without a pickle."""
-    return type(call) is msgspec.msgpack.Ext and call.code == ARRAYS
+    return type(call) is msgspec.msgpack.Ext and call.code == codec.ARRAYS
 
 
 def _holds_ext(value: Any) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from actorraft import codec
 from actorraft.errors import UsageError
 
 CALL: Final = 1
@@ -21,7 +22,7 @@ DEFINITION: Final = 3
 FLAT: Final = 4
 ERROR: Final = 5
 LOST: Final = 6
-ARRAYS: Final = 10  # 7 to 9 are codec.py's
+ARRAYS: Final = codec.ARRAYS  # 7 to 9 are codec.py's too
 
 RAISED, NOT_KNOWN, NOT_USABLE = range(3)  # in an error: the user's code raised it; UnknownType; UsageError
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actorraft import StateMachine, UsageError, codec, command, query
-from actorraft.node.roles import why_not
 from actorraft.pickling import beside
 from actorraft.pickling.encoder import Encoder
 from actorraft.pickling.formats import ARRAYS
+from actorraft.roles import why_not
 from tests.machine.local import Local
 
 DTYPES = ["?", "u1", "i2", "u4", "i8", "f2", "f4", "f8", "c8", "c16"]

@@ -126,6 +126,7 @@ def test_a_window_holds_two_steps_of_one_worker_and_sums_leave_out_what_was_appl
     asked += [
         ref.ask(("push", *each, 0, None, 1.0, encoded), 60.0) for each in (("a", 1), ("a", 2), ("b", 4), ("a", 3))
     ]
+    ref.ask(("layout",), 60.0).result(60)  # it takes messages in order: all of them are there
     cluster.nodes[leader].resume()
     answers = [each.result(60) for each in asked]
     assert answers[2] == 2, "answered as it was when it was applied"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.nemesis import disks, namespaces
-from tests.soak import heal, kill_all, one_link, power_cut
+from tests.soak import heal, kill_all, one_link, power_cut, rolling_upgrade
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -49,3 +49,12 @@ def test_all_nodes_are_equal_soon_after_a_heal(in_namespaces):
     assert report.acknowledged > 100
     assert report.equal_s is not None
     assert report.lost == 0
+
+
+@pytest.mark.skipif(rolling_upgrade.why_not() is not None, reason=str(rolling_upgrade.why_not()))
+def test_an_upgrade_of_library_and_class_rolls_through_the_nodes_under_load_and_then_not_back():
+    report = rolling_upgrade.run(nodes=3, writers=2, lines=20)
+
+    assert report.went_back
+    assert report.refused
+    assert report.sound, report

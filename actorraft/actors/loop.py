@@ -255,6 +255,7 @@ class _Loop:
         self._due: dict[bytes, _Sender] = {}  # have something coming
         self._inbox: deque[tuple[bytes, int, int, Any]] = deque()
         self._late: deque[tuple[_Turn, bool, bool, Any]] = deque()  # what came to an end elsewhere: see _listen
+        self._keeps_memory = False  # of large messages
         self._running = 0  # messages that are being awaited
         self._flushed_s = 0.0
         self._crash: BaseException | None = None
@@ -298,7 +299,7 @@ class _Loop:
         for kind, sender, frame in self._mailbox.wait(wait_s):
             if kind == Kinds.CLIENT:
                 try:
-                    messages: list[Any] = _decode(frame) if frame[:1] != _BULK else [read_bulk(frame)]
+                    messages: list[Any] = _decode(frame) if frame[:1] != _BULK else self._read_bulk(frame)
                 except msgspec.DecodeError:
                     self._mailbox.drop("a message that does not decode")
                     continue
@@ -312,6 +313,12 @@ class _Loop:
                 self._answer_to(done, True, value)
             else:
                 self._on_error(done, value)
+
+    def _read_bulk(self, frame: bytes) -> list[Any]:
+        if not self._keeps_memory:
+            self._keeps_memory = True
+            wire.keep_memory()
+        return [read_bulk(frame)]
 
     def _take(self, sender_id: bytes, kind: int, number: int, data: Any) -> None:
         sender = self._senders.get(sender_id)

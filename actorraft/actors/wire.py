@@ -46,6 +46,8 @@ DEFINITION: Final = -2  # the number of what is no answer, but a definition for 
 BULK: Final = 0xC1  # the first byte of a frame with one message and its buffers; msgpack never begins so
 FRAME_BYTES_MAX: Final = 64 << 20
 
+_TRIM_THRESHOLD: Final = -1  # of glibc's mallopt
+_MMAP_THRESHOLD: Final = -3
 SCALAR_PROTOCOL: Final = 4  # of pickles that name no class, by which they are known; all others have a later one
 _ENDS_OTHERS: Final = (StopIteration, StopAsyncIteration)  # mean something else to who raises them anew
 SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None)})
@@ -116,6 +118,19 @@ def read_bulk(frame: bytes) -> tuple[int, int, Bulk]:
         buffers.append(view[start : start + each])
         start += each
     return kind, number, Bulk(data, buffers, read_only)
+
+
+def keep_memory() -> None:
+    """Have this process keep the memory of a large message for the next: else each has its pages mapped anew.
+
+    Glibc's malloc takes that advice; nothing happens where there is another one.
+    """
+    with contextlib.suppress(Exception):
+        import ctypes
+
+        advise = ctypes.CDLL(None).mallopt
+        advise(_TRIM_THRESHOLD, 2 * FRAME_BYTES_MAX)
+        advise(_MMAP_THRESHOLD, FRAME_BYTES_MAX) or advise(_MMAP_THRESHOLD, 32 << 20)  # older ones take no more
 
 
 class Writer:

@@ -173,10 +173,10 @@ class Post:
             data.buffers = [self._channel.part(each) for each in data.buffers]
         with self._lock:
             if box.dead is None:
-                if box.debt >= box.mailbox_max and kind != STOP:
+                if box.numbers - box.taken - box.given_up >= box.mailbox_max and kind != STOP:
                     raise MailboxFull(f"{box.name} has not taken the last {box.mailbox_max} messages")
                 size = len(data)
-                if box.debt_bytes + size > box.mailbox_bytes_max:
+                if box.bytes - box.taken_bytes - box.given_up_bytes + size > box.mailbox_bytes_max:
                     if size > box.mailbox_bytes_max:
                         raise UsageError(f"a message of {size} bytes is over {box.name}'s {box.mailbox_bytes_max}")
                     raise MailboxFull(f"{box.name} has not taken the last {box.debt_bytes} bytes of messages")

@@ -148,8 +148,11 @@ class Writer:
 
     def message(self, value: Any) -> bytes | Bulk:
         """Make bytes of a message; what is large in it stays where it is."""
-        if type(value) is bytes:
-            return Bulk(b"", [value], [True]) if len(value) >= BESIDE_BYTES else self.dumps(value)
+        kind = type(value)
+        if kind in SCALARS:
+            if kind is bytes and len(value) >= BESIDE_BYTES:
+                return Bulk(b"", [value], [True])
+            return pickle.dumps(value, SCALAR_PROTOCOL)
         buffers: list[memoryview] = []
         data = self.dumps(value, buffers)
         return data if not buffers else Bulk(data, buffers, [each.readonly for each in buffers])

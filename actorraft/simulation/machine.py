@@ -71,6 +71,10 @@ class SimHost:
         """Read one register."""
         return self.registers.get(request[1])
 
+    def queries(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer reads that came together."""
+        return [self.query(request) for request in requests]
+
     def state(self) -> list[Any]:
         """Return everything, in an order of its own."""
         return [

@@ -300,6 +300,9 @@ class ParameterServer(StateMachine):
             worker: its name or number, the same after a restart.
             examples: how much its updates count, relative to the others'.
             life: a number of its process's own; who joins twice under one has joined once.
+
+        Raises:
+            UsageError: the name, the number of examples or the life is none.
         """
         _check_worker(worker)
         examples = _checked_examples(examples)

@@ -380,7 +380,7 @@ class ClientThread:
                 except codec.MalformedFrame as error:
                     logger.warning("dropped a frame from node %s: %s", node_id, error)
             elif kind == Kinds.CONNECTED:
-                self._role = frame.decode() or self._role
+                self._role = frame.decode("utf-8", "replace") or self._role
                 session.connected(node_id, now_s)
             elif kind == Kinds.DISCONNECTED:
                 session.disconnected(node_id, now_s)

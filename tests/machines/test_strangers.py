@@ -37,7 +37,7 @@ OPENS_PICKLES: Final = {
     "actorraft/actors/loop.py": ({"_Loop._take"}, "messages of an actor, over Unix sockets of one user"),
     "actorraft/actors/post.py": ({"(import)"}, "answers of an actor, likewise"),
     "actorraft/actors/process.py": ({"ActorProcess.pump"}, "the pipe of a child"),
-    "actorraft/actors/wire.py": ({"loads", "load_error"}, "all of these"),
+    "actorraft/actors/wire.py": ({"loads", "load_error", "Bulk.value"}, "all of these"),
     "actorraft/node/class_attributes.py": ({"ClassAttributes.restore"}, "what this process has pickled itself"),
     "actorraft/node/host.py": (
         {
@@ -95,7 +95,7 @@ def opens_pickles(file: Path) -> set[str]:
     return found
 
 
-PLAIN: Final = {"json", "tomllib", "msgspec"}
+PLAIN: Final = {"json", "tomllib", "msgspec", "beside"}  # beside.py reads arrays by their shape, and opens no pickle
 
 
 def test_every_place_that_opens_pickles_is_listed_with_whose_they_are() -> None:

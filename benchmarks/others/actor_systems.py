@@ -168,7 +168,7 @@ def run_pykka(seconds: float) -> None:
     """Pykka: threads of this process."""
     import pykka
 
-    class Echo(pykka.ThreadingActor):
+    class Echo(pykka.ThreadingActor):  # type: ignore[misc, unused-ignore]  # it may not be installed
         def on_receive(self, message: Any) -> Any:
             return message
 

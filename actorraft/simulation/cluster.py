@@ -333,7 +333,7 @@ def _profile(seed: int, every_s: float | None) -> Profile:
     kinds = tuple(kind for kind in profile.kinds if kind not in KINDS_OF_STRANGERS) or ("crash", "partition")
     every_us = profile.every_us if every_s is None else max(1, int(every_s * 1e6))
     config = replace(profile.config, session_expiry_s=3600.0)
-    return replace(profile, kinds=kinds, every_us=every_us, config=config, guest=False, holds=False)
+    return replace(profile, kinds=kinds, every_us=every_us, config=config, guest=False, holds=False, versions=False)
 
 
 def _differing(one: SimNode, other: SimNode) -> Sequence[str]:

@@ -84,6 +84,16 @@ class Expiring(StateMachine):
         return self.gone
 
 
+@pytest.mark.parametrize("seed", range(200))
+def test_what_only_machines_of_the_simulator_know_never_happens_to_a_users(seed: int) -> None:
+    cluster = SimCluster(Bank, nodes=3, seed=seed, faults=False)
+    profile = cluster.world.profile
+
+    assert not (profile.guest or profile.holds or profile.versions)
+    assert not {"old disk", "out of memory", "deploy"} & set(profile.kinds)
+    assert cluster.proxy(timeout=60.0).deposit("ann", 1) == 1
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_calls_come_out_as_on_a_cluster_whatever_happens_meanwhile(seed: int) -> None:
     cluster = SimCluster(Bank, nodes=3, seed=seed, kwargs={"currency": "USD"}, faults_every_s=0.1)

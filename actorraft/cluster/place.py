@@ -13,7 +13,8 @@ from pathlib import Path
 
 from actorraft.actors.rundir import RunDir
 from actorraft.errors import UsageError
-from actorraft.storage.directory import ClusterDirectory, ClusterInfo
+from actorraft.storage.by_value import refuse_code
+from actorraft.storage.directory import ClusterDirectory, ClusterInfo, this_python
 from actorraft.storage.level import level
 
 
@@ -50,13 +51,15 @@ class Place:
                 )
                 self._directory.create(self.info)
             else:
-                self.info = self._directory.check(machine, formerly)
+                info = self._directory.check(machine, formerly)
+                refuse_code(self._directory, info.python)
+                self.info = replace(info, python=this_python())
                 if nodes is not None and nodes != len(self.info.node_ids):
                     raise UsageError(
                         f"{self._directory.path} holds a cluster of {len(self.info.node_ids)} nodes, not {nodes}"
                     )
-                if self._directory.info is not None and self._directory.info.machine != machine:
-                    self._directory.update(self.info)  # it is called so from here on
+                if self._directory.info != self.info:
+                    self._directory.update(self.info)  # it is called so, and read by this Python, from here on
                 if name is not None:
                     self.info = replace(self.info, name=name)
         except BaseException:

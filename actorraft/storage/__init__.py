@@ -10,6 +10,8 @@ recover.py    the way back from a lost majority: python -m actorraft.storage rec
 marks.py      what was done with committed entries, for the next life of a node
 show.py       what an entry is: python -m actorraft.storage show PATH --index N
 skips.py      entries to pass by: python -m actorraft.storage skip PATH --index N --checksum C
+by_value.py   which code a log or snapshot holds by value, which only the Python that made it can read
+upgrade.py    takes it out: python -m actorraft.storage upgrade PATH
 verify.py     checks a folder without starting a node: python -m actorraft.storage verify PATH
 """
 

@@ -5,6 +5,7 @@ python -m actorraft.storage recover PATH --show
 python -m actorraft.storage recover PATH --keep 0,3
 python -m actorraft.storage show PATH --index 17
 python -m actorraft.storage skip PATH --index 17 --checksum 5d41402a
+python -m actorraft.storage upgrade PATH
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from actorraft.errors import ActorRaftError, UsageError
 from actorraft.storage.recover import Plan, look, recover
 from actorraft.storage.show import show
 from actorraft.storage.skips import skip
+from actorraft.storage.upgrade import upgrade
 from actorraft.storage.verify import Report, verify
 
 try:
@@ -173,6 +175,23 @@ def skip_command(
         raise typer.Exit(1) from None
     names = ", ".join(folder.name for folder in folders)
     print(f"{shown.words} will be skipped by {names}. Folders that are elsewhere need the same line.")
+
+
+@app.command(name="upgrade")
+def upgrade_command(path: str = typer.Argument(help="The folder of a cluster; nothing may run on it.")) -> None:
+    """Take out code by value, so that another minor version of Python opens it. Exits with 2 if that is refused.
+
+    Clients that were connected begin anew. What the state itself is made of cannot be taken out, and is named.
+    """
+    try:
+        done = upgrade(path)
+    except ActorRaftError as error:
+        Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from None
+    for what in done.removed:
+        print(f"out: {what}")
+    said = f"every node begins from a snapshot at index {done.index}" if done.index >= 0 else "nothing was to be done"
+    print(f"{said}; this opens under any minor version of Python that ActorRaft runs on")
 
 
 def _explain(plan: Plan, console: Console) -> None:

@@ -56,7 +56,7 @@ class ClusterInfo:
     storage_ids: tuple[tuple[int, str], ...] = ()  # (node id, storage id): which folder each node had from the first
     hash_seed: int  # PYTHONHASHSEED of every node, so that sets iterate alike
     name: str = ""
-    python: str = this_python()
+    python: str = this_python()  # that opened it last
     seed: str = ""  # of the machine's dice, likewise hexadecimal; "": the id, which a recovered cluster has anew
     becomes: str = ""  # the id that a recovery is about to give it; "": none is under way
 
@@ -178,10 +178,13 @@ class ClusterDirectory:
         self.update(info)
 
     def check(self, machine: str, formerly: str | None = None) -> ClusterInfo:
-        """Return `info`, if this interpreter and that machine can go on with what is here. Raises UsageError.
+        """Return `info`, if that machine can go on with what is here; whether this Python can, by_value.py says.
 
         Args:
             formerly: what the machine was called when this was made; `info` then has its name of today.
+
+        Raises:
+            UsageError: it is another machine's, is being recovered, or lacks a node's folder.
         """
         info = self.info
         assert info is not None, f"{self.path} holds no cluster"
@@ -196,11 +199,6 @@ class ClusterDirectory:
                 f"(python -m actorraft.storage recover {self.path} --keep ...), then spawn"
             )
         info = replace(info, machine=machine)
-        if info.python != this_python():
-            raise UsageError(
-                f"{self.path} was made by Python {info.python} and this is Python {this_python()}: "
-                f"code stored in the log cannot be read by another minor version; run it with Python {info.python}"
-            )
         for node_id in info.node_ids:
             node = self.node_path(node_id)
             if not (node / NODE_FILE).exists():

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from actorraft.errors import CorruptionError, UsageError
 from actorraft.ports import Storage
 from actorraft.raft.messages import Configuration, EntryId, HardState
+from actorraft.storage.by_value import code_of_snapshot
 from actorraft.storage.checksum import crc32
 from actorraft.storage.directory import this_python
 from actorraft.storage.files import FILE_MODE
@@ -117,7 +118,7 @@ def check_portable(path: str | os.PathLike[str], machine: str, formerly: str | N
     """Read the file once, whole; return what it is.
 
     Raises:
-        UsageError: it is not there, is of another kind, machine or Python.
+        UsageError: it is not there, is of another kind or machine; or it holds code by value of another Python.
         CorruptionError: it is damaged.
     """
     info, _ = read_portable(path)
@@ -127,7 +128,13 @@ def check_portable(path: str | os.PathLike[str], machine: str, formerly: str | N
             f"another name: spawn(..., formerly={info.machine!r})"
         )
     if info.python != this_python():
-        raise UsageError(f"{path} was written by Python {info.python} and this is Python {this_python()}")
+        with open(path, "rb") as file:
+            _read_info(file, path)
+            for found in code_of_snapshot(file, "it"):
+                raise UsageError(
+                    f"{path} was written by Python {info.python} and this is Python {this_python()}: {found.words}, "
+                    "which no other minor version can read"
+                )
     return info
 
 

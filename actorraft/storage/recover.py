@@ -123,7 +123,7 @@ def recover(path: str | os.PathLike[str], keep: Collection[int], *, force: bool 
         UsageError: it is no cluster's folder, is in use, a node to keep is not there, or it is refused without `force`.
         CorruptionError: a node to keep is damaged.
     """
-    directory = _open(path)
+    directory = open_cluster(path)
     try:
         assert directory.info is not None
         plan = _plan(directory, directory.info, frozenset(keep))
@@ -143,7 +143,7 @@ def look(path: str | os.PathLike[str]) -> tuple[list[Survivor], dict[int, str]]:
     Raises:
         UsageError: it is no cluster's folder, or is in use.
     """
-    directory = _open(path)
+    directory = open_cluster(path)
     try:
         assert directory.info is not None
         survivors, unreadable = _read_all(directory, directory.info)
@@ -152,7 +152,8 @@ def look(path: str | os.PathLike[str]) -> tuple[list[Survivor], dict[int, str]]:
         directory.close()
 
 
-def _open(path: str | os.PathLike[str]) -> ClusterDirectory:
+def open_cluster(path: str | os.PathLike[str]) -> ClusterDirectory:
+    """Open the folder of a cluster that nobody runs. Raises UsageError: it is none, or is in use; CorruptionError."""
     folder = Path(path).absolute()
     if not (folder / CLUSTER_FILE).is_file():
         raise UsageError(f"{folder} is no cluster's folder: it has no {CLUSTER_FILE}")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from actorraft.errors import CorruptionError, UsageError
-from actorraft.storage.directory import ClusterDirectory, ClusterInfo, DirectoryLock, NodeDirectory, this_python
+from actorraft.storage.directory import ClusterDirectory, ClusterInfo, DirectoryLock, NodeDirectory
 from tests.storage.helpers import open_store
 
 LOCK_HOLDER = """
@@ -125,12 +125,6 @@ def test_another_machine_class_is_refused_naming_both(tmp_path: Path) -> None:
     text = refusal(made(tmp_path / "c"), machine="shop:Shop")
     assert "bank:Bank" in text
     assert "shop:Shop" in text
-
-
-def test_another_python_minor_version_is_refused_naming_both(tmp_path: Path) -> None:
-    text = refusal(made(tmp_path / "c", python="3.10"))
-    assert "3.10" in text
-    assert this_python() in text
 
 
 def test_a_missing_node_folder_is_refused_naming_the_node(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from dataclasses import replace
 from enum import StrEnum
@@ -55,6 +56,8 @@ def serve(
 
     The same line serves the first start and every later one.
     """
+    for number in (signal.SIGTERM, signal.SIGINT):  # until the node has its own; a machine that joins may wait long
+        signal.signal(number, _end)
     with errors():
         if join:
             from actorraft.cluster.joining import join_cluster
@@ -71,6 +74,11 @@ def serve(
         run_node(context, spec)  # type: ignore[arg-type]
     if context.again:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _end(*_: object) -> None:
+    """End well: nothing has begun yet, and what was begun of joining is gone on with by the same line."""
+    raise SystemExit(0)
 
 
 def _schedule(every: str, directory: Path | None, keep: int) -> Schedule | None:

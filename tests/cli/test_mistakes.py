@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from typer.testing import CliRunner
 
 from actorraft.cli.app import app
+from actorraft.cluster.joining import make_token
 from tests.cli.test_member import free_ports
+from transports.keys import KeyPair
 
 MACHINE = "statemachines.kv:KVStore"
 
@@ -104,3 +109,21 @@ def test_a_line_that_cannot_serve_says_why_and_what_to_do(tmp_path: Path) -> Non
             assert says in output
             assert "Traceback" not in output
             assert process.returncode in (1, 2), output
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_machine_that_is_told_to_end_while_it_joins_ends_well(tmp_path: Path, number: signal.Signals) -> None:
+    (port,) = free_ports(1)
+    token = make_token(KeyPair.generate().secret, "00112233445566aa", [(f"tcp://127.0.0.1:{port}", "0" * 40)])
+    words = ["serve", "--join", token, "--data-dir", str(tmp_path / "new"), "--listen", f"127.0.0.1:{port}"]
+    node = subprocess.Popen([sys.executable, "-m", "actorraft", *words], stdout=PIPE, stderr=PIPE, text=True)
+    try:
+        while not (tmp_path / "new" / "storage-id").exists():
+            assert node.poll() is None, node.communicate()
+            time.sleep(0.02)
+        node.send_signal(number)
+        said = node.communicate(timeout=60)
+    finally:
+        node.kill()
+    assert (node.returncode, *said) == (0, "", "")

@@ -33,6 +33,29 @@ def backup_of(path: Path, **settings: object) -> Path:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
+def test_a_cluster_begins_with_the_backup_of_another_one(tmp_path: Path) -> None:
+    file = tmp_path / "bank.backup"
+    with Served(tmp_path / "one", 1) as one:
+        one.start()
+        one.settled()
+        with connect(one.client, KVStore, timeout=30.0) as client:
+            client.proxy(timeout=30.0).set("k", 7)
+        told = json.loads(one.run("backup", str(file), "-o", "json").stdout)
+        assert told["bytes"] == file.stat().st_size
+        again = one.run("backup", str(file), check=False)
+        assert (again.returncode, "--force" in again.stderr) == (1, True)
+    with Served(tmp_path / "two", 1, machine=None, found=("--from-backup", str(file))) as two:
+        two.start()
+        two.settled()
+        with connect(two.client, KVStore, timeout=30.0) as client:
+            store = client.proxy(timeout=30.0)
+            assert store.get("k") == 7
+            store.set("new", 1)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow  # six nodes, under load; make slow
+@pytest.mark.timeout(300)
 def test_a_backup_under_load_holds_all_that_was_acknowledged_before_and_another_cluster_begins_with_it(
     tmp_path: Path,
 ) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
@@ -26,7 +26,7 @@ from actorraft.client.failures import Failure
 from actorraft.client.leader import HELLO_S, Leadership
 from actorraft.errors import Busy, NotYet, Unavailable, UsageError
 
-ALONE_MAX = 1000  # reads that wait at nodes for the machine to get where they ask for
+PARKED_MAX = 1000  # frames that may wait at nodes, until the log or the machine has got where they ask for
 REMIND_S = 1.0  # an answer that is later than this may be lost; the next time it is asked for after twice as long
 
 
@@ -57,9 +57,8 @@ class QueryCall(NamedTuple):
 
 _encoded_of: Callable[[QueryCall], bytes] = attrgetter("encoded")
 _deadline_of: Callable[[QueryCall], float] = attrgetter("deadline_s")
-_min_index_of: Callable[[QueryCall], int] = attrgetter("min_index")
 _kind_of: Callable[[QueryCall], Any] = attrgetter("consistency", "to", "min_index", "held", "alone")
-_Kind = tuple[str, str | int, bool, int]  # consistency, to, has a min_index, and a number if it goes by itself
+_Kind = tuple[str, str | int, int, int]  # consistency, to, min_index, and a number if it goes by itself
 
 
 @dataclass
@@ -73,7 +72,7 @@ class QueryFrame:
     data: bytes  # the frame as it was sent
     remind_s: float  # when it is sent again
     patience_s: float = REMIND_S  # how long after that the next time
-    alone: bool = False
+    parks: bool = False  # it may wait there, and keeps no other from being sent
     whole: bool = True  # none of its calls has ended
 
 
@@ -85,7 +84,7 @@ class Reads:
         leadership: who leads.
         request_ids: numbers for requests, none used twice.
         failures: takes what ended badly.
-        frames_max: frames that may be under way at once.
+        frames_max: frames that may be under way to one node at once, beside those that may wait there.
         frame_calls_max: reads of one frame.
     """
 
@@ -240,13 +239,13 @@ class Reads:
             return
         waiting, self._waiting = self._waiting, deque()
         self._waiting_deadline_s = math.inf
-        together = sum(not frame.alone for frame in self._frames.values())
-        alone = len(self._frames) - together
+        at_once = Counter(frame.node_id for frame in self._frames.values() if not frame.parks)
+        parked = len(self._frames) - at_once.total()
         groups = self._groups(waiting, now_s)
-        for (consistency, to, _, number), calls in groups.items():
-            room = together < self._frames_max if number < 0 else alone < ALONE_MAX
-            node_id = self._target(to) if room else None
-            if node_id is None:
+        for (consistency, to, min_index, number), calls in groups.items():
+            parks = number >= 0 or min_index >= 0
+            node_id = self._target(to)
+            if node_id is None or (parked >= PARKED_MAX if parks else at_once[node_id] >= self._frames_max):
                 self._wait_on(calls, now_s + HELLO_S)  # sooner, when a leader, a link or an answer comes
                 continue
             calls, rest = calls[: self._frame_calls_max], calls[self._frame_calls_max :]
@@ -254,7 +253,6 @@ class Reads:
                 self._wait_on(rest, self._retry_s)
             request_id = next(self._request_ids)
             body = codec.join_body([*map(_encoded_of, calls)])
-            min_index = max(map(_min_index_of, calls))
             wait_s = max(map(_deadline_of, calls)) - now_s
             query = codec.Query(
                 request_id,
@@ -269,10 +267,10 @@ class Reads:
             data = codec.encode(query)
             if self._send(node_id, data):
                 ends_s = min(map(_deadline_of, calls))
-                frame = QueryFrame([*calls], ends_s, node_id, to, data, now_s + REMIND_S, alone=number >= 0)
-                self._frames[request_id] = frame
-                together += not frame.alone
-                alone += frame.alone
+                remind_s = now_s + REMIND_S
+                self._frames[request_id] = QueryFrame([*calls], ends_s, node_id, to, data, remind_s, parks=parks)
+                parked += parks
+                at_once[node_id] += not parks
             else:
                 self._wait_on(calls, now_s + self._leadership.backoff_s())
 
@@ -282,13 +280,13 @@ class Reads:
         if len(kinds) == 1:
             ((consistency, to, min_index, held, by_itself),) = kinds
             if held is None and not by_itself:
-                return {(consistency, to, min_index >= 0, -1): [*waiting]}
+                return {(consistency, to, min_index, -1): [*waiting]}
         groups: dict[_Kind, list[QueryCall]] = {}
         for call in waiting:
             if call.held is not None and call.held():
                 self._wait_on([call], now_s + HELLO_S)
             else:
-                kind = (call.consistency, call.to, call.min_index >= 0, len(groups) if call.alone else -1)
+                kind = (call.consistency, call.to, call.min_index, len(groups) if call.alone else -1)
                 groups.setdefault(kind, []).append(call)
         return groups
 

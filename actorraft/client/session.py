@@ -208,7 +208,7 @@ class ClientSession:
                 if reply.nonce == self._nonce and self.client_id is None:
                     self.client_id, self._registering_s = reply.client_id, None
             case codec.Resume():
-                self._on_resume(reply, now_s)
+                self._on_resume(node_id, reply, now_s)
             case codec.Expired():
                 self._on_expired(reply)
             case codec.Published():
@@ -303,16 +303,18 @@ class ClientSession:
             frame.calls[position] = (NOOP, None, math.inf)
         frame.deadline_s = math.inf
 
-    def _on_resume(self, reply: codec.Resume, now_s: float) -> None:
+    def _on_resume(self, node_id: int, reply: codec.Resume, now_s: float) -> None:
         frame = self._frames.get(reply.first_sequence)
         if reply.client_id != self.client_id or frame is None:
             return
-        if reply.next_sequence < next(iter(self._frames)):
-            # What was answered is not there: the cluster is an older one, whose disks somebody has put back.
+        if node_id == frame.sent_to and reply.next_sequence < next(iter(self._frames)):
+            # What was answered is not there: the cluster is an older one, whose disks somebody has put back. (From
+            # another node it is late: it came to that entry before what another leader has committed since.)
             self._on_expired(codec.Expired(reply.client_id, reply.first_sequence))
             return
         frame.attempts_open -= 1
-        frame.in_flight = False
+        if node_id == frame.sent_to:
+            frame.in_flight = False
         self._retry_s = min(self._retry_s, now_s + BACKOFF_S[0])
 
     def _on_expired(self, reply: codec.Expired) -> None:

@@ -343,3 +343,45 @@ def test_a_read_that_was_refused_up_to_its_deadline_says_for_which_reason(reason
     session.advance(5.1)
 
     assert [("read", error)] == [(future, type(each)) for future, each, _ in session.failures]
+
+
+def test_what_a_former_leader_says_late_of_a_gap_is_no_sign_of_a_lost_session() -> None:
+    net = Net()
+    session = net.open()
+    session.submit([call("first")])
+    session.advance(1.0)
+    session.submit([call("second")])
+    session.advance(1.0)
+    session.receive(0, codec.Refused(9, 1, "busy", 0), 1.1)  # the second is in its log, and leaves a gap
+    session.receive(1, codec.LeaderIs(2, 1), 1.2)
+    session.advance(1.3)
+    session.receive(1, codec.Results(9, 1, [1], 7), 1.4)
+    session.receive(0, codec.Resume(9, 2, 1), 1.5)
+    session.receive(1, codec.Results(9, 2, [2], 8), 1.6)
+
+    assert session.client_id == 9
+    assert (session.failures, [values for _, values, _ in session.results]) == ([], [[1], [2]])
+
+
+@pytest.mark.parametrize(("to", "min_index"), [(2, 10**6), (2, -1), ("leader", 10**6)])
+def test_reads_that_a_node_does_not_answer_keep_no_others_back(to: str | int, min_index: int) -> None:
+    net = Net()
+    session = net.open()
+    for _ in range(10):
+        session.query(QueryCall(b"\xc0", object(), math.inf, "stale", to, min_index))
+        session.advance(1.0)
+    net.sent.clear()
+    session.query(QueryCall(b"\xc1", object(), math.inf, "linearizable", "leader"))
+    session.advance(1.1)
+
+    assert [(node_id, query.consistency) for node_id, query in net.take(codec.Query)] == [(0, "linearizable")]
+
+
+def test_a_read_waits_for_no_larger_index_than_its_own() -> None:
+    net = Net()
+    session = net.open()
+    for min_index in (5, 7, 5, -1):
+        session.query(QueryCall(b"\xc0", object(), math.inf, "stale", "leader", min_index))
+    session.advance(1.0)
+
+    assert sorted((query.min_index, query.count) for _, query in net.take(codec.Query)) == [(-1, 1), (5, 2), (7, 1)]

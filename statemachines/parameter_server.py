@@ -39,6 +39,7 @@ Member: TypeAlias = tuple[Worker, int, int, int | None]  # worker, step, base ve
 
 ANSWERS_MAX: Final = 128  # of a worker's last steps, whose answers are held for those who ask again
 LEFT_MAX: Final = 10_000  # workers that left whose last step is remembered; the longest gone are forgotten first
+LIVES_MAX: Final = 8  # former processes of one worker that are known still
 GIVEN_UP: Final = -1  # the answer of a step that was given up
 ROUND_S: Final = 60.0  # of log time: how long a round lasts at the most, where the rule does not say
 CHUNK_FLOATS: Final = 1 << 18  # of a vector, in one piece of a snapshot
@@ -213,6 +214,7 @@ class _Known:
     head_start: int = 0  # one who joins late is as far as the slowest was then
     answers: list[int] | None = None
     life: int | None = None  # of the process that speaks for it, as that one said when it joined
+    former: tuple[int, ...] = ()  # lives before that one, the newest last: their joins may still be on their way
 
     @property
     def clock(self) -> int:
@@ -303,17 +305,23 @@ class ParameterServer(StateMachine):
 
         Raises:
             UsageError: the name, the number of examples or the life is none.
+            Superseded: it is a life before the one that speaks for the worker now.
         """
         _check_worker(worker)
         examples = _checked_examples(examples)
         if life is not None and type(life) is not int:
             raise UsageError(f"a life is an int of the worker's own, not {life!r}")
         known = self._workers.get(worker)
+        before = known or self._left.get(worker)
+        if before is not None and life is not None and life in before.former:
+            raise Superseded(f"worker {worker!r} has joined again since, as another process", worker, before.step)
         if known is None:
             slowest = min((each.clock for each in self._workers.values()), default=None)
             known = self._left.pop(worker, None) or _Known(examples)
             known.head_start = 0 if slowest is None else slowest - known.step
             self._workers[worker] = known
+        if known.life is not None and known.life != life:
+            known.former = (*known.former, known.life)[-LIVES_MAX:]
         known.examples, known.life = examples, life
         self._weigh()
         return known.step
@@ -503,7 +511,7 @@ class ParameterServer(StateMachine):
     def _small(self) -> tuple[Any, ...]:
         workers, left = (
             [
-                (name, (each.examples, each.step, each.head_start, list(each.answers or ()), each.life))
+                (name, (each.examples, each.step, each.head_start, [*(each.answers or ())], each.life, each.former))
                 for name, each in some.items()
             ]
             for some in (self._workers, self._left)

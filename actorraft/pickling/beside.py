@@ -177,6 +177,8 @@ class _Loaded:
         if self._writable and was_writable:
             return view.copy()
         if 2 * view.nbytes < len(self._data):
-            view = view.copy()  # who keeps it does not keep the rest of the message
+            # Who keeps it does not keep the rest of the message; nor can it be made writable, which it could not after
+            # a restore either.
+            view = numpy.frombuffer(view.tobytes(), dtype).reshape(shape) if count else view
         view.flags.writeable = False
         return view

@@ -89,7 +89,7 @@ def test_what_only_machines_of_the_simulator_know_never_happens_to_a_users(seed:
     cluster = SimCluster(Bank, nodes=3, seed=seed, faults=False)
     profile = cluster.world.profile
 
-    assert not (profile.guest or profile.holds or profile.versions)
+    assert (profile.guest, profile.holds, profile.versions) == (False, False, False)
     assert not {"old disk", "out of memory", "deploy"} & set(profile.kinds)
     assert cluster.proxy(timeout=60.0).deposit("ann", 1) == 1
 

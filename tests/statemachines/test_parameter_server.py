@@ -154,6 +154,11 @@ def test_a_process_of_a_worker_that_comes_back_cannot_push_beside_its_successor(
             call()
     assert machine.digest() == before
     assert machine.join("a", life=2) == 1, "who asks again has joined once"
+    for restored in (False, True):  # a join that was on its way by another front unseats nobody
+        if restored:
+            machine.restore(machine.snapshot())
+        with pytest.raises(ps.Superseded, match="joined again"):
+            machine.join("a", life=1)
     assert machine.push_sum([("b", 1, 1), ("a", 2, 1, 2)], vector(2)) == 2
     assert moved(machine) == 3.0
 

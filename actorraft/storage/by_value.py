@@ -94,7 +94,7 @@ def code_of_cluster(path: Path) -> Iterator[Found]:
     """
     with ExitStack() as locks:
         for folder, info in node_folders(path):
-            locks.callback(DirectoryLock(folder, wait_s=0).close)
+            locks.callback(DirectoryLock(folder).close)  # which a node that is just ending still has
             snapshots = snapshot_paths(folder / SNAPSHOT_FOLDER)
             if snapshots:
                 newest = read_footer(snapshots[-1], bytes.fromhex(info.storage_id))
@@ -148,7 +148,7 @@ class Content:
     def __init__(self, file: BinaryIO) -> None:
         begin = file.tell()
         state = _decode(file.read(_PIECE.unpack(file.read(_PIECE.size))[0]))
-        if len(state) > 6:  # 0.1.0 had the history of watches in there
+        if len(state) > 6 and state[6] is not None:  # 0.1.0 had the history of watches in there
             while size := _PIECE.unpack(file.read(_PIECE.size))[0]:
                 file.read(size)
         self.machine_at = file.tell() - begin
@@ -171,7 +171,7 @@ class Content:
 def code_of_snapshot(file: BinaryIO, where: str) -> Iterator[Found]:
     """Yield what code by value the content of a snapshot holds: definitions, and whatever the state is made of."""
     content = Content(file)
-    for name in sorted(content.defined):
+    for name in _outermost(sorted(content.defined)):
         yield Found(_definition(name), where)
     yield from code_of_state(content, file, where)
 
@@ -195,6 +195,10 @@ def _defined(payload: bytes) -> list[Name]:
         names = [(str(module), str(qualname)) for module, qualname, *_ in _decode(payload)[2]]
     except (ValueError, TypeError, IndexError):  # it failed on every node
         return []
+    return _outermost(names)
+
+
+def _outermost(names: Collection[Name]) -> list[Name]:
     return [name for name in names if "." not in name[1] or (name[0], name[1].partition(".")[0]) not in names]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from actorraft import ReplicatedStateMachine, StartError, UsageError
+from actorraft.storage.by_value import code_of_cluster
 from statemachines.kv import KVStore
 
 pytestmark = pytest.mark.cluster
@@ -67,7 +68,10 @@ def test_an_exported_snapshot_is_begun_from() -> None:
 def test_a_data_directory_with_code_by_value_is_opened_or_refused_for_its_python(tmp_path: Path) -> None:
     data = unpacked("by_value.tar.xz", tmp_path)
     if sys.version_info[:2] != MADE_BY:
-        with pytest.raises((UsageError, StartError), match=r"Python 3\.11, and this is Python 3\."):
+        with pytest.raises(
+            (UsageError, StartError),
+            match=r"Python 3\.11 and this is Python 3\..* holds the definition of __main__:Colour",
+        ):
             ReplicatedStateMachine(dict).spawn(data_dir=data)
         return
     for _ in range(2):
@@ -83,3 +87,13 @@ def test_the_fixture_holds_code_under_the_names_of_0_1_0(tmp_path: Path) -> None
     held = b"".join(path.read_bytes() for path in data.rglob("*") if path.is_file())
     assert b"actorraft.byvalue" in held
     assert b"actorraft.pickling.byvalue" not in held
+
+
+def test_code_by_value_of_0_1_0_is_found_without_opening_it(tmp_path: Path) -> None:
+    assert not list(code_of_cluster(unpacked("plain.tar.xz", tmp_path / "plain")))
+    found = {one.what for one in code_of_cluster(unpacked("by_value.tar.xz", tmp_path / "code"))}
+    assert found == {
+        *(f"the definition of __main__:{name}" for name in ("Put", "Item", "Colour", "Flat", "double")),
+        *(f"an object of __main__:{name}, which is defined by value" for name in ("Item", "Colour")),
+        "the function main.<locals>.<lambda>, by value",
+    }

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
     from actorraft.simulation.workload import Operator, Station
     from actorraft.simulation.world import World
 
-KINDS_OF_STRANGERS = (
-    "old disk",
-    "out of memory",
-    "deploy",
-)  # only the machines of profile.py know what to make of these
+KINDS_OF_STRANGERS = ("old disk", "out of memory", "deploy")  # only our own machines know what to make of these
 
 
 class Stage(Protocol):

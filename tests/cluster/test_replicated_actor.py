@@ -280,7 +280,7 @@ def test_a_script_needs_no_guard_and_leaves_nothing() -> None:
         "        return self.n\n"
         "ref = ActorOptions(replicas=3).spawn(Counter)\n"
         "ref.tell(1)\n"
-        "ref.cluster.nodes[ref.cluster.leader()].kill()\n"
+        "ref.cluster.nodes[ref.cluster.wait_for_leader()].kill()\n"
         "print(ref.ask(2).result())\n"
     )
     with running("-W", "error", "-", stdin=program) as script:

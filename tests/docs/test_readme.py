@@ -31,6 +31,12 @@ def test_a_block_of_the_docs_runs_as_printed(block: Block, tmp_path: Path) -> No
     run([sys.executable, *how, file.name], tmp_path)
 
 
+def test_no_example_takes_it_that_a_leader_is_known_at_this_moment() -> None:
+    """`leader()` is None between two leaders, which a busy machine has at any time."""
+    pages = [*PAGES, *sorted((ROOT / "examples").rglob("*.py")), *sorted((ROOT / "examples").rglob("*.ipynb"))]
+    assert [page.name for page in pages if re.search(r"nodes\[[\w.]*\.leader\(\)\]", page.read_text())] == []
+
+
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if re.search(r"^>>> ", page.read_text(), flags=re.M)],

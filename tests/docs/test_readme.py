@@ -13,10 +13,12 @@ import pytest
 
 from tests.docs.blocks import BLOCKS, PAGES, ROOT, Block
 
+PATIENT = ROOT / "tests" / "docs" / "patient"
+
 
 def run(command: list[str], cwd: Path = ROOT) -> str:
-    """Run it as a reader would; return what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Run it as a reader would, who has more time (patient/sitecustomize.py); return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": f"{PATIENT}:{ROOT}", "ACTORRAFT_PATIENT": command[-1]}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
@@ -29,6 +31,16 @@ def test_a_block_of_the_docs_runs_as_printed(block: Block, tmp_path: Path) -> No
     file = block.write(tmp_path)
     how = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if block.is_test else ["-W", "error::ResourceWarning"]
     run([sys.executable, *how, file.name], tmp_path)
+
+
+def test_a_blocks_calls_that_name_no_timeout_have_a_minute(tmp_path: Path) -> None:
+    (tmp_path / "block.py").write_text(
+        "from inspect import signature\n"
+        "from actorraft import ActorRef, Client\n"
+        "for call in (Client.submit, Client.execute, Client.query, Client.proxy, ActorRef.ask, ActorRef.proxy):\n"
+        "    assert signature(call).parameters['timeout'].default == 60.0, call\n"
+    )
+    run([sys.executable, "block.py"], tmp_path)
 
 
 def test_no_example_takes_it_that_a_leader_is_known_at_this_moment() -> None:

@@ -12,8 +12,6 @@ Shape:      a row for each way and size, the median of the rounds; rounds are in
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import shutil
 import statistics
 import tempfile
 import time
@@ -26,6 +24,7 @@ import typer
 
 from actorraft import ActorOptions, ActorRaftError, ReplicatedStateMachine, Supervision
 from benchmarks import screen
+from benchmarks.systems import Unusable, system
 
 WAYS = ("plain", "ssp", "k-of-n", "async", "bfloat16", "top-k")
 STRAGGLERS = ("none", "constant", "bursts")
@@ -197,9 +196,11 @@ def why_not(other: str) -> str:
     """Say why a system cannot be compared; "" if it can."""
     if other != "redis":
         return "no comparison with it is built"
-    if importlib.util.find_spec("redis") is None:
-        return "Python's redis is not installed"
-    return "" if shutil.which("redis-server") else "there is no redis-server (Debian's redis-server has it)"
+    try:
+        system(other)
+    except Unusable as error:
+        return str(error)
+    return ""
 
 
 def medians(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -246,7 +246,15 @@ def system(name: str) -> System:
         from benchmarks.others.etcd_system import EtcdSystem
 
         return EtcdSystem()
-    raise Unusable(f"no system {name!r}; there are: actorraft, pysyncobj, etcd")
+    if name == "zookeeper":
+        from benchmarks.others.zookeeper_system import ZooKeeperSystem
+
+        return ZooKeeperSystem()
+    if name == "redis":
+        from benchmarks.others.redis_system import RedisSystem
+
+        return RedisSystem()
+    raise Unusable(f"no system {name!r}; there are: actorraft, pysyncobj, etcd, zookeeper, redis")
 
 
 def usable_systems(others: Sequence[str], skipped: Callable[[str], None], *, lease_reads: bool = False) -> list[System]:

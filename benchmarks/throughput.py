@@ -273,13 +273,13 @@ def main(
     ] = "linearizable",
     commands: Annotated[str, typer.Option(help="kv, method (a user's @command), object (pickled commands).")] = "kv",
     clients: Annotated[str, typer.Option(help="Client processes that share what is outstanding.")] = "1",
-    compare: Annotated[str, typer.Option(help="Other systems in the same run: pysyncobj, etcd.")] = "none",
+    compare: Annotated[str, typer.Option(help="Others in the same run: pysyncobj, etcd, zookeeper, redis.")] = "none",
     rounds: Annotated[int, typer.Option(min=0, help="Times over; medians are shown. 0: 3 to compare, else 1.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write the rows there.")] = None,
     plot_: Annotated[Path | None, typer.Option("--plot", help="Draw a picture there (PNG).")] = None,
 ) -> None:
     """Measure commits a second and their latency, as a client in a process of its own sees them."""
-    others = screen.names(compare, "--compare", ("pysyncobj", "etcd"))
+    others = screen.names(compare, "--compare", ("pysyncobj", "etcd", "zookeeper", "redis"))
     plan = Plan(
         nodes=screen.numbers(nodes, "--nodes"),
         concurrency=screen.numbers(concurrency, "--concurrency"),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loadgen import LoadSpec
-from benchmarks.others.processes import Opaque, Processes, free_ports, wait_until
+from benchmarks.others.processes import Opaque, Processes, free_ports, needed_program, wait_until
 from benchmarks.systems import CACHE, MEND_S, Unusable, fresh_directory
 
 SOURCE = Path(__file__).with_name("etcdload") / "main.go"
@@ -30,8 +30,7 @@ def generator_binary() -> Path:
     Raises:
         Unusable: etcd, Go or the client's sources are missing.
     """
-    if shutil.which("etcd") is None:
-        raise Unusable("etcd is not in the PATH; on Debian: apt-get install etcd-server")
+    needed_program("etcd", "etcd-server")
     binary = CACHE / "etcdload"
     if binary.exists() and binary.stat().st_mtime > SOURCE.stat().st_mtime:
         return binary

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,9 +13,31 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.systems import ROOT
+from benchmarks.systems import ROOT, Unusable
 
 START_S = 30.0
+
+
+def needed_program(name: str, packages: str) -> str:
+    """Return the path of a program.
+
+    Raises:
+        Unusable: it is not installed; which of Debian's packages have it.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise Unusable(f"{name} is not in the PATH; on Debian: apt-get install {packages}")
+    return path
+
+
+def needed_module(name: str) -> None:
+    """See to it that a module is there.
+
+    Raises:
+        Unusable: it is not installed; how to.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise Unusable(f"Python's {name} is not installed: pip install 'actorraft[rivals]'")
 
 
 def free_ports(count: int) -> list[int]:
@@ -51,6 +75,17 @@ class Opaque:
     def phases(self, at_s: float) -> tuple[float, float]:
         """Neither."""
         return math.nan, math.nan
+
+
+class Whole:
+    """A deployment that is loaded and not broken: its `faults` are none."""
+
+    def fault(self, kind: str) -> float:
+        """Refuse."""
+        raise ValueError(f"no fault {kind!r}; there are none")
+
+    def mend(self) -> None:
+        """Nothing was broken."""
 
 
 class Processes:

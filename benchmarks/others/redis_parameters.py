@@ -7,7 +7,6 @@ tries again if another was first. SIGKILLed, the server is started again and rea
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import redis
 
+from benchmarks.others.redis_system import SYNCED, server
 from benchmarks.systems import Unusable
 from examples.learning import Worker
 
@@ -28,12 +28,9 @@ class Server:
     """redis-server in a process of its own, on a socket of its own."""
 
     def __init__(self, folder: Path, parameters: Any) -> None:
-        program = shutil.which("redis-server")
-        if program is None:
-            raise Unusable("there is no redis-server (Debian's redis-server has it)")
+        program = server()
         self.socket = folder / "redis.sock"
-        self._arguments = [program, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder)]
-        self._arguments += ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning"]
+        self._arguments = [program, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder), *SYNCED]
         self._start()
         client: Any = redis.Redis(unix_socket_path=str(self.socket))
         client.mset({"version": 0, "updates": 0, "w": parameters.tobytes()})

@@ -18,6 +18,7 @@ from actorraft import codec
 from benchmarks import election, measure, picture, recovery, screen, throughput
 from benchmarks.harness import Generator, GeneratorFailed, Measured
 from benchmarks.loadgen import LoadSpec, Window, thinned
+from benchmarks.others import processes, redis_system
 from benchmarks.systems import Unusable, system, usable_systems
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -125,8 +126,8 @@ def test_options_with_unknown_names_are_refused() -> None:
     assert screen.names("none", "--reads", ("lease",)) == []
     with pytest.raises(typer.BadParameter, match="--reads takes lease, not 'eventual'"):
         screen.names("lease,eventual", "--reads", ("lease",))
-    with pytest.raises(Unusable, match="no system 'zookeeper'"):
-        system("zookeeper")
+    with pytest.raises(Unusable, match="no system 'consul'"):
+        system("consul")
 
 
 def plan(**changes: Any) -> throughput.Plan:
@@ -216,6 +217,62 @@ def test_a_system_that_is_not_installed_is_left_out_and_said(monkeypatch: pytest
     said: list[str] = []
     assert [each.name for each in usable_systems(["etcd"], said.append)] == ["actorraft"]
     assert said == ["without etcd: etcd is not in the PATH; on Debian: apt-get install etcd-server"]
+
+
+@pytest.mark.parametrize(
+    ("name", "packages"), [("zookeeper", "zookeeper default-jre-headless"), ("redis", "redis-server")]
+)
+def test_a_system_of_debians_says_which_packages_have_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, packages: str
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda module: module)
+    with pytest.raises(Unusable, match=f"on Debian: apt-get install {packages}$"):
+        system(name)
+
+
+def test_a_client_that_is_missing_is_named_with_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda module: None)
+    with pytest.raises(Unusable, match=r"Python's kazoo is not installed: pip install 'actorraft\[rivals\]'"):
+        processes.needed_module("kazoo")
+
+
+class Pipeline:
+    """A connection to a Redis of which so many replicas answer, and what was sent."""
+
+    def __init__(self, have: int) -> None:
+        self.have = have
+        self.sent: list[Any] = []
+
+    def pipeline(self, *, transaction: bool) -> Pipeline:
+        assert not transaction
+        return self
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def set(self, key: str, value: bytes) -> None:
+        self.sent.append(("SET", key))
+
+    def execute_command(self, *command: Any) -> None:
+        self.sent.append(command[:2])
+
+    def execute(self) -> list[Any]:
+        return [*[True] * (len(self.sent) - 1), self.have]
+
+
+@pytest.mark.parametrize(("have", "error"), [(2, None), (1, redis_system.TooFewReplicas)])
+def test_a_write_to_redis_counts_when_all_replicas_have_it(have: int, error: type[Exception] | None) -> None:
+    pipeline = Pipeline(have)
+    lane = redis_system.Lane(LoadSpec(endpoints={"port": "0", "replicas": "2"}), pipeline)
+    writes: list[redis_system.Write] = [(number, Future()) for number in (0, 1)]
+
+    lane.send(writes)
+
+    assert pipeline.sent == [("SET", "key-000000000000"), ("SET", "key-000000000001"), ("WAIT", 2)]
+    assert [type(future.exception()) for _, future in writes] == [type(None) if error is None else error] * 2
 
 
 class Stillborn:
@@ -318,3 +375,23 @@ def test_a_log_made_by_hand_is_one_that_a_client_could_have_made() -> None:
     frames = [codec.decode_request(codec.unstamp(entry.item)[1]) for entry in commands]
     assert [(frame.client_id, frame.first_sequence, frame.count) for frame in frames] == [(7, n, 1) for n in range(3)]
     assert codec.decode_body(frames[1].body) == [["set", "key-000000000001", b"vvvvv"]]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.parametrize("other", ["zookeeper", "redis"])
+def test_a_system_of_debians_is_measured_beside_ours(other: str, tmp_path: Path) -> None:
+    try:
+        system(other)
+    except Unusable as error:
+        pytest.skip(str(error))
+    options = ["--nodes", "3", "--concurrency", "1,64", "--seconds", "0.5", "--warmup", "0.2", "--durability", "fsync"]
+    options += ["--reads", "none", "--rounds", "1", "--clients", "1,2", "--compare", other]
+    said = run("benchmarks.throughput", *options, "--json", str(tmp_path / "t.json"))
+    assert "ActorRaft against the others" in said
+    rows = [row for row in json.loads((tmp_path / "t.json").read_text()) if row["system"] == other]
+    assert len(rows) == 4
+    for row in rows:
+        assert row["commits_per_s"] > 0
+        assert (row["errors"], row["elections"]) == (0, 0)
+        assert {"leader", "client 0", "follower 0", "follower 1"} <= set(row["cpu_s_per_100k_by_process"])

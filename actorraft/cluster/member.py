@@ -24,7 +24,8 @@ from actorraft.client.connect import open_client
 from actorraft.client.status import Status
 from actorraft.errors import StartError, UsageError
 from actorraft.node.folder import NodeFolder
-from actorraft.node.process import NodeSpec, run_node
+from actorraft.node.process import run_node
+from actorraft.node.spec import NodeSpec
 from actorraft.node.standalone import hash_seed_of
 
 M = TypeVar("M")

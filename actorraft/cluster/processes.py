@@ -30,7 +30,8 @@ from actorraft.actors.process import ActorProcess
 from actorraft.actors.supervision import Supervision
 from actorraft.cluster.place import Place
 from actorraft.errors import StartError, UsageError
-from actorraft.node.process import NodeSpec, run_node
+from actorraft.node.process import run_node
+from actorraft.node.spec import NodeSpec
 from actorraft.raft.config import RaftConfig, deciding
 from actorraft.raft.messages import Configuration
 from actorraft.storage.show import running_entry

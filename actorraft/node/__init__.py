@@ -6,7 +6,7 @@ import importlib
 from typing import Any, Final
 
 # Loaded when first used.
-_HOMES: Final = {"NodeSpec": "actorraft.node.process", "run_node": "actorraft.node.process"}
+_HOMES: Final = {"NodeSpec": "actorraft.node.spec", "run_node": "actorraft.node.process"}
 
 
 def __getattr__(name: str) -> Any:

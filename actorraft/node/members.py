@@ -13,20 +13,18 @@ import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from actorraft import codec
 from actorraft.node.addresses import AddressBook, Announcement
 from actorraft.node.driver import Driver
+from actorraft.node.spec import NodeSpec
 from actorraft.ports import Mailbox
 from actorraft.raft import roster
 from actorraft.raft.errors import RaftError
 from actorraft.raft.membership import AddVoter
 from actorraft.raft.messages import Configuration
 from actorraft.raft.ready import LeaderState
-
-if TYPE_CHECKING:
-    from actorraft.node.process import NodeSpec
 
 logger = logging.getLogger("actorraft")
 

@@ -26,8 +26,9 @@ from zlib import crc32
 from actorraft.errors import UsageError
 from actorraft.node.addresses import Announcement
 from actorraft.node.folder import FIRST_START, SECRET_FILE, SEED_FILE, NodeFolder, take_first_start
-from actorraft.node.process import ON_PROBATION, REMOVED, NodeSpec
+from actorraft.node.process import ON_PROBATION, REMOVED
 from actorraft.node.service_manager import ServiceManager
+from actorraft.node.spec import NodeSpec
 from actorraft.pickling.encoder import encode_factory
 from actorraft.pickling.fingerprint import fingerprint_of
 from actorraft.raft import roster

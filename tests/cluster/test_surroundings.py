@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from actorraft import CommandObjects, RaftConfig, ReplicatedStateMachine, StartError, UsageError
-from actorraft.node.process import NodeSpec
+from actorraft.node.spec import NodeSpec
 from actorraft.storage.portable import PortableInfo, write_portable
 from tests.cluster.helpers import ROOT, Spawn, agree, eventually, follower_of, is_gone
 

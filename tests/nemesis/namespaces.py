@@ -23,7 +23,7 @@ import actorraft.cluster.spawn as spawn_module
 from actorraft.cluster.cluster import Cluster
 from actorraft.cluster.processes import NodeProcess, NodeProcesses
 from actorraft.cluster.spawn import ReplicatedStateMachine
-from actorraft.node.process import NodeSpec
+from actorraft.node.spec import NodeSpec
 
 HOSTS_MAX = 250
 

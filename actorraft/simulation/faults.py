@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from actorraft.simulation.node import SimNode
 from actorraft.simulation.versions import NEWEST, Installed
-
-if TYPE_CHECKING:
-    from actorraft.simulation.node import SimNode
-    from actorraft.simulation.workload import Operator, Station
-    from actorraft.simulation.world import World
+from actorraft.simulation.workload import Operator, Station
+from actorraft.simulation.world import World
 
 KINDS_OF_STRANGERS = ("old disk", "out of memory", "deploy")  # only our own machines know what to make of these
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from actorraft import codec
 from actorraft.client.failures import Failure
@@ -19,11 +19,8 @@ from actorraft.client.reads import QueryCall
 from actorraft.client.session import ClientSession
 from actorraft.errors import OutcomeUnknown
 from actorraft.simulation.linearizability import Operation
-
-if TYPE_CHECKING:
-    from actorraft.simulation.node import SimNode
-    from actorraft.simulation.play import Play
-    from actorraft.simulation.world import World
+from actorraft.simulation.node import SimNode
+from actorraft.simulation.world import World
 
 
 class Call:
@@ -180,10 +177,21 @@ class Station:
         raise NotImplementedError
 
 
+class Run(Protocol):
+    """What clients have in common, and know of the run that they are in (play.py)."""
+
+    world: World
+    operator: Operator
+    mending: bool  # nothing goes wrong any more
+    next_command_id: int
+    last_values: dict[str, list[str | None]]  # key -> what was written of late
+    calls: list[Call]  # of all clients, in the order of their beginning
+
+
 class SimClient(Station):
     """A client that calls what the dice say."""
 
-    def __init__(self, play: Play, number: int) -> None:
+    def __init__(self, play: Run, number: int) -> None:
         super().__init__(play.world, number, Later)
         self.play = play
         self.waiting = 0  # calls whose caller waits
@@ -322,7 +330,7 @@ class SimClient(Station):
 class Export:
     """A copy of the state, as `export_snapshot` makes it: a snapshot, then its chunks, all of one node."""
 
-    def __init__(self, play: Play, node_id: int) -> None:
+    def __init__(self, play: Run, node_id: int) -> None:
         self.play = play
         self.node_id = node_id
         self.committed = len(play.world.checker.committed)  # entries that must be in it

@@ -19,8 +19,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from benchmarks.deployment import ROOT
 from benchmarks.screen import console, names
-from benchmarks.systems import ROOT
 
 OTHERS = ("thespian", "xoscar", "ray", "pykka")
 PATIENCE_S = 300.0

@@ -27,9 +27,10 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import measure, screen
+from benchmarks.deployment import Deployment, System
 from benchmarks.harness import START_S, Generator, GeneratorFailed
 from benchmarks.loadgen import LoadSpec
-from benchmarks.systems import Deployment, System, usable_systems
+from benchmarks.systems import usable_systems
 
 HEARTBEAT_S = 0.04  # the default interval; a fault falls somewhere into it
 SETTLE_S = 0.15  # of undisturbed writing between trials

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from benchmarks import measure
+from benchmarks.deployment import ROOT, Deployment
 from benchmarks.loadgen import LoadSpec
-from benchmarks.systems import ROOT, Deployment
 
 START_S = 60.0
 

@@ -21,9 +21,10 @@ import typer
 from actorraft import ReplicatedStateMachine
 from actorraft.cluster.founding import CLIENT_FOLDER, found
 from benchmarks import screen
+from benchmarks.deployment import fresh_directory
 from benchmarks.harness import run_window
 from benchmarks.loadgen import LoadSpec
-from benchmarks.systems import ActorRaftDeployment, fresh_directory
+from benchmarks.systems import ActorRaftDeployment
 from statemachines.kv import KVStore
 
 KINDS = ("tcp with keys", "tcp without", "Unix sockets")

@@ -24,7 +24,8 @@ import typer
 
 from actorraft import ActorOptions, ActorRaftError, ReplicatedStateMachine, Supervision
 from benchmarks import screen
-from benchmarks.systems import Unusable, system
+from benchmarks.deployment import Unusable
+from benchmarks.systems import system
 
 WAYS = ("plain", "ssp", "k-of-n", "async", "bfloat16", "top-k")
 STRAGGLERS = ("none", "constant", "bursts")

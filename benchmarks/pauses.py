@@ -20,7 +20,7 @@ import typer
 from actorraft import RaftConfig, ReplicatedStateMachine
 from actorraft.cluster.cluster import Cluster
 from benchmarks import measure, screen
-from benchmarks.systems import fresh_directory
+from benchmarks.deployment import fresh_directory
 from statemachines.kv import KVStore
 
 CHUNK = 2_000  # keys in one command while filling

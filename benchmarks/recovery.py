@@ -23,7 +23,8 @@ import msgspec
 import typer
 
 from benchmarks import measure, screen
-from benchmarks.systems import fresh_directory, wait_until_level
+from benchmarks.deployment import fresh_directory
+from benchmarks.systems import wait_until_level
 
 OUTSTANDING = 2_000
 PARTS = 10  # memory is looked at so often

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from benchmarks import measure
-from benchmarks.systems import CACHE
+from benchmarks.deployment import CACHE
 
 console = Console(soft_wrap=False)
 if not console.is_terminal:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import measure, screen
-from benchmarks.systems import ROOT
+from benchmarks.deployment import ROOT
 
 IMPORTS = {
     "import actorraft": "import actorraft",

@@ -1,4 +1,4 @@
-"""The systems under load, behind one port: start some nodes, say how to load them, break one, mend it, go away.
+"""The systems under load: ours, and which others there are.
 
 Each deployment has a load generator of its own that speaks loadgen.py's lines, so that nobody is measured through
 another's client.
@@ -7,85 +7,21 @@ another's client.
 from __future__ import annotations
 
 import math
-import os
 import random
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.deployment import MEND_S, System, Unusable, fresh_directory
 from benchmarks.loadgen import LoadSpec
 
 if TYPE_CHECKING:
     from actorraft import Cluster
 
-ROOT = Path(__file__).resolve().parent.parent
-CACHE = Path(os.environ.get("ACTORRAFT_BENCH_DIR", ROOT / ".cache" / "benchmarks"))
 ASK_S = 5.0  # how long a node may take to say how it is
-MEND_S = 60.0  # until a mended node has caught up
 FAULTS = ("crash", "freeze", "partition", "transfer", "none")
-
-
-class Unusable(Exception):
-    """A system cannot be measured here; the message says why and what to do."""
-
-
-class Deployment(Protocol):
-    """Some running nodes of one system."""
-
-    def generator(self, spec: LoadSpec) -> list[str]:
-        """Return the command that starts a load generator."""
-
-    def endpoints(self) -> dict[str, str]:
-        """Return what a LoadSpec takes."""
-
-    def serves(self, operation: str) -> bool:
-        """Whether that operation is offered: "set", or a read's consistency."""
-
-    def pids(self) -> dict[str, list[int]]:
-        """Return role ("leader", "followers") -> processes."""
-
-    def work(self) -> dict[str, int]:
-        """Return what the leader has done so far: writes, entries_written, appends_sent, entries_sent. {}: unknown."""
-
-    def term(self) -> int:
-        """Return the term that the cluster is in."""
-
-    def phases(self, at_s: float) -> tuple[float, float]:
-        """Return when the first survivor missed the leader broken at `at_s`, and when there was the next one.
-
-        Seconds of CLOCK_MONOTONIC; nan where that is not known. To be asked before `mend`.
-        """
-
-    def fault(self, kind: str) -> float:
-        """Break the leader; return when, in seconds of CLOCK_MONOTONIC."""
-
-    def mend(self) -> None:
-        """Undo the fault; return once the node has caught up."""
-
-    def close(self) -> None:
-        """End every process and remove the data."""
-
-
-class System(Protocol):
-    """A system that can be deployed. `durabilities` and `faults` are what it offers; elections run at one of them."""
-
-    name: str
-    durabilities: Sequence[str]
-    faults: Sequence[str]
-    election_durability: str
-
-    def deploy(self, nodes: int, durability: str, commands: str) -> Deployment:
-        """Start `nodes` nodes and wait until they lead. Raises Unusable."""
-
-
-def fresh_directory(name: str) -> Path:
-    """Make a directory for one deployment's data, on the disk that the benchmark is about (not in /tmp)."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=CACHE))
 
 
 class ActorRaftSystem:

@@ -16,9 +16,10 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import screen
+from benchmarks.deployment import System
 from benchmarks.harness import GeneratorFailed, Measured, run_window
 from benchmarks.loadgen import LoadSpec
-from benchmarks.systems import System, usable_systems
+from benchmarks.systems import usable_systems
 
 READS = ("linearizable", "lease", "stale")
 COMMANDS = ("kv", "method", "object")

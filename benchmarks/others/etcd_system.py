@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.deployment import CACHE, MEND_S, Unusable, fresh_directory
 from benchmarks.loadgen import LoadSpec
 from benchmarks.others.processes import Opaque, Processes, free_ports, needed_program, wait_until
-from benchmarks.systems import CACHE, MEND_S, Unusable, fresh_directory
 
 SOURCE = Path(__file__).with_name("etcdload") / "main.go"
 

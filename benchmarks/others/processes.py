@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.systems import ROOT, Unusable
+from benchmarks.deployment import ROOT, Unusable
 
 START_S = 30.0
 

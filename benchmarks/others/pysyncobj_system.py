@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.deployment import CACHE, MEND_S, Unusable, fresh_directory
 from benchmarks.loadgen import LoadSpec
 from benchmarks.others.processes import Opaque, Processes, free_ports, wait_until
-from benchmarks.systems import CACHE, MEND_S, Unusable, fresh_directory
 
 VERSION = "0.3.17"
 FLUSH_S = 0.002

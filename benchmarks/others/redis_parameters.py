@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import redis
 
+from benchmarks.deployment import Unusable
 from benchmarks.others.redis_system import SYNCED, server
-from benchmarks.systems import Unusable
 from examples.learning import Worker
 
 UP_S = 10.0

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from benchmarks.deployment import fresh_directory
 from benchmarks.loadgen import KEYS, LoadSpec, drive
 from benchmarks.others.processes import Opaque, Processes, Whole, free_ports, needed_module, needed_program, wait_until
-from benchmarks.systems import fresh_directory
 
 SYNCED = ("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning")
 LANES = 4  # connections, each with one pipeline under way; a primary takes commands of all in one turn of its loop

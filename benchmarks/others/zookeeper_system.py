@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.deployment import Unusable, fresh_directory
 from benchmarks.loadgen import KEYS, LoadSpec, drive
 from benchmarks.others.processes import Opaque, Processes, Whole, free_ports, needed_module, needed_program, wait_until
-from benchmarks.systems import Unusable, fresh_directory
 
 JAR = Path("/usr/share/java/zookeeper.jar")
 PACKAGES = "zookeeper default-jre-headless"

@@ -16,10 +16,11 @@ import typer
 
 from actorraft import codec
 from benchmarks import election, measure, picture, recovery, screen, throughput
+from benchmarks.deployment import Unusable
 from benchmarks.harness import Generator, GeneratorFailed, Measured
 from benchmarks.loadgen import LoadSpec, Window, thinned
 from benchmarks.others import processes, redis_system
-from benchmarks.systems import Unusable, system, usable_systems
+from benchmarks.systems import system, usable_systems
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -94,7 +94,7 @@ def test_a_command_that_takes_long_does_not_hold_up_the_watchdog(tmp_path: Path)
             served.settled()
             began_s = time.monotonic()
             asking = subprocess.Popen(
-                [sys.executable, "-m", "actorraft", "exec", "append_slowly", '"x"', "1", "1.5", "--timeout", "60"],
+                [sys.executable, "-m", "actorraft", "exec", "append_slowly", '"x"', "1", "6.0", "--timeout", "60"],
                 cwd=REPOSITORY,
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY), "ACTORRAFT_CLIENT": str(served.client)},
                 stdout=subprocess.DEVNULL,
@@ -103,9 +103,9 @@ def test_a_command_that_takes_long_does_not_hold_up_the_watchdog(tmp_path: Path)
             while asking.poll() is None:
                 assert listening.recv(100) == b"WATCHDOG=1"
                 times.append(time.monotonic())
-            assert times[-1] - began_s > 1.5
+            assert times[-1] - began_s > 6.0
             # A loop that had waited for the command would have been silent all that time.
-            assert max(after - before for before, after in itertools.pairwise(times)) < 1.2
+            assert max(after - before for before, after in itertools.pairwise(times)) < 4.0
             served.processes[0].terminate()
             eventually(lambda: listening.recv(100) == b"STOPPING=1")
             assert served.processes[0].wait(60) == 0

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-import socket
 import time
 from pathlib import Path
 
@@ -13,21 +10,9 @@ import pytest
 from actorraft import ReplicatedStateMachine, UsageError, connect
 from actorraft.cluster.founding import found
 from statemachines.kv import KVStore
+from tests.cluster.helpers import free_ports
 
 pytestmark = pytest.mark.cluster
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports whose next one is free too, and stays so while nobody listens there: none that the system gives away."""
-    found_ports: list[int] = []
-    while len(found_ports) < count:
-        port = 2 * random.SystemRandom().randrange(5_000, 16_000)
-        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 1))
-            if port not in found_ports:
-                found_ports.append(port)
-    return found_ports
 
 
 def test_three_services_host_a_member_each(tmp_path: Path) -> None:

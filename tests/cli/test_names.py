@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from actorraft.cli.app import app
 from actorraft.cluster.founding import found
 from tests.cli.served import REPOSITORY, Served, eventually
-from tests.cli.test_member import free_ports
+from tests.cluster.helpers import free_ports
 
 ASKING = [
     ("status",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -17,7 +16,7 @@ import actorraft
 from actorraft import ReplicatedStateMachine, StateMachine, command
 from actorraft.storage.disk import DiskStorage
 from statemachines.kv import KVStore
-from tests.cluster.helpers import eventually, follower_of
+from tests.cluster.helpers import eventually, follower_of, free_ports
 from tests.cluster.machines import Ledger
 
 pytestmark = pytest.mark.cluster
@@ -213,15 +212,16 @@ def test_an_ordinary_deploy_changes_nothing_that_was_acknowledged(tmp_path: Path
     assert again == "[5, 5, 5]\n15\n"
 
 
-def free_address() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
-
-
 def test_serve_leaves_its_own_snapshot_when_it_is_asked_to_leave(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "actorraft"]
-    init = ["init", str(tmp_path / "bank"), "--machine", "statemachines.kv:KVStore", "--nodes", free_address()]
+    init = [
+        "init",
+        str(tmp_path / "bank"),
+        "--machine",
+        "statemachines.kv:KVStore",
+        "--nodes",
+        f"127.0.0.1:{free_ports(1)[0]}",
+    ]
     subprocess.run([*words, *init], check=True, capture_output=True)
     node = subprocess.Popen([*words, "serve", str(tmp_path / "bank" / "node-0")], stdout=subprocess.PIPE, text=True)
     try:

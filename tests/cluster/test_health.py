@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,18 +13,13 @@ import pytest
 
 from actorraft import ReplicatedStateMachine, UsageError
 from statemachines.kv import KVStore
+from tests.cluster.helpers import free_ports
 
 pytestmark = pytest.mark.cluster
 
 
 def free_addresses(count: int) -> list[str]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
+    return [f"127.0.0.1:{port}" for port in free_ports(count)]
 
 
 def get(address: str, path: str) -> tuple[int, str]:

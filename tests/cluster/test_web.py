@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,17 +19,10 @@ from typing import Any
 import pytest
 
 from actorraft import Client, connect
-from tests.cluster.helpers import ROOT, eventually, is_gone
+from tests.cluster.helpers import ROOT, eventually, free_ports, is_gone
 
 pytest.importorskip("fastapi")
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Web:
@@ -49,7 +41,7 @@ class Web:
 
 @contextlib.contextmanager
 def web(cwd: Path, *options: str) -> Iterator[Web]:
-    port = free_port()
+    [port] = free_ports(1)
     stderr = (cwd / "stderr").open("w")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "examples" / "web.py"), "--port", str(port), *options],

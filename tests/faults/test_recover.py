@@ -16,8 +16,7 @@ from actorraft.storage.directory import ClusterDirectory, ClusterInfo, NodeDirec
 from actorraft.storage.disk import DiskStorage
 from actorraft.storage.recover import TERM_GAP, look, recover
 from actorraft.storage.verify import verify
-from tests.cli.test_member import free_ports
-from tests.cluster.helpers import agree, eventually
+from tests.cluster.helpers import agree, eventually, free_ports
 from tests.cluster.machines import Ledger
 
 

@@ -14,7 +14,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -31,6 +30,7 @@ import typer
 
 from actorraft import Client, StateMachine, command, connect, query
 from actorraft.errors import ActorRaftError, Busy, OutcomeUnknown, Unavailable
+from tests.cluster.helpers import free_ports
 
 REPOSITORY: Final = Path(__file__).parents[2]
 OLD: Final = "778becb"  # the earliest whose nodes and clients talk to those of today
@@ -161,7 +161,16 @@ class Nodes:
             (place / f"class {version}").mkdir()
             (place / f"class {version}" / "book.py").write_text(source)
         self._processes: dict[int, subprocess.Popen[str]] = {}
-        self.run(python, 1, "init", "books", "--machine", "book:Book", "--nodes", ",".join(_addresses(count)))
+        self.run(
+            python,
+            1,
+            "init",
+            "books",
+            "--machine",
+            "book:Book",
+            "--nodes",
+            ",".join(f"127.0.0.1:{port}" for port in free_ports(count)),
+        )
 
     def run(self, python: str, version: int, *line: str) -> None:
         """Have a line of the command line run to its end."""
@@ -207,20 +216,6 @@ class Nodes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-
-
-def _addresses(count: int) -> list[str]:
-    """Return addresses whose port and the next one are free."""
-    with contextlib.ExitStack() as held:
-        found: list[str] = []
-        while len(found) < count:
-            one, two = (held.enter_context(socket.socket()) for _ in range(2))
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                two.bind(("127.0.0.1", port + 1))
-                found.append(f"127.0.0.1:{port}")
-        return found
 
 
 class Writers:

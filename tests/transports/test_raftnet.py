@@ -16,6 +16,7 @@ import pytest
 
 from actorraft.errors import UsageError
 from actorraft.raft.messages import AppendEntries, LogEntry, Message, RequestVote, TimeoutNow
+from tests.cluster.helpers import free_ports
 from transports import RaftNet
 from transports.mock import MockNetwork
 from transports.tcp import TCPRaftNet
@@ -29,15 +30,6 @@ def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
         assert time.monotonic() < deadline_s, "it did not happen in time"
         time.sleep(0.001)
     return value
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def resources() -> tuple[int, int]:

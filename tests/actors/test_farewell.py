@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from actorraft import Actor
 from actorraft.actors import loop as module
-from actorraft.actors.loop import FAREWELL_S
+from actorraft.actors.loop import AGAIN_S, FAREWELL_S
 from actorraft.actors.wire import ASK, LAST, READ
 from actorraft.ports import Envelope, Kinds
 
@@ -23,11 +22,15 @@ class Echo(Actor):
 
 
 class Mailbox:
-    """One sender: `sends` says what becomes of each frame to it; it reads the last one if it is to."""
+    """One sender: `sends` says what becomes of each frame to it; it reads the last one if it is to.
+
+    Its clock passes only while somebody waits.
+    """
 
     def __init__(self, sends: Iterable[bool | None], reads: bool) -> None:
         self.sends = iter(sends)
         self.reads = reads
+        self.now_s = 0.0
         self.frames: list[list[int]] = []  # numbers of the answers in each frame that left
         self.waiting: list[Envelope] = []
 
@@ -43,7 +46,7 @@ class Mailbox:
     def wait(self, timeout_s: float) -> list[Envelope]:
         waiting, self.waiting = self.waiting, []
         if not waiting:
-            time.sleep(timeout_s)
+            self.now_s += timeout_s
         return waiting
 
 
@@ -51,9 +54,10 @@ def leave(mailbox: Mailbox) -> float:
     """Have an actor that has answered one ask go; return how long that took, in seconds."""
     loop = module._Loop(Echo(), mailbox, SimpleNamespace(stop_requested=False))  # type: ignore[arg-type]
     loop._take(b"sender", ASK, 7, pickle.dumps("x"))
-    began_s = time.monotonic()
-    loop.farewell()
-    return time.monotonic() - began_s
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "time", SimpleNamespace(monotonic=lambda: mailbox.now_s))
+        loop.farewell()
+    return mailbox.now_s
 
 
 def test_it_goes_when_the_last_answers_are_read() -> None:
@@ -75,5 +79,5 @@ def test_a_sender_that_is_gone_is_not_waited_for(sends: list[bool | None]) -> No
 
 def test_a_sender_that_does_not_read_is_not_waited_for_for_ever() -> None:
     mailbox = Mailbox([], reads=False)
-    assert FAREWELL_S <= leave(mailbox) < 10 * FAREWELL_S
+    assert FAREWELL_S <= leave(mailbox) <= FAREWELL_S + AGAIN_S
     assert mailbox.frames == [[7], [LAST]]  # said once

@@ -191,7 +191,7 @@ def test_a_clock_that_a_test_has_frozen_stops_no_call(
     node.mute = True
     monkeypatch.setattr(time, clock, lambda: 1_700_000_000.0)
     with pytest.raises(OutcomeUnknown):
-        client.execute("a", timeout=0.1)
+        client.execute("a", timeout=0.5)
     with pytest.raises(Unavailable):
         client.query("a", timeout=0.1)
     with pytest.raises(TimeoutError):

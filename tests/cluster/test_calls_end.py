@@ -147,7 +147,7 @@ def test_a_signal_handler_calls_while_its_thread_is_in_a_call() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.001)
     try:
         until_s = time.monotonic() + 3.0
-        while time.monotonic() < until_s:
+        while time.monotonic() < until_s or handled <= 20:  # a busy machine gets fewer done in that time
             store.set("main", 1)
             for future in [store.set.submit("main", number) for number in range(20)]:
                 future.result()
@@ -231,10 +231,10 @@ def test_a_client_that_has_not_reached_anybody_yet_takes_calls() -> None:
 @pytest.mark.parametrize("machine", [KVStore, dict, list])
 def test_a_majority_that_is_gone_is_no_quorum(machine: Any) -> None:
     with ReplicatedStateMachine(machine).spawn(3) as cluster:
-        assert cluster.has_quorum()
+        assert cluster.has_quorum(timeout=10.0)
         followers = [node for node_id, node in cluster.nodes.items() if node_id != cluster.leader()]
         followers[0].pause()
-        assert cluster.has_quorum(timeout=5.0)
+        assert cluster.has_quorum(timeout=10.0)
         followers[1].pause()
         assert not cluster.has_quorum()
         followers[0].resume()

@@ -16,6 +16,8 @@ from tests.cluster.machines import EndsTheProcess, Ledger
 
 pytestmark = pytest.mark.cluster
 
+PROMPT_S = 15.0  # of the 30 s that a start may take, and the 60 s of a call that is stuck
+
 
 # --- close ---
 
@@ -47,7 +49,7 @@ def test_close_ends_nodes_that_are_paused_or_stuck(raft_cluster: Spawn) -> None:
     cluster.nodes[0].pause()
     begun_s = time.monotonic()
     cluster.close()
-    assert time.monotonic() - begun_s < 5.0
+    assert time.monotonic() - begun_s < PROMPT_S
     assert all(is_gone(pid) for pid in pids)
 
 
@@ -106,7 +108,7 @@ def test_close_while_a_node_is_being_started_again(raft_cluster: Spawn) -> None:
     os.kill(cluster.nodes[0].pid or 0, signal.SIGKILL)
     begun_s = time.monotonic()
     cluster.close()
-    assert time.monotonic() - begun_s < 5.0
+    assert time.monotonic() - begun_s < PROMPT_S
 
 
 def test_clusters_one_after_another_leave_no_descriptor_thread_or_process(raft_cluster: Spawn) -> None:
@@ -256,7 +258,7 @@ def test_ctrl_c_stops_it_cleanly(phase: str, transport: str) -> None:
         begun_s = time.monotonic()
         script.process.send_signal(signal.SIGINT)
         code, _, errors = script.finish(within_s=20)
-        assert time.monotonic() - begun_s < 5.0
+        assert time.monotonic() - begun_s < PROMPT_S
         assert code in (-signal.SIGINT, 1)
         assert errors.count("Traceback") == (2 if phase == "spawn_async" else 1), errors  # asyncio shows both sides
         assert errors.rstrip().endswith("KeyboardInterrupt"), errors

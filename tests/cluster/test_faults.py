@@ -114,7 +114,7 @@ def test_a_leader_that_is_paused_is_not_waited_for_once_another_leads(raft_clust
     cluster.nodes[leader].pause()
     begun_s = time.monotonic()
     assert cluster._ask_leader("status", {}, 30.0)["id"] != leader
-    assert time.monotonic() - begun_s < 5.0
+    assert time.monotonic() - begun_s < 15.0
     other = next(node_id for node_id in cluster.nodes if node_id not in (leader, cluster.wait_for_leader()))
     assert cluster.transfer_leadership(other) == other
 

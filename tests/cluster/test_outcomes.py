@@ -31,6 +31,7 @@ pytestmark = pytest.mark.cluster
 def shared() -> Iterator[Cluster[Ledger]]:
     """A cluster for tests that break nothing, each with a key of its own."""
     with ReplicatedStateMachine(Ledger).spawn(3) as cluster:
+        cluster.proxy(timeout=60.0).append("its session is open", 1)
         yield cluster
 
 
@@ -74,7 +75,7 @@ def test_without_any_node_a_write_is_unavailable_and_nodes_that_come_back_serve(
 
 def test_an_answer_that_is_late_is_unknown_and_resolves_to_the_value(shared: Cluster[Ledger]) -> None:
     with pytest.raises(OutcomeUnknown, match="may or may not apply") as caught:
-        shared.proxy(timeout=0.3).append_slowly("late", 1, 1.5)
+        shared.proxy(timeout=0.5).append_slowly("late", 1, 2.0)
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.resolve(timeout=60) == 1
     assert caught.value.resolve(timeout=60) == 1
@@ -85,10 +86,14 @@ def test_a_write_that_died_with_its_leader_is_unknown_and_resolves_to_never(raft
     cluster = raft_cluster(Ledger, nodes=3)
     cluster.proxy().append("k", 0)
     leader = cluster.wait_for_leader()
-    cluster.nodes[leader].pause()
+    others = [node for node_id, node in cluster.nodes.items() if node_id != leader]
+    for node in [*others, cluster.nodes[leader]]:  # nobody leads instead while the call is under way
+        node.pause()
     with pytest.raises(OutcomeUnknown) as caught:
-        cluster.proxy(timeout=0.03).append("k", "lost")
+        cluster.proxy(timeout=0.5).append("k", "lost")
     cluster.nodes[leader].kill()
+    for node in others:
+        node.resume()
     with pytest.raises(Unavailable, match="never"):
         caught.value.resolve(timeout=60)
     assert cluster.proxy(timeout=60.0).append("k", 1) == 2
@@ -100,7 +105,7 @@ def test_resolve_has_a_deadline_of_its_own(raft_cluster: Spawn) -> None:
     cluster.proxy().append("k", 0)
     cluster.nodes[0].pause()
     with pytest.raises(OutcomeUnknown) as caught:
-        cluster.proxy(timeout=0.2).append("k", 1)
+        cluster.proxy(timeout=1.0).append("k", 1)
     with pytest.raises(OutcomeUnknown):
         caught.value.resolve(timeout=0.2)
     cluster.nodes[0].resume()
@@ -109,7 +114,7 @@ def test_resolve_has_a_deadline_of_its_own(raft_cluster: Spawn) -> None:
 
 def test_a_full_queue_says_busy_and_nothing_was_applied(raft_cluster: Spawn) -> None:
     cluster = raft_cluster(Ledger, nodes=3, config=RaftConfig(uncommitted_bytes_max=10_000))
-    slow = cluster.proxy(timeout=60.0).append_slowly.submit("slow", "x" * 20_000, 3.0)
+    slow = cluster.proxy(timeout=60.0).append_slowly.submit("slow", "x" * 20_000, 6.0)
     with cluster.client() as other:
         other_ledger = other.proxy(timeout=0.5)
         eventually(lambda: cluster.status(timeout=10)[cluster.wait_for_leader()].commit_index >= 2)

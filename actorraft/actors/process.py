@@ -226,8 +226,20 @@ class ActorProcess:
         self._signal(signal.SIGKILL)
 
     def pause(self) -> None:
-        """SIGSTOP."""
+        """SIGSTOP; return once it stands still, or after a second: on a busy machine its threads go on for a while."""
         self._signal(signal.SIGSTOP)
+        for _ in range(1000):
+            if not self._goes_on():
+                return
+            time.sleep(0.001)
+
+    def _goes_on(self) -> bool:
+        """Return whether any of its threads is neither stopped nor gone."""
+        for each in Path(f"/proc/{self._pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):
+                if each.read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                    return True
+        return False
 
     def resume(self) -> None:
         """SIGCONT."""

@@ -59,7 +59,7 @@ class Node:
         self._processes.restart(self.id, timeout)
 
     def pause(self) -> None:
-        """SIGSTOP."""
+        """SIGSTOP; return once the process stands still, or after a second."""
         self._processes.pause(self.id)
 
     def resume(self) -> None:

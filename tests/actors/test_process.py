@@ -291,6 +291,30 @@ def test_kill_ends_what_the_child_started_too(start: Start) -> None:
     until(lambda: gone(grandchild))
 
 
+def test_a_child_that_is_paused_stands_still_with_all_its_threads(start: Start) -> None:
+    def toil(context: Any) -> None:
+        import hashlib
+
+        def work() -> None:
+            while True:
+                hashlib.sha256(bytes(1 << 16)).digest()  # side by side: it lets go of the lock
+
+        for _ in range(8):
+            threading.Thread(target=work, daemon=True).start()
+        context.report("up")
+        context.receive(None)
+
+    process = start(toil)
+    process.receive(20.0)
+    for _ in range(20):
+        process.pause()
+        states = [
+            file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{process.pid}/task").glob("*/stat")
+        ]
+        assert set(states) == {"T"}
+        process.resume()
+
+
 def test_close_ends_a_child_that_is_paused(start: Start) -> None:
     process = start(_stay)
     process.receive(20.0)

@@ -158,11 +158,13 @@ def test_results_of_one_batch_do_not_alias_the_state(ledgers: Cluster[Ledger]) -
     assert [future.result()["alias"] for future in futures] == [list(range(number + 1)) for number in range(50)]
 
 
-def test_a_context_is_only_for_commands(ledgers: Cluster[Ledger]) -> None:
-    with pytest.raises(UsageError, match="while they are applied"):
+def test_a_context_is_only_for_a_machine_at_work_and_only_commands_publish(ledgers: Cluster[Ledger]) -> None:
+    with pytest.raises(UsageError, match="while"):
         context()
-    with pytest.raises(CommandFailed, match=r"UsageError.*while they are applied"):
-        ledgers.query(lambda ledger: context().index)
+    ledgers.proxy().append("context", 1)
+    assert ledgers.query(lambda ledger: context().index) >= 0
+    with pytest.raises((CommandFailed, UsageError), match="publish"):
+        ledgers.query(lambda ledger: context().publish("topic", 1))
 
 
 # --- The proxy ---

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from actorraft import Cluster, ReplicatedStateMachine, StateMachine, command, query
+from actorraft.client.status import MemberStatus
 from actorraft.errors import ActorRaftError, CommandFailed, StartError
 from tests.cluster.helpers import ROOT, agree, eventually, follower_of
 
@@ -82,7 +84,12 @@ def poison(cluster: Cluster[Deadly], how: str) -> None:
     machine.add()
     with contextlib.suppress(ActorRaftError):
         machine.die(how, "a secret of the client's")
-    eventually(lambda: sum("stays down" in (row.error or "") for row in cluster.status()) >= 2)
+    eventually(lambda: len(down(cluster)) >= 2)
+
+
+def down(cluster: Cluster[Any]) -> list[MemberStatus]:
+    """The nodes that stay down; one that has said so may take a moment to end."""
+    return [row for row in cluster.status() if "stays down" in (row.error or "") and not row.alive]
 
 
 @pytest.mark.parametrize("how", ["exit", "clean exit", "segfault", "out of memory", "abort"])
@@ -90,8 +97,7 @@ def test_nodes_that_die_in_a_command_again_stay_down_and_one_line_goes_past_it(t
     data = str(tmp_path / "data")
     with spawn(tmp_path) as cluster:
         poison(cluster, how)
-        row = next(row for row in cluster.status() if "stays down" in (row.error or ""))
-        assert not row.alive
+        row = down(cluster)[0]
         assert row.error is not None
         assert "ended 2 times while it applied the entry at index " in row.error
         assert ", die of client " in row.error
@@ -127,7 +133,7 @@ def test_a_client_that_waits_for_a_skipped_command_hears_that_it_was_skipped(tmp
     with spawn(tmp_path) as cluster:
         machine = cluster.proxy(timeout=120.0)
         call = machine.die.submit("exit")
-        eventually(lambda: sum("stays down" in (row.error or "") for row in cluster.status()) >= 2)
+        eventually(lambda: len(down(cluster)) >= 2)
         for node in cluster.nodes.values():
             node.stop()
         rows = json.loads(storage("show", str(tmp_path / "data"), "-o", "json").stdout)

@@ -29,7 +29,8 @@ test: tools
 	@$(MAKE) --no-print-directory verify
 	@$(MAKE) --no-print-directory seeds SEEDS=300
 	@echo "== tests with real processes, and the long ones"
-	@ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) -m "(cluster or long) and not slow and not soak"
+	@ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) --numprocesses auto --dist loadfile --durations 12 \
+	  -m "(cluster or long) and not slow and not soak"
 	@if [ -s $(SKIPPED) ]; then echo "== skipped"; cat $(SKIPPED); else echo "== nothing was skipped"; fi
 
 # From Debian (as root) and npm, for the tests that need them; what cannot be installed is said here, and skipped there.

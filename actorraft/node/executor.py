@@ -134,6 +134,9 @@ class Executor:
         self._code_from = -1  # since this entry
         self._not_migrated = ""  # why a step to that code was not taken, if it was not; equal on every node
         self._replay: codec.Replay | None = None  # by which other code is to be applied, from an entry not yet applied
+        self._replay_said: codec.Replay | None = (
+            None  # the last that the log says: a state rebuilt goes over to it again
+        )
         self._replay_ends = -1  # until this entry, what the log says of code counts no more
         self._doubt = ""  # why newer code must not apply anything by the older's rules any more; until a restart
         self._refuses = False  # commands that are applied by that code
@@ -287,7 +290,7 @@ class Executor:
                     self.skips.update({index: crc for index, crc in decision.skips if index > self.last_applied})
                 elif type(decision) is codec.Replay:
                     if decision.from_index > self.last_applied:
-                        self._replay = decision
+                        self._replay = self._replay_said = decision
                     if decision.from_index > self.last_applied or decision.from_index == self._code_from:
                         self._replay_ends = at
 
@@ -340,6 +343,8 @@ class Executor:
                 if hold.position == BEFORE:
                     published = self.published
             assert self.last_applied == work.first_index - 1, f"rebuilding from {self.last_applied}"
+            if self._replay_said is not None and self._replay_said.from_index > self.last_applied:
+                self._replay = self._replay_said
             if self._recursion_max is not None:
                 limit_recursion(self._recursion_max)
             self._apply_entries(work.first_index, work.entries, [])

@@ -73,6 +73,24 @@ class Fragile(StateMachine):
         return dict(self.counts)
 
 
+class Versioned(Fragile):
+    """One that notes by which rules it adds."""
+
+    machine_version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    @command
+    def add(self, name: str) -> int:
+        self.seen.append(context().machine_version)
+        return super().add(name)
+
+    def migrate(self, from_version: int) -> None:
+        """Nothing to do."""
+
+
 class Together:
     """A machine whose command objects come together."""
 
@@ -129,9 +147,13 @@ class Node:
     """An executor with a log and a store, as a driver would use it."""
 
     def __init__(
-        self, machine: type = Fragile, marks: Marks | None = None, skips: dict[int, int] | None = None
+        self,
+        machine: type = Fragile,
+        marks: Marks | None = None,
+        skips: dict[int, int] | None = None,
+        code: codec.Code | None = None,
     ) -> None:
-        self.executor = Executor(MachineHost(machine), session_expiry_s=1e9, marks=marks, skips=skips)
+        self.executor = Executor(MachineHost(machine), session_expiry_s=1e9, marks=marks, skips=skips, code=code)
         self.storage = MemoryStorage()
         self.log: list[LogEntry] = []
         self.replies: list[tuple[int, codec.Reply]] = []
@@ -350,6 +372,46 @@ def test_a_node_that_has_applied_what_the_others_decided_of_stops_and_says_so() 
 
     assert isinstance(done, Stopped)
     assert "entry at index 1 failed, and this node has applied it" in done.reason
+
+
+@pytest.mark.parametrize("needs", [["add_with", "a", "pandas"], ["add_much", "a"]], ids=["ImportError", "MemoryError"])
+@pytest.mark.parametrize("from_snapshot", [False, True])
+def test_a_node_that_computes_the_log_anew_and_holds_has_its_state_again_by_the_new_code(
+    needs: list[Any], from_snapshot: bool
+) -> None:
+    old, new = codec.Code(1, "old"), codec.Code(Versioned.machine_version, "new")
+    before = opened(Versioned, code=old)
+    before.append(old)
+    before.call(["add", "a"])
+    writer = before.storage.begin_snapshot(EntryId(1, 2), Configuration())
+    if from_snapshot:
+        assert isinstance(before.executor.run(TakeSnapshot(writer)), SnapshotTaken)
+    before.call(["add", "b"])
+    before.call(needs)
+    before.call(["add", "c"])
+    seen_by_old = [1] if from_snapshot else []
+
+    node = Node(Versioned, code=new)
+    node.log, node.storage, node.sequence = before.log, before.storage, before.sequence
+    first = 3 if from_snapshot else 0
+    if from_snapshot:
+        assert isinstance(node.executor.run(Restore.newest(2, node.storage)), Restored)
+    node.log.append(LogEntry(2, codec.stamp(5.0, codec.encode(codec.Replay(first, *_of(new))))))
+    missing.update(("pandas", "memory"))
+    assert held(node.apply(node.log[first:])).index == 4
+
+    assert held(node.try_again()).ready
+    assert [*seen_by_old, *[2] * (2 - len(seen_by_old))] == node.executor.host.machine.seen
+    missing.clear()
+    done = node.try_again(apply=True)
+
+    assert (None, 6) == (done.hold, done.last_index)
+    assert [*seen_by_old, *[2] * (5 - len(seen_by_old))] == node.executor.host.machine.seen
+    assert new == node.executor.code
+
+
+def _of(code: codec.Code) -> tuple[int, str]:
+    return code.version, code.fingerprint
 
 
 def test_no_snapshot_is_taken_of_half_a_command_and_the_state_before_comes_from_the_newest_one() -> None:

@@ -52,6 +52,7 @@ class Courier:
         self._deliveries = Deliveries()
         self._leads = self._began = self._again = False
         self._stopped_s: float | None = None  # since when it leads a stopped actor
+        self._said = ""  # the last error that was logged
         self._settle_s: float | None = None  # when to settle what may wait until then
         self._lock = threading.Lock()  # of what others put down
         self._ended: list[tuple[Key, ActorRef[Any], Future[Any]]] = []
@@ -73,14 +74,18 @@ class Courier:
     def _run(self) -> None:
         ref = self._ref
         address = Address(ref.name, ref.endpoint, ref.mailbox_max, ref.mailbox_bytes_max)
-        join_system(str(record_file(ref.endpoint).parent), address)
+        joined = False
         while True:
-            changed.wait(self._wait_s())
-            changed.clear()
             try:
+                if not joined:
+                    join_system(str(record_file(ref.endpoint).parent), address)
+                    joined = True
+                changed.wait(self._wait_s())
+                changed.clear()
                 self._round()
-            except Exception:
-                logger.exception("the thread that sends what %s owes met an error of ours", self._ref.name)
+            except BaseException as error:
+                self._began = True  # whatever that left half done: all is sent again, and taken once
+                self._met(error)
                 time.sleep(IDLE_S)
 
     def _wait_s(self) -> float:
@@ -95,9 +100,16 @@ class Courier:
             ended, self._ended = self._ended, []
             settled, self._settled = self._settled, []
         for key, ref, future in ended:
-            self._on_end(key, ref, future)
+            try:
+                self._on_end(key, ref, future)
+            except BaseException as error:
+                self._met(error)
+                self._later(key)
         for future in settled:
-            self._on_settled(future.exception())
+            try:
+                self._on_settled(future.exception())
+            except BaseException as error:
+                self._settle_again(error)
         if not self._leads:
             self._stopped_s = None
             return
@@ -122,8 +134,14 @@ class Courier:
                 future = ref.ask(effect, None)
         except _NOT_NOW:
             self._later(key)
-        except ActorRaftError as error:  # it is gone, or the message cannot be sent
+        except (
+            ActorRaftError,
+            KeyboardInterrupt,
+        ) as error:  # it is gone; or the message cannot be sent, or raised that
             self._deliveries.told(key, told_error(error))
+        except BaseException as error:  # there is too little of something, just now
+            self._met(error)
+            self._later(key)
         else:
             future.add_done_callback(partial(self._put_down, key, ref))
 
@@ -160,8 +178,10 @@ class Courier:
         self._settle_s = None
         try:
             future = link_to(self._ref).send((SETTLE, told), None, bounded=False)
-        except ActorRaftError as error:
+        except (ActorRaftError, KeyboardInterrupt) as error:
             self._on_settled(error)
+        except BaseException as error:
+            self._settle_again(error)
         else:
             future.add_done_callback(self._put_down_settled)
 
@@ -176,6 +196,18 @@ class Courier:
             self._again = True
             if not isinstance(error, _NOT_NOW):  # an answer cannot be sent on
                 self._deliveries.spoil(told_error(error))
+
+    def _settle_again(self, error: BaseException) -> None:
+        self._met(error)
+        self._deliveries.settled(False)
+        self._again = True
+
+    def _met(self, error: BaseException) -> None:
+        """Log what should not have happened: once, for it is tried again until it goes well."""
+        said = f"{type(error).__name__} in the thread that sends what {self._ref.name} owes; it tries again"
+        if said != self._said:
+            self._said = said
+            logger.error(said, exc_info=error)
 
     def _end_if_done(self, machine: ReplicatedActor) -> None:
         """Have the owner end all replicas, once others have what a stopped actor sent them."""

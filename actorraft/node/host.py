@@ -23,6 +23,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 import msgspec
@@ -616,8 +617,9 @@ class MachineHost:
                     method, module, name,
                 )  # fmt: skip
 
-    def keep_modules(self, pins: Pins) -> None:
-        """Load modules of commands as the other nodes of this run have."""
+    def keep_modules(self, folder: Path) -> None:
+        """Load modules of commands, also those that their bodies import, as the other nodes of this run have."""
+        pins = Pins(folder, lambda: active.context is not None)
         pins.install()
         self._definitions.pins = pins
 

@@ -58,7 +58,6 @@ from actorraft.node.room import DiskRoom
 from actorraft.node.service_manager import ServiceManager
 from actorraft.node.spec import NodeSpec
 from actorraft.pickling.fingerprint import fingerprint_of
-from actorraft.pickling.pins import Pins
 from actorraft.ports import GONE, Kinds
 from actorraft.raft import roster
 from actorraft.raft.errors import RaftError
@@ -231,7 +230,7 @@ class RaftNode:
         skips = read_skips(spec.directory)
         code = codec.Code(host.version, fingerprint_of(type(host.machine), only_holds=host.only_holds))
         if spec.pins is not None:
-            host.keep_modules(Pins(spec.pins / f"{code.version}-{code.fingerprint}"))
+            host.keep_modules(spec.pins / f"{code.version}-{code.fingerprint}")
         executor = Executor(
             host,
             session_expiry_s=spec.config.session_expiry_s,

@@ -4,7 +4,8 @@ Each is of no less than what this node's leader knew to be committed when it was
 here). It is read back and its checksum compared before an older one goes; a backup that failed removes nothing. Where
 nothing was written since the last one, that one is read again instead.
 
-Shape:      CLUSTER-node-ID-INDEX-YYYYMMDDTHHMMSSZ.backup, for `actorraft init --from-backup`.
+Shape:      CLUSTER-node-ID-INDEX-YYYYMMDDTHHMMSSZ.backup, for `actorraft init --from-backup`; CLUSTER is its name and
+            the first eight digits of its id, for what is founded from a backup has that name and those indexes again.
 Threads:    one of its own, which asks the node's loop for the state, chunk by chunk; `report` may be called from any.
 Not here:   the file's format (storage/portable.py); backups that are asked for (client/administration.py).
 """
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from actorraft.errors import ActorRaftError, CorruptionError, UsageError
+from actorraft.errors import CorruptionError, UsageError
 from actorraft.node.driver import Driver
 from actorraft.raft.errors import ProposalRefused
 from actorraft.raft.messages import EntryId
@@ -30,6 +31,7 @@ from actorraft.storage.portable import PortableInfo, read_portable, write_portab
 logger = logging.getLogger("actorraft.backup")
 
 SUFFIX: Final = ".backup"
+ID_DIGITS: Final = 8  # of the cluster's id, in a file's name
 ANSWER_S: Final = 600.0  # a snapshot of a large state takes its time
 TRIES: Final = 3  # newer snapshots may come in between
 SOON_S: Final = 10.0  # the first one after a start, at the latest
@@ -64,12 +66,14 @@ class Backups:
 
     Args:
         driver: the node's; touched in its loop alone.
-        ask_loop: has the loop do something.
+        cluster_id: in hexadecimal digits.
+        ask_loop: has the loop do something; raises what that raised.
     """
 
-    def __init__(self, schedule: Schedule, driver: Driver, ask_loop: AskLoop) -> None:
+    def __init__(self, schedule: Schedule, driver: Driver, cluster_id: str, ask_loop: AskLoop) -> None:
         self._schedule = schedule
         self._driver = driver
+        self._cluster_id = cluster_id
         self._ask_loop = ask_loop
         self._stop = threading.Event()
         self._last: dict[str, Any] = {"index": -1, "time_s": None, "bytes": 0, "error": None}
@@ -93,7 +97,7 @@ class Backups:
             try:
                 self.write()
                 wait_s = max(0.0, began_s + self._schedule.every_s - time.monotonic())
-            except (ActorRaftError, OSError) as error:
+            except Exception as error:  # whatever it is: the next one is tried all the same
                 logger.error("no backup was written, and none was removed: %s", error)
                 wait_s = min(self._schedule.every_s, AGAIN_S)
 
@@ -101,33 +105,35 @@ class Backups:
         """Write one now, and remove the oldest; return it, or the one that is of the same index.
 
         Raises:
-            ActorRaftError, OSError: it was not written; nothing is removed.
+            UsageError: nothing is committed here yet, or the node could not take a snapshot.
+            Exception: it was not written for another reason. Nothing is removed.
         """
         try:
             path, index = self._write()
             self._last = {"index": index, "time_s": time.time(), "bytes": path.stat().st_size, "error": None}
             self._remove_old(path)
-        except (ActorRaftError, OSError) as error:
-            self._last = {**self._last, "error": str(error)}
+        except Exception as error:
+            self._last = {**self._last, "error": str(error) or type(error).__name__}
             raise
         return path
 
     def _write(self) -> tuple[Path, int]:
         """Return the backup of what is committed now, and up to which index that is."""
-        want, chunks = self._driver.requests.want_snapshot, self._driver.snapshots.chunks
+        want = self._driver.requests.want_snapshot
         error, covered = self._ask(lambda put: want(lambda *said: put(said)), "take a snapshot")
         if error:
             raise UsageError(error)
         settings = self._ask(lambda put: put(dict(self._driver.server.configuration.settings)), "say what it is")
         known = {name: json.loads(value) for name, value in settings.items()}
-        stem = f"{_file_name(known.get('name', 'cluster'))}-node-{self._driver.node_id}"
+        name = f"{_file_name(known.get('name', 'cluster'))}-{self._cluster_id[:ID_DIGITS]}"
+        stem = f"{name}-node-{self._driver.node_id}"
         directory = self._schedule.directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for _ in range(TRIES):
-            newest = lambda put: put(chunks.read(self._driver.server.snapshot_id, 0))  # noqa: E731
-            term, index, data, done = self._ask(newest, "read its snapshot")
-            if index < covered:
+            said = self._read(lambda: self._driver.server.snapshot_id, 0)
+            if not said or said[1] < covered:
                 continue  # a leader's was installed meanwhile
+            term, index, data, done = said
             for same in sorted(directory.glob(f"{stem}-{index}-*{SUFFIX}")):
                 try:
                     read_portable(same)
@@ -154,21 +160,25 @@ class Backups:
             raise UsageError(f"the node did not {what} within {ANSWER_S:g} s")
         return said
 
-    def _chunks(self, snapshot_id: EntryId, data: bytes, done: bool) -> Iterator[bytes]:
-        chunks, offset = self._driver.snapshots.chunks, 0
+    def _read(self, which: Callable[[], EntryId], offset: int) -> Any:
+        """Return what SnapshotChunks.read does of a snapshot that the loop names; nothing if it is not there."""
 
         def read(put: Callable[[Any], object]) -> None:
             try:
-                put(chunks.read(snapshot_id, offset))
+                put(self._driver.snapshots.chunks.read(which(), offset))
             except ProposalRefused:
                 put(())
 
+        return self._ask(read, "read its snapshot")
+
+    def _chunks(self, snapshot_id: EntryId, data: bytes, done: bool) -> Iterator[bytes]:
+        offset = 0
         while True:
             yield data
             offset += len(data)
             if done:
                 return
-            if self._stop.is_set() or not (said := self._ask(read, "read its snapshot")):
+            if self._stop.is_set() or not (said := self._read(lambda: snapshot_id, offset)):
                 raise _Superseded
             _, _, data, done = said
 

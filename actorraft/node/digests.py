@@ -41,7 +41,7 @@ logger = logging.getLogger("actorraft")
 
 STATE_S: Final = 0.05
 MIXED_S: Final = 1.0  # between two checks while nodes run different code
-EAGER_S: Final = 0.02  # and while only that is waited for
+EAGER_S: Final = 0.02  # and while commands wait for what they find
 EVERY_ENTRIES_MASK: Final = 15  # results of entries whose index has none of these bits are counted
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -186,22 +186,25 @@ class Schedule:
         """Whether samples are compared at all."""
         return self._every_s > 0
 
-    def due(self, now_s: float, applied_index: int, *, mixed: bool = False, eager: bool = False) -> bool:
+    def due(
+        self, now_s: float, applied_index: int, *, mixed: bool = False, awaited: bool = False, eager: bool = False
+    ) -> bool:
         """Whether to append a check entry now: there is something that no check has seen, or not told yet.
 
         Args:
             mixed: nodes run different code.
-            eager: an answer is waited for, whatever a check has seen.
+            awaited: an answer is waited for, whatever a check has seen.
+            eager: and commands wait for it too.
         """
         if self._every_s <= 0:
             return False
         every_s = EAGER_S if eager else min(self._every_s, MIXED_S) if mixed else self._every_s
         if self._appended_s is None:
             self._appended_s = now_s
-            return eager
+            return awaited
         if now_s < self._appended_s + every_s:
             return False
-        if eager:
+        if awaited:
             return True
         latest = self._latest
         if latest is None:

@@ -530,8 +530,9 @@ class Driver:
         """Append a check entry when it is due (digests.py)."""
         if self.server.state is not LeaderState or self.requests.closing:
             return
-        mixed, eager = self.rules.mixed, bool(self.rules.to_compare)
-        if not self._checks.due(self.clock.monotonic(), self.snapshots.handed_index, mixed=mixed, eager=eager):
+        mixed, awaited, eager = self.rules.mixed, bool(self.rules.to_compare), self.rules.compares_now
+        now_s, handed_index = self.clock.monotonic(), self.snapshots.handed_index
+        if not self._checks.due(now_s, handed_index, mixed=mixed, awaited=awaited, eager=eager):
             return
         entry = codec.encode(self._checks.entry(self.node_id, mixed=mixed))
         with contextlib.suppress(RaftError):  # later, then

@@ -431,7 +431,7 @@ class Executor:
             self._apply_clock(index, term)
         if type(request) is codec.Code and index > self._replay_ends:
             self._apply_code(index, term, request)
-        if type(request) is codec.Replay and request.from_index != self._code_from:
+        if type(request) is codec.Replay and not self._is_computed_by(index, request):
             raise MachineStopped(
                 f"what follows index {request.from_index} was computed anew by other code, and this node has applied "
                 "it by the old: its state is not that of the others. Replace it: remove_node(), add_node()"
@@ -516,6 +516,12 @@ class Executor:
         """From here on the log is computed anew, by the code that it says at its end."""
         self._apply_code(index, term, codec.Code(replay.version, replay.fingerprint))
         self._replay, self._code_from = None, replay.from_index
+
+    def _is_computed_by(self, index: int, replay: codec.Replay) -> bool:
+        """Whether what is here was computed by that code from there on; only the last word of the log counts."""
+        if replay.from_index != self._code_from:
+            return False
+        return index < self._replay_ends or self.code is None or replay.fingerprint == self.code.fingerprint
 
     def _refuse(self, index: int) -> None:
         """Say why this node does not compute anew what other code has.

@@ -82,7 +82,11 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in ("/livez", "/readyz", "/metrics"):
             self._answer(404, "there are /livez, /readyz and /metrics\n")
             return
-        status = self.asks(ANSWER_S)
+        try:
+            status = self.asks(ANSWER_S)
+        except Exception as error:  # a fault of ours; the loop goes on
+            self._answer(500, f"{type(error).__name__}: {error}\n")
+            return
         if status is None:
             self._answer(503, f"the node's loop has not turned for {ANSWER_S:g} s\n")
         elif path == "/livez":

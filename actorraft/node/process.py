@@ -288,7 +288,9 @@ class RaftNode:
         self._to_apply: int | None = None  # and that is up to here
         reports.more = self._about
         self._health = HealthServer(spec.http, self._ask) if spec.http else None
-        self._backups = Backups(spec.backups, self.driver, self._ask_loop) if spec.backups is not None else None
+        self._backups: Backups | None = None
+        if spec.backups is not None:
+            self._backups = Backups(spec.backups, self.driver, spec.cluster_id.hex(), self._ask_loop)
         self._unsettled = check_settings(spec, self.driver.server.configuration)
         self._refuse_poison(storage.marks)
         self._ticks = Ticks(self._clock, spec.config.tick_s)
@@ -450,14 +452,30 @@ class RaftNode:
         return said
 
     def _ask_loop(self, do: Callable[[Callable[[Any], object]], object], timeout_s: float) -> Any:
-        """Have the loop do something that answers through its argument; from any thread. None: not in time."""
-        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._orders.append(("do", lambda: do(answer.put)))
+        """Have the loop do something that answers through its argument; from any thread. None: not in time.
+
+        Raises:
+            Exception: what it raised, for that is its asker's; but not what ends this node.
+        """
+        answer: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+        def asked() -> None:
+            try:
+                do(lambda said: answer.put((said, None)))
+            except (StorageFailed, CorruptionError, NodeStopped):
+                raise
+            except Exception as error:
+                answer.put((None, error))
+
+        self._orders.append(("do", asked))
         self._mailbox.wake()
         try:
-            return answer.get(timeout=timeout_s)
+            said, error = answer.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        if error is not None:
+            raise error
+        return said
 
     def _about(self) -> dict[str, Any]:
         now_s = self._clock.monotonic()

@@ -272,6 +272,8 @@ class Requests:
             self._reads.on_index(what, index)
         elif index < 0 and what.led:
             what.tell("not leader", None)
+        elif index < 0 and self._snapshots.handed_index < 0:
+            what.tell("nothing is committed here yet", None)
         else:
             # Cut off from a leader, it is of what is here.
             self._wanted.append(what._replace(index=index if index >= 0 else self._snapshots.handed_index))
@@ -381,6 +383,6 @@ class Requests:
                     error = f"unknown request {request.verb!r}"
         except NotLeader:
             error = "not leader"
-        except (RaftError, KeyError, TypeError, ValueError, OSError) as problem:
+        except (RaftError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, OSError) as problem:
             error = str(problem) or type(problem).__name__
         self.reply(client, codec.AdminReply(request.request_id, error, value))

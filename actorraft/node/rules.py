@@ -22,6 +22,7 @@ from typing import Final
 from actorraft import codec
 from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import LogEntry
+from actorraft.raft.quorum import VoteResult, vote_result
 from actorraft.raft.ready import LeaderState
 from actorraft.raft.server import RaftServer
 
@@ -181,12 +182,26 @@ class Rules:
             return True
         if any(type(item) is bytes and self._is_replay(item) for _, item in log.between(log.first_index, len(log))):
             return True
-        if self._restoring or self.waits_for or self._server.snapshot_id.index >= self.replay_from:
-            return self._server.snapshot_id.index >= self.replay_from
+        if self._server.snapshot_id.index >= self.replay_from:
+            return True
+        if self._restoring or self._replay_waits_for:
+            return False
         said = codec.Replay(self.replay_from, mine.version, mine.fingerprint)
         self._server.propose(codec.stamp(self._now_s(), codec.encode(said)), bounded=False)
         self._term = -1  # look again
         return True
+
+    @property
+    def _replay_waits_for(self) -> list[int]:
+        """Members that have not said that they run this code; nobody once a majority has, and none has said otherwise.
+
+        That is enough: whoever is away applies nothing before it has all that was committed when it came, and this is.
+        """
+        configuration = self._server.configuration
+        said = {one: code == self.mine for one, code in self._heard.items() if one in configuration.members}
+        said[self._server.node_id] = True
+        won = vote_result(configuration.voters, said, configuration.voters_outgoing) is VoteResult.WON
+        return [] if won and all(said.values()) else sorted(one for one in configuration.members if not said.get(one))
 
     def may_append(self) -> bool:
         """Whether this leader may append a command now; writes down first by which code, if that must be said.
@@ -213,7 +228,7 @@ class Rules:
             server.propose(codec.stamp(self._now_s(), codec.encode(mine)))
             self._in_log = mine
             return True
-        return mine.version > known.version and not self._compares_now
+        return mine.version > known.version and not self.compares_now
 
     def tick(self) -> None:
         """Look whether the log's code can be this node's now; hand over if this node may not take commands."""
@@ -224,6 +239,7 @@ class Rules:
         with contextlib.suppress(RaftError):  # later, then
             if self._term != self._server.current_term:
                 if not self._say_replay():
+                    self._say(self.waiting)
                     return
                 self._begin_term()
             if self._in_log is None:
@@ -258,7 +274,15 @@ class Rules:
 
     @property
     def waiting(self) -> str:
-        """Say for whom a higher version waits, at the leader; "" if for nobody."""
+        """Say for whom a higher version waits, or what is to be computed anew, at the leader; "" if for nobody."""
+        if self._term != self._server.current_term and self._server.state is LeaderState:
+            if self.replay_from is None or self._server.snapshot_id.index >= self.replay_from:
+                return ""
+            if late := self._replay_waits_for:
+                return (
+                    f"nothing is served before a majority of the voters, and whoever is linked, run the code that "
+                    f"computes anew from index {self.replay_from} on; not yet: nodes {late}"
+                )
         known = self._in_log if self._term == self._server.current_term else None
         if self.mine is None or known is None or self.mine.version <= known.version:
             return ""
@@ -269,7 +293,7 @@ class Rules:
         return ""
 
     @property
-    def _compares_now(self) -> bool:
+    def compares_now(self) -> bool:
         """Whether commands wait a moment: all run the newer code, and it rules as soon as they are found equal."""
         if not self.to_compare:
             return False
@@ -315,7 +339,7 @@ class Rules:
         return self._base
 
     def _say(self, words: str) -> None:
-        if words != self._said:
+        if words and words != self._said:
             self._said = words
             logger.warning("%s", words)
 

@@ -18,6 +18,7 @@ from actorraft.cluster.founding import found
 from actorraft.node.backups import Backups, Schedule
 from actorraft.node.folder import SEED_FILE, read_folder
 from actorraft.node.standalone import plan
+from actorraft.raft.errors import ProposalRefused
 from actorraft.raft.messages import EntryId
 from actorraft.storage.portable import PortableInfo, read_portable, write_portable
 from statemachines.kv import KVStore
@@ -131,6 +132,9 @@ def test_a_schedule_writes_backups_of_what_is_committed_and_says_so(tmp_path: Pa
         assert len(list((tmp_path / "away").iterdir())) >= 1, "one that failed removes nothing"
 
 
+CLUSTER_ID = "0123abcd" + 24 * "0"
+
+
 class Node:
     """A node with a snapshot, whose loop does at once what it is asked to."""
 
@@ -161,19 +165,19 @@ class Node:
 
 def test_what_a_schedule_wrote_is_read_back_and_only_the_newest_stay(tmp_path: Path) -> None:
     node = Node()
-    backups = Backups(Schedule(every_s=3600.0, directory=tmp_path / "b", keep=2), node, node.ask)  # type: ignore[arg-type]
+    backups = Backups(Schedule(every_s=3600.0, directory=tmp_path / "b", keep=2), node, CLUSTER_ID, node.ask)  # type: ignore[arg-type]
     first = backups.write()
-    assert re.fullmatch(r"the_bank-node-4-7-\d{8}T\d{6}Z\.backup", first.name)
+    assert re.fullmatch(r"the_bank-0123abcd-node-4-7-\d{8}T\d{6}Z\.backup", first.name)
     assert first.read_bytes().split(b"\n", 1)[1][:-4] == b"abcdef"
     assert backups.write() == first, "nothing is new: it was read again"
     os.utime(first, (1.0, 1.0))
     first.write_bytes(first.read_bytes()[:-5] + b"y1234")
-    renamed = first.rename(first.with_name("the_bank-node-4-7-20200101T000000Z.backup"))
+    renamed = first.rename(first.with_name("the_bank-0123abcd-node-4-7-20200101T000000Z.backup"))
     second = backups.write()
     assert second.name != renamed.name, "what is damaged is written anew"
     node.index = 9
     third = backups.write()
-    other = tmp_path / "b" / "the_bank-node-5-7-20200101T000000Z.backup"
+    other = tmp_path / "b" / "the_bank-0123abcd-node-5-7-20200101T000000Z.backup"
     other.write_bytes(b"another node's")
     assert backups.report()["index"] == 9
     assert {path.name for path in (tmp_path / "b").iterdir()} == {second.name, third.name, other.name}
@@ -181,7 +185,7 @@ def test_what_a_schedule_wrote_is_read_back_and_only_the_newest_stay(tmp_path: P
 
 def test_a_backup_that_fails_is_told_and_removes_nothing(tmp_path: Path) -> None:
     node = Node()
-    backups = Backups(Schedule(every_s=3600.0, directory=tmp_path / "b", keep=1), node, node.ask)  # type: ignore[arg-type]
+    backups = Backups(Schedule(every_s=3600.0, directory=tmp_path / "b", keep=1), node, CLUSTER_ID, node.ask)  # type: ignore[arg-type]
     first = backups.write()
     node.want_snapshot = lambda tell: tell("the snapshot failed: no room", None)  # type: ignore[method-assign]
     with pytest.raises(UsageError, match="no room"):
@@ -189,6 +193,29 @@ def test_a_backup_that_fails_is_told_and_removes_nothing(tmp_path: Path) -> None
     assert backups.report()["error"] == "the snapshot failed: no room"
     assert backups.report()["index"] == 7
     assert list((tmp_path / "b").iterdir()) == [first]
+
+
+def test_a_cluster_that_began_with_a_backup_takes_none_of_the_old_ones_files_for_its_own(tmp_path: Path) -> None:
+    schedule = Schedule(every_s=3600.0, directory=tmp_path / "b", keep=1)
+    old, new = Node(), Node()
+    new.content = [b"xyz", b"uvw"]  # another history up to the same index, under the same name
+    before = Backups(schedule, old, CLUSTER_ID, old.ask).write()  # type: ignore[arg-type]
+    after = Backups(schedule, new, CLUSTER_ID[::-1], new.ask).write()  # type: ignore[arg-type]
+    assert after.read_bytes().split(b"\n", 1)[1][:-4] == b"xyzuvw"
+    assert set((tmp_path / "b").iterdir()) == {before, after}
+
+
+def test_a_snapshot_that_is_gone_when_it_is_to_be_read_is_a_backup_that_failed(tmp_path: Path) -> None:
+    node = Node()
+
+    def gone(*_: Any) -> Any:
+        raise ProposalRefused("there is no snapshot now")
+
+    node.read = gone  # type: ignore[method-assign]
+    backups = Backups(Schedule(every_s=3600.0, directory=tmp_path / "b"), node, CLUSTER_ID, node.ask)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="newer snapshots"):
+        backups.write()
+    assert backups.report()["error"] == "newer snapshots came in between each time"
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ class ZeroMQMailbox(Sockets):
         hwm: messages queued for one peer or client; then they are dropped.
         times: heartbeats and reconnects of all links.
         plaintext_on_loopback: allow tcp without keys, where every user of this machine can read and forge what passes.
+        gathers: what comes in several parts over ipc is a frame and what lies beside it; else all of it is one frame.
 
     Attributes:
         judge: asked about each peer that introduces itself, at either end; returns why it is refused, or nothing.
@@ -150,6 +151,7 @@ class ZeroMQMailbox(Sockets):
         hwm: int = 1000,
         times: LinkTimes = LinkTimes(),  # noqa: B008  # frozen
         plaintext_on_loopback: bool = False,
+        gathers: bool = False,
     ) -> None:
         for endpoint in filter(None, (peer_endpoint, client_endpoint)):
             check_bind(endpoint, keys=keys is not None, plaintext_on_loopback=plaintext_on_loopback)
@@ -162,6 +164,7 @@ class ZeroMQMailbox(Sockets):
             plaintext=plaintext_on_loopback,
         )
         self.address = address
+        self._gathers = gathers
         self.judge: Callable[[Introduction], str] = lambda said: ""
         self._owners: dict[str, int] = {}
         self._peers: frozenset[int] = frozenset()
@@ -188,7 +191,7 @@ class ZeroMQMailbox(Sockets):
         door = _Door(socket, kind, frame_bytes_max, encrypted)
         if endpoint is None:
             return door, ""
-        door.whole = not endpoint.startswith("tcp:")
+        door.whole = self._gathers and not endpoint.startswith("tcp:")
         if encrypted:
             assert self._keys is not None
             listen_with(socket, self._keys, PEERS if kind == Kinds.PEER else CLIENTS)

@@ -203,6 +203,7 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
         peer_endpoint=None,
         client_endpoint=address.endpoint,
         frame_bytes_max=FRAME_BYTES_MAX,
+        gathers=True,
     )
     inside.wake = mailbox.wake
     context.on_stop(inside.leave)

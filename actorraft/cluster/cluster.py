@@ -198,7 +198,8 @@ class Cluster(Client[M]):
                     return
                 if not done(said):
                     self._ask_leader("change_membership", {"changes": [change]}, 5.0)
-                self._refuse_lost(node_id)
+                if change[0] != "remove":
+                    self._refuse_lost(node_id)
             except Unavailable as error:  # another change, or no entry of this leader's term is committed yet
                 refusal = str(error)
             time.sleep(0.02)

@@ -15,7 +15,7 @@ from tests.simulation.bugs import BUGS, Bug, Way
 pytestmark = pytest.mark.long
 
 SEEDS_MAX = 500
-QUICK_SEEDS_MAX = 60
+QUICK_SEEDS_MAX = 120
 STEPS = 6_000  # shorter than by default: more seeds in the same time
 STORIES = [bug for bug in BUGS if bug.story is not None]
 SEARCHED = [bug for bug in BUGS if bug.story is None]

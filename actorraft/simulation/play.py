@@ -191,18 +191,18 @@ class Play:
     def _run_until_quiet(self) -> None:
         """Go on until everybody is equal and every call has ended."""
         check_us = self.mended_us + 2_200_000
-        end_us = self.mended_us + int(CONVERGE_S * 1e6)
+        longer_us = 0
         while True:
             self.timeline.run(until_us=check_us)
             unfinished = self._unfinished()
             if unfinished is None:
                 return
-            if self.timeline.now_us > end_us:
+            if self.timeline.now_us > self.mended_us + int(CONVERGE_S * 1e6) + longer_us:
                 if not self._end_removed():
                     raise InvariantViolation(
                         "convergence", f"{CONVERGE_S:.0f} s after everything was mended, {unfinished}"
                     )
-                end_us = self.timeline.now_us + int(CONVERGE_S * 1e6)
+                longer_us += int(CONVERGE_S * 1e6)
             check_us += 50_000
 
     def _end_removed(self) -> bool:

@@ -435,6 +435,7 @@ class Driver:
         refused = self.rules.refusal(self._shut_out)
         if refused:
             raise NodeStopped(refused)
+        self.fetching.forget()  # a part that is late must not take the state back behind what is handed over now
         self.fetching.over = True
         self._gate, entries, self._shut_out = None, self._shut_out, []
         if entries:

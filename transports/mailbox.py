@@ -40,6 +40,7 @@ from transports.sockets import (
     BROKEN_OFF,
     ENCRYPTED_BYTES_MAX,
     PART_BYTES_MAX,
+    Drain,
     Link,
     LinkTimes,
     Sockets,
@@ -68,8 +69,11 @@ class _Caller(NamedTuple):
 class _Door:
     """A ROUTER, and who has introduced himself there."""
 
-    def __init__(self, socket: zmq.Socket[bytes], kind: int, frame_bytes_max: int, encrypted: bool) -> None:
+    def __init__(
+        self, socket: zmq.Socket[bytes], drain: Drain, kind: int, frame_bytes_max: int, encrypted: bool
+    ) -> None:
         self.socket = socket
+        self.drain = drain
         self.kind = kind
         self.frame_bytes_max = frame_bytes_max
         self.encrypted = encrypted
@@ -93,23 +97,6 @@ class _Door:
         caller = self.callers.pop(tag, None)
         if caller is not None:
             del self.tags[caller.routing_id]
-
-    def say(self, routing_id: bytes, word: int, tag: bytes, body: bytes = b"") -> bool:
-        """Say a word; False if there is no such connection."""
-        try:
-            self.socket.send_multipart([routing_id, hello.say(word, tag, body)], _NOW)
-        except zmq.Again:
-            return True
-        except zmq.ZMQError:
-            return False
-        return True
-
-    def sweep(self) -> None:
-        """Forget those whose connection is gone, of which libzmq tells nobody."""
-        for tag, caller in list(self.callers.items()):
-            if not self.say(caller.routing_id, hello.KEEP, tag):
-                self.forget(tag)
-        self.callers_max = max(CALLERS_MIN, 2 * len(self.callers))
 
 
 class ZeroMQMailbox(Sockets):
@@ -174,21 +161,22 @@ class ZeroMQMailbox(Sockets):
             self._gate = Gate(self._context, self._allowed, self.drop)  # before any socket that listens
             self.watch(self._gate.socket, lambda happened, signalled: self._answer_gate())
         try:
-            self._peer_door, peers_at = self._open(Kinds.PEER, peer_endpoint, peer_bytes_max)
-            self._client_door, clients_at = self._open(Kinds.CLIENT, client_endpoint, frame_bytes_max + (64 << 10))
+            self._peer_door, peers_at = self._open(Kinds.PEER, peer_endpoint, peer_bytes_max, self._drain_peers)
+            self._client_door, clients_at = self._open(
+                Kinds.CLIENT, client_endpoint, frame_bytes_max + (64 << 10), self._drain_clients
+            )
         except BaseException:
             self.close()
             raise
         self.endpoints = (peers_at, clients_at)
-        self._client_drain = self._drain_clients
-        self.watch(self._peer_door.socket, self._drain_peers)
-        self.watch(self._client_door.socket, self._client_drain)
+        for door in (self._peer_door, self._client_door):
+            self.watch(door.socket, door.drain)
 
-    def _open(self, kind: int, endpoint: str | None, frame_bytes_max: int) -> tuple[_Door, str]:
+    def _open(self, kind: int, endpoint: str | None, frame_bytes_max: int, drain: Drain) -> tuple[_Door, str]:
         encrypted = self._keys is not None and endpoint is not None and endpoint.startswith("tcp:")
         socket = self.socket(zmq.ROUTER, ENCRYPTED_BYTES_MAX if encrypted else frame_bytes_max + (64 << 10))
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        door = _Door(socket, kind, frame_bytes_max, encrypted)
+        door = _Door(socket, drain, kind, frame_bytes_max, encrypted)
         if endpoint is None:
             return door, ""
         door.whole = self._gathers and not endpoint.startswith("tcp:")
@@ -280,12 +268,12 @@ class ZeroMQMailbox(Sockets):
     # --- Hearing ---
 
     def _drain_peers(self, happened: list[Envelope], signalled: bool) -> None:
-        self._drain_door(self._peer_door, self._drain_peers, happened, signalled)
+        self._drain_door(self._peer_door, happened, signalled)
 
     def _drain_clients(self, happened: list[Envelope], signalled: bool) -> None:
-        self._drain_door(self._client_door, self._client_drain, happened, signalled)
+        self._drain_door(self._client_door, happened, signalled)
 
-    def _drain_door(self, door: _Door, drain: Callable[..., None], happened: list[Envelope], signalled: bool) -> None:
+    def _drain_door(self, door: _Door, happened: list[Envelope], signalled: bool) -> None:
         """Read a ROUTER until it is empty: [routing id, tag + frame], or [routing id, tag, frame in parts]."""
         socket, callers, kind = door.socket, door.callers, door.kind
         receive = socket.recv
@@ -322,7 +310,7 @@ class ZeroMQMailbox(Sockets):
                     break
         except zmq.Again:
             return
-        self._again[drain] = None
+        self._again[door.drain] = None
 
     def _on_stranger(self, door: _Door, routing_id: bytes, head: bytes, parts: list[zmq.Frame]) -> None:
         """A message without the tag of its connection: somebody introduces himself, or it counts nothing."""
@@ -332,8 +320,7 @@ class ZeroMQMailbox(Sockets):
             self.drop("a message of a form that is not ours")
         else:
             self.drop("a message on a connection whose other end has not introduced itself")
-            door.say(routing_id, hello.AGAIN, head)
-        self._again[self._drain_peers if door is self._peer_door else self._client_drain] = None
+            self._say(door, routing_id, hello.AGAIN, head)
 
     def _on_hello(self, door: _Door, routing_id: bytes, part: zmq.Frame) -> None:
         try:
@@ -369,16 +356,34 @@ class ZeroMQMailbox(Sockets):
         if wrong:
             who = f"node {said.node_id}" if said.node_id != NOBODY else "a client"
             self.drop(f"an introduction of a {'peer' if door.kind == Kinds.PEER else 'client'}", f"{who}: {wrong}")
-            door.say(routing_id, hello.REFUSED, tag, wrong.encode())
+            self._say(door, routing_id, hello.REFUSED, tag, wrong.encode())
             return
         sender = said.node_id if door.kind == Kinds.PEER else routing_id
         door.admit(tag, _Caller(sender, routing_id, key, role, said))
         if len(door.callers) > door.callers_max:
-            door.sweep()
+            self._sweep(door)
         introduction = self.introduction._replace(receive_bytes_max=door.frame_bytes_max)
         if door.kind == Kinds.CLIENT:  # what peers say to each other is nothing to it
             introduction = introduction._replace(payload=role.encode())
-        door.say(routing_id, hello.WELCOME, tag, hello.encode(introduction))
+        self._say(door, routing_id, hello.WELCOME, tag, hello.encode(introduction))
+
+    def _say(self, door: _Door, routing_id: bytes, word: int, tag: bytes, body: bytes = b"") -> bool:
+        """Say a word; False if there is no such connection."""
+        self._again[door.drain] = None  # a send may take the signal that a message has come
+        try:
+            door.socket.send_multipart([routing_id, hello.say(word, tag, body)], _NOW)
+        except zmq.Again:
+            return True
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def _sweep(self, door: _Door) -> None:
+        """Forget those whose connection is gone, of which libzmq tells nobody."""
+        for tag, caller in list(door.callers.items()):
+            if not self._say(door, caller.routing_id, hello.KEEP, tag):
+                door.forget(tag)
+        door.callers_max = max(CALLERS_MIN, 2 * len(door.callers))
 
     def _on_frame(self, link: Link, frame: bytes, happened: list[Envelope]) -> None:
         self.drop("a message of a form that is not ours", f"from node {link.id}")
@@ -393,7 +398,7 @@ class ZeroMQMailbox(Sockets):
         """Return whether a client's connection has ended, of which libzmq tells nobody who does not send."""
         door = self._client_door
         tag = door.tags.get(client)
-        if tag is None or door.say(client, hello.KEEP, tag):
+        if tag is None or self._say(door, client, hello.KEEP, tag):
             return tag is None
         door.forget(tag)
         return True
@@ -416,7 +421,7 @@ class ZeroMQMailbox(Sockets):
     def send_client(self, client: bytes, frame: bytes) -> Sent:
         """Answer a client, never blocking."""
         door = self._client_door
-        self._again[self._client_drain] = None  # a send may take the signal that a message has come
+        self._again[door.drain] = None  # a send may take the signal that a message has come
         send = door.socket.send
         large = len(frame) >= LARGE_BYTES
         if large:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import socket
 import struct
 import tempfile
@@ -200,6 +201,34 @@ def test_nothing_is_missed_when_sends_and_receives_cross(world: World) -> None:
     server.join(10.0)
 
     assert counted == [rounds]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda node, client: node.is_gone(client),
+        lambda node, client: node.is_gone(b"nobody"),
+        lambda node, client: node.send_client(client, b"an answer"),
+        lambda node, client: node.send_client(client, bytes(90_000)),
+        lambda node, client: node.send_client(b"nobody", b"an answer"),
+        lambda node, client: node._sweep(node._client_door),
+        lambda node, client: node.set_peers({}),
+        lambda node, client: node.introduce(b"new"),
+    ],
+    ids=["is it gone", "is another gone", "answer", "large answer", "answer nobody", "sweep", "peers", "introduce"],
+)
+def test_whatever_a_node_does_before_it_waits_it_hears_what_has_come(world: World, act: Callable[..., object]) -> None:
+    node = world.mailbox(0)
+    channel = world.channel(node)
+    channel.send(0, b"first")
+    first = take(node, 1)
+    assert channel.send(0, b"second")
+    socket_ = node._client_door.socket
+    readable, _, _ = select.select([socket_.getsockopt(zmq.FD)], [], [], 10.0)
+    assert readable, "it has come, and its signal waits"
+    time.sleep(0.005)  # libzmq looks at signals at most once a millisecond while it sends
+    act(node, first[0].sender)
+    assert [envelope.frame for envelope in take(node, 1)] == [b"second"]
 
 
 def test_a_batch_is_bounded_and_the_rest_is_not_forgotten(world: World) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from actorraft.errors import UsageError
 from actorraft.raft.messages import AppendEntries, LogEntry, Message, RequestVote, TimeoutNow
-from tests.cluster.helpers import free_ports
+from benchmarks.others.processes import free_ports
 from transports import RaftNet
 from transports.mock import MockNetwork
 from transports.tcp import TCPRaftNet

@@ -10,9 +10,7 @@ Not here:   the way between two machines (tests/soak/far_apart.py).
 from __future__ import annotations
 
 import contextlib
-import random
 import shutil
-import socket
 import statistics
 from typing import Annotated, Any
 
@@ -24,6 +22,7 @@ from benchmarks import screen
 from benchmarks.deployment import fresh_directory
 from benchmarks.harness import run_window
 from benchmarks.loadgen import LoadSpec
+from benchmarks.others.processes import free_ports
 from benchmarks.systems import ActorRaftDeployment
 from statemachines.kv import KVStore
 
@@ -39,7 +38,7 @@ class ServedDeployment(ActorRaftDeployment):
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
         try:
             made = self.directory / "cluster"
-            addresses = [f"127.0.0.1:{port}" for port in _ports(nodes)]
+            addresses = [f"127.0.0.1:{port}" for port in free_ports(nodes)]
             found(
                 made,
                 "statemachines.kv:KVStore",
@@ -78,19 +77,6 @@ class ServedDeployment(ActorRaftDeployment):
     def close(self) -> None:
         """End every process and remove the data."""
         self._stack.close()
-
-
-def _ports(count: int) -> list[int]:
-    """Return ports whose next one is free too; none that the system gives to whoever dials out."""
-    found_ports: list[int] = []
-    while len(found_ports) < count:
-        port = 2 * random.SystemRandom().randrange(5_000, 16_000)
-        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 1))
-            if port not in found_ports:
-                found_ports.append(port)
-    return found_ports
 
 
 def deploy(kind: str, nodes: int, durability: str) -> Any:

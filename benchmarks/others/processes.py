@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
+import random
 import shutil
 import signal
 import socket
@@ -41,15 +43,16 @@ def needed_module(name: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on loopback that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Return ports on loopback whose next one is free too; none that the system gives to whoever dials out."""
+    found_ports: list[int] = []
+    while len(found_ports) < count:
+        port = 2 * random.SystemRandom().randrange(5_000, 16_000)
+        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 1))
+            if port not in found_ports:
+                found_ports.append(port)
+    return found_ports
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:

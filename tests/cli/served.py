@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from tests.cluster.helpers import free_ports
+from benchmarks.others.processes import free_ports
 
 REPOSITORY: Final = Path(__file__).parents[2]
 

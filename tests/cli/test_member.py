@@ -9,8 +9,8 @@ import pytest
 
 from actorraft import ReplicatedStateMachine, UsageError, connect
 from actorraft.cluster.founding import found
+from benchmarks.others.processes import free_ports
 from statemachines.kv import KVStore
-from tests.cluster.helpers import free_ports
 
 pytestmark = pytest.mark.cluster
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from actorraft.cli.app import app
 from actorraft.cluster.joining import make_token
-from tests.cluster.helpers import free_ports
+from benchmarks.others.processes import free_ports
 from transports.keys import KeyPair
 
 MACHINE = "statemachines.kv:KVStore"

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from actorraft.cli.app import app
 from actorraft.cluster.founding import found
+from benchmarks.others.processes import free_ports
 from tests.cli.served import REPOSITORY, Served, eventually
-from tests.cluster.helpers import free_ports
 
 ASKING = [
     ("status",),

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -46,19 +44,6 @@ def eventually(ask: Callable[[], T], *, within_s: float = PATIENCE_S, what: str 
             return answer  # type: ignore[no-any-return]
         assert time.monotonic() < deadline_s, f"not within {within_s} s: {what or ask}: {answer!r}"
         time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports whose next one is free too, and stays so while nobody listens there: none that the system gives away."""
-    found_ports: list[int] = []
-    while len(found_ports) < count:
-        port = 2 * random.SystemRandom().randrange(5_000, 16_000)
-        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 1))
-            if port not in found_ports:
-                found_ports.append(port)
-    return found_ports
 
 
 def is_gone(pid: int) -> bool:

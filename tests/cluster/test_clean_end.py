@@ -15,8 +15,9 @@ import pytest
 import actorraft
 from actorraft import ReplicatedStateMachine, StateMachine, command
 from actorraft.storage.disk import DiskStorage
+from benchmarks.others.processes import free_ports
 from statemachines.kv import KVStore
-from tests.cluster.helpers import eventually, follower_of, free_ports
+from tests.cluster.helpers import eventually, follower_of
 from tests.cluster.machines import Ledger
 
 pytestmark = pytest.mark.cluster

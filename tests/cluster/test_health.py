@@ -12,8 +12,8 @@ from collections.abc import Callable
 import pytest
 
 from actorraft import ReplicatedStateMachine, UsageError
+from benchmarks.others.processes import free_ports
 from statemachines.kv import KVStore
-from tests.cluster.helpers import free_ports
 
 pytestmark = pytest.mark.cluster
 

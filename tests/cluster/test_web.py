@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from actorraft import Client, connect
-from tests.cluster.helpers import ROOT, eventually, free_ports, is_gone
+from benchmarks.others.processes import free_ports
+from tests.cluster.helpers import ROOT, eventually, is_gone
 
 pytest.importorskip("fastapi")
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]

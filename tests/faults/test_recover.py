@@ -16,7 +16,8 @@ from actorraft.storage.directory import ClusterDirectory, ClusterInfo, NodeDirec
 from actorraft.storage.disk import DiskStorage
 from actorraft.storage.recover import TERM_GAP, look, recover
 from actorraft.storage.verify import verify
-from tests.cluster.helpers import agree, eventually, free_ports
+from benchmarks.others.processes import free_ports
+from tests.cluster.helpers import agree, eventually
 from tests.cluster.machines import Ledger
 
 

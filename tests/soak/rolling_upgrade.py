@@ -30,7 +30,7 @@ import typer
 
 from actorraft import Client, StateMachine, command, connect, query
 from actorraft.errors import ActorRaftError, Busy, OutcomeUnknown, Unavailable
-from tests.cluster.helpers import free_ports
+from benchmarks.others.processes import free_ports
 
 REPOSITORY: Final = Path(__file__).parents[2]
 OLD: Final = "778becb"  # the earliest whose nodes and clients talk to those of today

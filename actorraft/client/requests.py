@@ -142,7 +142,7 @@ class Watch:
 
     topic: str
     next_index: int | None  # None: from now on, and nobody has said yet where that is
-    told: bool = False  # the leader has been asked
+    asked: int | None = None  # the leader that was asked; what another node still sends does not count
 
 
 class Watches:
@@ -166,7 +166,7 @@ class Watches:
     def another_leads(self, leader: int) -> None:
         """Ask the new leader for everything."""
         for watch in self._watches.values():
-            watch.told = False
+            watch.asked = None
         self.tell(leader)
 
     def tell(self, leader: int | None) -> None:
@@ -174,23 +174,24 @@ class Watches:
         if leader is None:
             return
         for watch_id, watch in self._watches.items():
-            if not watch.told:
-                watch.told = self._send(leader, codec.encode(codec.Watch(watch_id, watch.topic, watch.next_index)))
+            if watch.asked is None:
+                frame = codec.encode(codec.Watch(watch_id, watch.topic, watch.next_index))
+                watch.asked = leader if self._send(leader, frame) else None
 
     @property
     def untold(self) -> bool:
         """Whether the leader is to be asked for something: its queue was full."""
-        return any(not watch.told for watch in self._watches.values())
+        return any(watch.asked is None for watch in self._watches.values())
 
-    def on_published(self, reply: codec.Published) -> None:
-        """Take what a node sends."""
+    def on_published(self, node_id: int, reply: codec.Published) -> None:
+        """Take what a node sends. One that led before goes on sending, but may have missed what this one did not."""
         watch = self._watches.get(reply.watch_id)
-        if watch is None:
+        if watch is None or watch.asked != node_id:
             return
         if reply.error:
             del self._watches[reply.watch_id]
         elif watch.next_index is not None and reply.index < watch.next_index:
-            return  # said before, by another node or this one
+            return  # said before, by the leader before this one
         else:
             watch.next_index = reply.index + 1
         if reply.values or reply.error:

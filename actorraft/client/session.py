@@ -212,7 +212,7 @@ class ClientSession:
             case codec.Expired():
                 self._on_expired(reply)
             case codec.Published():
-                self._watches.on_published(reply)
+                self._watches.on_published(node_id, reply)
             case codec.AdminReply():
                 self._requests.replied(reply)
                 if reply.error == NOT_LEADER:

@@ -505,6 +505,7 @@ class Driver:
                 self._look_at_code()
                 self.holding.note(None)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
+                self.requests.watches.restored(self.server.last_applied)
                 self.server.applied(index)
                 self.observer.noticed("restored", index)
                 self._let_in()

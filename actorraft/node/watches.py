@@ -110,6 +110,18 @@ class Watches:
                 else:
                     watch.next_index = index + 1
 
+    def restored(self, applied_index: int) -> None:
+        """The state became that of a snapshot: what was published after `applied_index` comes by no entry any more.
+
+        A node that led until lately has watchers, too: who watches may not have heard of it.
+        """
+        for (client, watch_id), watch in self._watches.items():
+            if not watch.behind:  # else it is looked up anyway, as this is
+                assert watch.next_index is not None, "whoever is not behind was told where it began"
+                watch.behind = watch.asked = True
+                watch.next_index = max(watch.next_index, applied_index + 1)
+                self._executor.submit(work.Watch(client, codec.Watch(watch_id, watch.topic, watch.next_index)))
+
     def _fall_behind(self, key: tuple[Any, int], watch: _Watch) -> None:
         watch.behind = True
         if key not in self._behind:

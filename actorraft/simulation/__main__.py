@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from actorraft.errors import UsageError
 from actorraft.simulation.cluster import run_machine
 from actorraft.simulation.commands import Draw, drawing_of
 from actorraft.simulation.play import STEPS, Outcome
+from actorraft.simulation.profile import mixing_versions
 from actorraft.simulation.runner import Summary, be_quiet, replay_command, run_seeds, trace_seed
 
 app = typer.Typer(add_completion=False)
@@ -143,7 +145,7 @@ def run_machines(machine: Any, draw: Draw, seeds: range, nodes: int, commands: i
     return not failed
 
 
-def run_many(seeds: range, nodes: int, steps: int, workers: int) -> Summary:
+def run_many(seeds: Sequence[int], nodes: int, steps: int, workers: int) -> Summary:
     """Run seeds over the cores, with a bar where somebody can see it move."""
     summary = Summary()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -167,6 +169,9 @@ def main(
     ] = None,
     nodes: Annotated[int | None, typer.Option(min=1, max=9, help="Voters at the beginning. [default: 5]")] = None,
     steps: Annotated[int, typer.Option(min=100, help="Events before everything is mended.")] = STEPS,
+    versions: Annotated[
+        bool, typer.Option("--versions", help="Only seeds in which nodes are started again with other code.")
+    ] = False,
     trace: Annotated[Path | None, typer.Option(help="With --seed: write every event to this file.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
     machine: Annotated[str, typer.Option(help="A machine of yours, module:Class, in place of the simulator's.")] = "",
@@ -204,7 +209,8 @@ def main(
             print_failure(outcome, nodes, steps)
     else:
         workers = min(workers, seeds)
-        summary = run_many(range(first, first + seeds), nodes, steps, workers)
+        chosen = mixing_versions(first, seeds) if versions else range(first, first + seeds)
+        summary = run_many(chosen, nodes, steps, workers)
     print_summary(summary, now_s() - started_s, workers)
     if summary.violations:
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ Source:     Groce et al. 2012, "Swarm testing".
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -115,3 +116,8 @@ class Profile:
 def profile_of(seed: int) -> Profile:
     """Return what a seed chooses."""
     return Profile.draw(Random(Random(seed).getrandbits(64)))
+
+
+def mixing_versions(first: int, count: int) -> list[int]:
+    """Return so many seeds, from `first` on, that start nodes again with other code of the machine."""
+    return list(itertools.islice((seed for seed in itertools.count(first) if profile_of(seed).versions), count))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
@@ -33,11 +33,11 @@ def be_quiet() -> None:
     logging.getLogger("actorraft").setLevel(logging.CRITICAL + 1)
 
 
-def _run_chunk(seeds: range, num_nodes: int, steps: int) -> list[Outcome]:
+def _run_chunk(seeds: Sequence[int], num_nodes: int, steps: int) -> list[Outcome]:
     return [run_seed(seed, num_nodes=num_nodes, steps=steps) for seed in seeds]
 
 
-def run_seeds(seeds: range, *, num_nodes: int = 5, steps: int = STEPS, workers: int = 1) -> Iterator[Outcome]:
+def run_seeds(seeds: Sequence[int], *, num_nodes: int = 5, steps: int = STEPS, workers: int = 1) -> Iterator[Outcome]:
     """Yield the outcome of each seed, in the order in which they end."""
     if workers <= 1 or len(seeds) <= CHUNK:
         for seed in seeds:

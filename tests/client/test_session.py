@@ -385,3 +385,27 @@ def test_a_read_waits_for_no_larger_index_than_its_own() -> None:
     session.advance(1.0)
 
     assert sorted((query.min_index, query.count) for _, query in net.take(codec.Query)) == [(-1, 1), (5, 2), (7, 1)]
+
+
+# --- What is watched ---
+
+
+def test_only_the_leader_that_was_asked_last_is_heard_by_a_watch() -> None:
+    """One that led before may have fetched a state, and no longer hold what this one is about to say."""
+    net = Net()
+    session = net.open()
+    session.watch(1, "t", 0)
+    session.receive(0, codec.Published(1, 5, ["a"]), 0.0)
+    session.receive(1, codec.LeaderIs(2, 1), 0.0)
+
+    session.receive(0, codec.Published(1, 9, ["c"]), 0.0)
+    session.receive(0, codec.Published(1, -1, [], "what was published before index 8 is no longer held"), 0.0)
+    session.receive(1, codec.Published(1, 7, ["b"]), 0.0)
+    session.receive(1, codec.Published(1, 9, ["c"]), 0.0)
+
+    assert net.take(codec.Watch) == [(0, codec.Watch(1, "t", 0)), (1, codec.Watch(1, "t", 6))]
+    assert [(said.index, said.values, said.error) for said in session.published] == [
+        (5, ["a"], ""),
+        (7, ["b"], ""),
+        (9, ["c"], ""),
+    ]

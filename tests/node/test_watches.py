@@ -8,9 +8,11 @@ import pytest
 
 from actorraft import codec
 from actorraft.node import watches
+from actorraft.node.driver import MessageEvent
 from actorraft.node.history import History
 from actorraft.node.work import by_entry
 from actorraft.ports import GONE
+from actorraft.raft.messages import AppendEntries, Configuration, InstallSnapshot
 from tests.node.helpers import Node
 
 
@@ -131,6 +133,36 @@ def test_a_watch_begun_anew_from_an_earlier_entry_while_the_first_is_looked_up_g
     node.settle()
     assert [1] == values(node)
     assert 1 == len(node.control.requests.watches)
+
+
+@pytest.mark.parametrize("from_index", [None, 0])
+@pytest.mark.parametrize("queue", ["taken", "full meanwhile"])
+def test_a_watcher_of_a_node_that_fetches_a_state_hears_what_was_published_up_to_there(
+    from_index: int | None, queue: str
+) -> None:
+    """Who watches may not know that the node leads no more; it heard later events, and never these (seed 11127)."""
+    leader = Node().lead()
+    leader.call("emit", 3)
+    leader.say("operator", codec.Admin(1, "snapshot", {}))
+    server = leader.control.server
+    term, index = server.snapshot_id
+    with leader.control.storage.open_snapshot() as file:
+        state = file.read()
+    leader.call("emit")
+    members = Configuration(voters=frozenset({0, 1, 2}), next_node_id=3)
+
+    node = Node(1, members=3)
+    node.say("watcher", codec.Watch(0, "t", from_index))
+    if queue == "full meanwhile":
+        node.clients.full["watcher"] = False
+    node.control.process_event(MessageEvent(InstallSnapshot(0, 1, term, index, term, members, 0, state, True)))
+    later = [server.log[at] for at in range(index + 1, len(server.log))]
+    node.control.process_event(MessageEvent(AppendEntries(0, 1, term, index, term, later, len(server.log) - 1)))
+    node.clients.full.clear()
+    node.tick(2 * watches.AGAIN_S)
+    node.tick(2 * watches.AGAIN_S)
+
+    assert [1, 2, 3, 4] == values(node)
 
 
 def test_events_of_one_entry_that_no_link_carries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import functools
 import inspect
 import random
 import threading
+import types
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar, overload
 
@@ -85,8 +86,17 @@ class Method(Generic[P, R_co]):
     kind = "method"
 
     def __init__(self, function: Callable[Concatenate[Any, P], R_co]) -> None:
-        if isinstance(function, staticmethod | classmethod | property | Method) or not callable(function):
+        if isinstance(function, staticmethod | classmethod):
+            raise UsageError(
+                f"@{self.kind} {function.__func__.__qualname__} is a {type(function).__name__}: it would see no state; "
+                f"make it a plain method"
+            )
+        if isinstance(function, property | Method) or not callable(function):
             raise UsageError(f"@{self.kind} marks a plain method, not {function!r}; put it nearest to the def")
+        if inspect.isgeneratorfunction(function):
+            raise UsageError(
+                f"@{self.kind} {function.__qualname__} is a generator: its body would never run; return a list instead"
+            )
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise UsageError(
                 f"@{self.kind} {function.__qualname__} is async: a machine runs the same on every node and waits "
@@ -130,7 +140,7 @@ def command(function: Callable[Concatenate[Any, P], R]) -> Command[P, R]:
         A descriptor: on a local instance it is the method; on a proxy a BoundCommand, which sends it.
 
     Raises:
-        UsageError: it is no plain method: a coroutine, a property, a static or class method.
+        UsageError: it is no plain method: a coroutine, a generator, a property, a static or class method.
     """
     return Command(function)
 
@@ -142,7 +152,7 @@ def query(function: Callable[Concatenate[Any, P], R]) -> Query[P, R]:
         A descriptor, as `command` does.
 
     Raises:
-        UsageError: it is no plain method: a coroutine, a property, a static or class method.
+        UsageError: it is no plain method: a coroutine, a generator, a property, a static or class method.
     """
     return Query(function)
 
@@ -156,20 +166,27 @@ class MachineMethods(NamedTuple):
 
 
 def methods_of(cls: type) -> MachineMethods:
-    """Return the commands and queries of a machine class; an override without a decorator stays what it overrides."""
+    """Return the commands and queries of a machine class; an override without a decorator stays what it overrides.
+
+    Raises:
+        UsageError: a command or query stands inside another decorator, where it would not be found.
+    """
     commands: dict[str, Callable[..., Any]] = {}
     queries: dict[str, Callable[..., Any]] = {}
     kinds: dict[str, dict[str, Callable[..., Any]]] = {}
     for base in reversed(cls.__mro__):
         for name, value in vars(base).items():
-            if isinstance(value, Method):
+            kind = type(value)  # an attribute of the user's may lie about its class, or raise
+            if issubclass(kind, Method):
                 _forget(kinds, name)
-                kinds[name] = commands if isinstance(value, Command) else queries
+                kinds[name] = commands if issubclass(kind, Command) else queries
                 kinds[name][name] = value.function
-            elif name in kinds and inspect.isfunction(value):
+            elif name in kinds and kind is types.FunctionType:
                 kinds[name][name] = value
-            elif name in kinds:
-                _forget(kinds, name)
+            else:
+                if name in kinds:
+                    _forget(kinds, name)
+                _check_hides_none(base, name, value)
     if kinds:
         return MachineMethods(commands, queries, "methods")
     apply, ask = _hook(cls, "apply"), _hook(cls, "query")
@@ -181,6 +198,26 @@ def methods_of(cls: type) -> MachineMethods:
 def _forget(kinds: dict[str, dict[str, Callable[..., Any]]], name: str) -> None:
     if name in kinds:
         del kinds.pop(name)[name]
+
+
+def _check_hides_none(cls: type, name: str, value: Any) -> None:
+    """See that no decorator was put around a command or query: it would silently be none."""
+    kind = type(value)
+    inner: Any = None
+    if kind in (classmethod, staticmethod):
+        inner = value.__func__
+    elif kind is property:
+        inner = value.fget
+    elif kind in (functools.cached_property, functools.singledispatchmethod):
+        inner = value.func
+    elif kind is types.FunctionType:
+        inner = vars(value).get("__wrapped__")  # as functools.wraps leaves it
+    if issubclass(type(inner), Method):
+        around = "another decorator" if kind is types.FunctionType else kind.__name__
+        raise UsageError(
+            f"{cls.__qualname__}.{name}: @{inner.kind} stands inside {around}, where it marks nothing; it goes "
+            f"outermost, on a plain method"
+        )
 
 
 # --- Hooks ------------------------------------------------------------------------------------------------------------
@@ -212,7 +249,8 @@ def hooks_of(cls: type) -> Hooks:
     """
     found = {name: _hook(cls, name) for name in Hooks._fields[:5]}
     serving = vars(cls).get("snapshot_while_serving")  # the commands of a subclass do not know of its guard
-    for name, member in found.items():
+    called = {name: _hook(cls, name) for name in ("apply", "query")} | found
+    for name, member in called.items():
         function = inspect.unwrap(member) if inspect.isfunction(member) else None
         never_run = name in _NO_GENERATORS and inspect.isgeneratorfunction(function)
         if never_run or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
@@ -229,7 +267,7 @@ def hooks_of(cls: type) -> Hooks:
     )
 
 
-_NO_GENERATORS = ("restore", "digest", "on_clock")
+_NO_GENERATORS = ("apply", "query", "restore", "digest", "on_clock")
 
 
 def defined(cls: type, name: str, default: Any = _ABSENT) -> Any:

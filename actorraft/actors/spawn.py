@@ -77,21 +77,19 @@ class ActorOptions:
     replicas: int = 1
 
     def __post_init__(self) -> None:
-        if self.mailbox_max < 1:
-            raise UsageError(f"mailbox_max is at least 1, not {self.mailbox_max!r}")
-        if self.mailbox_bytes_max < 1:
-            raise UsageError(f"mailbox_bytes_max is at least 1, not {self.mailbox_bytes_max!r}")
-        if type(self.concurrency) is not int or self.concurrency < 1:
-            raise UsageError(f"concurrency is a whole number, 1 or more, not {self.concurrency!r}")
-        if type(self.pool) is not int or self.pool < 1:
-            raise UsageError(f"pool is a whole number, 1 or more, not {self.pool!r}")
+        for name in ("mailbox_max", "mailbox_bytes_max", "concurrency", "pool", "replicas"):
+            number = getattr(self, name)
+            if type(number) is not int or number < 1:
+                raise UsageError(f"{name} is a whole number, 1 or more, not {number!r}")
+        if self.supervision is not None and not isinstance(self.supervision, Supervision):
+            raise UsageError(f"supervision is a Supervision or None, not {self.supervision!r}")
+        if type(self.public) is not bool:
+            raise UsageError(f"public is True or False, not {self.public!r}")
         check_route(self.route)
         if self.public and self.name is None:
             raise UsageError("a public actor is found by its name: give it one")
         if self.pool > 1 and (self.public or self.replicas > 1):
             raise UsageError("a pool is neither public nor replicated: make its workers one by one, or share its ref")
-        if type(self.replicas) is not int or self.replicas < 1:
-            raise UsageError(f"replicas is a whole number, 1 or more, not {self.replicas!r}")
 
     def spawn(self, cls: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs) -> ActorRef[A]:
         """Start an actor in a process, or one for each replica; return its address once it takes messages.

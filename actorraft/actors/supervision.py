@@ -5,9 +5,10 @@ Source:     the supervisors of OTP: restart intensity within a period.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from actorraft.errors import UsageError
 
@@ -23,6 +24,9 @@ class Supervision:
         on_error: what follows an exception that an actor lets out: "go on" (it keeps its state and takes the next
             message), or "restart" (it ends, and starts again fresh). Either way who asked gets the exception.
         backoff_s: the wait before the first restart in a row, and the longest.
+
+    Raises:
+        UsageError: one of them is none of these.
     """
 
     restart: Literal["permanent", "transient", "temporary"] = "permanent"
@@ -33,8 +37,30 @@ class Supervision:
     on_error: Literal["go on", "restart"] = "go on"
 
     def __post_init__(self) -> None:
-        if self.on_error not in ("go on", "restart"):
-            raise UsageError(f'on_error is "go on" or "restart", not {self.on_error!r}')
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                raise UsageError(f"{name} is one of {', '.join(map(repr, words))}, not {getattr(self, name)!r}")
+        most: Any = self.max_restarts  # whatever a caller without a type checker gave
+        if type(most) is not int or most < 0:
+            raise UsageError(f"max_restarts is a whole number, 0 or more, not {most!r}")
+        if not _is_number(self.period_s) or not self.period_s > 0:
+            raise UsageError(f"period_s is a number of seconds above 0, not {self.period_s!r}")
+        pair: Any = self.backoff_s
+        if type(pair) not in (tuple, list) or len(pair) != 2 or not all(map(_is_number, pair)):
+            raise UsageError(f"backoff_s is two numbers of seconds, (first, longest), not {pair!r}")
+        if not 0 <= pair[0] <= pair[1] < math.inf:
+            raise UsageError(f"backoff_s is (first, longest), 0 or more seconds and not falling, not {pair!r}")
+
+
+_WORDS = {
+    "restart": ("permanent", "transient", "temporary"),
+    "strategy": ("one_for_one", "one_for_all", "rest_for_one"),
+    "on_error": ("go on", "restart"),
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class RestartLog:

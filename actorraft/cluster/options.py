@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from actorraft.errors import UsageError
-from actorraft.machine import methods_of
+from actorraft.machine import hooks_of, methods_of
 
 _HOOKS: Final = ("snapshot", "restore", "apply_many", "digest", "wake_at", "machine_version")  # of a machine
 
@@ -127,12 +127,21 @@ def _host_and_port(address: Any) -> tuple[str, int]:
 
 
 def check_kind(machine: Any) -> None:
-    """See whether a class that happens to have an `apply` was meant as a machine.
+    """See whether a class can be a machine, and one that happens to have an `apply` was meant as one.
 
     Raises:
         UsageError: it cannot be; says how to have it replicated all the same.
     """
-    if not isinstance(machine, type) or methods_of(machine).row != "apply":
+    if not isinstance(machine, type):
+        return
+    row = methods_of(machine).row
+    if row != "objects":
+        hooks_of(machine)
+    if inspect.isabstract(machine) or vars(machine).get("_is_protocol") is True:
+        lacks = ", ".join(sorted(vars(machine).get("__abstractmethods__", ())))
+        why = f" (it has no {lacks} of its own)" if lacks else ", as any Protocol"
+        raise UsageError(f"{machine.__qualname__} is abstract{why}: replicate a class that can be made")
+    if row != "apply":
         return
     function = inspect.getattr_static(machine, "apply", None)
     if not inspect.isfunction(function) or any(hasattr(machine, hook) for hook in _HOOKS):

@@ -155,7 +155,17 @@ class MachineHost:
         def build() -> Any:
             # Each machine has arguments of its own: commands may change what the constructor was given.
             own_args, own_kwargs = copy.deepcopy((args, kwargs))
-            return machine(*own_args, **own_kwargs)
+            try:
+                made = machine(*own_args, **own_kwargs)
+            except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+                # It would end this process as if that had been asked for.
+                raise UsageError(f"{exceptions.name(machine)}() raised {exceptions.summary(error)}") from error
+            brings_code = isinstance(machine, type) and methods_of(machine).row != "objects"
+            if brings_code and not any(each is machine for each in type(made).__mro__):
+                raise UsageError(
+                    f"{exceptions.name(machine)}() made {exceptions.name(type(made))}, which has not its commands"
+                )
+            return made
 
         return cls(build, cluster_seed, definitions=definitions)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import types
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -34,6 +35,9 @@ from actorraft.pickling.formats import (
 )
 
 BODY_BYTES_MAX: Final = 1 << 20  # of an exception's own parts; one that is larger goes as its text
+
+# What calling an `async def`, or a function with `yield`, gives.
+_NEVER_RUN: Final = (types.CoroutineType, types.AsyncGeneratorType, types.GeneratorType)
 
 _encode = msgspec.msgpack.Encoder().encode
 _Ext = msgspec.msgpack.Ext
@@ -62,7 +66,13 @@ def encode_error(error: BaseException, dumps: Callable[[Any], bytes], kind: int 
 
 def encode_loss(kind: type, error: BaseException) -> Any:
     """Say that a command was applied and why its result, of this type, cannot be sent. Never raises."""
-    text = f"it was done; its result, a {exceptions.name(kind)}, cannot be sent: {exceptions.message(error)}"
+    if kind in _NEVER_RUN:
+        text = (
+            f"its result, a {exceptions.name(kind)}, cannot be sent: no node runs its body, so what is written there "
+            "was not done; return a plain value"
+        )
+    else:
+        text = f"it was done; its result, a {exceptions.name(kind)}, cannot be sent: {exceptions.message(error)}"
     return _Ext(LOST, text.encode("utf-8", "backslashreplace"))
 
 

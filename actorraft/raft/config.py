@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 LINK_MS_MAX = 600_000  # libzmq counts a heartbeat's time in tenths of a second, in 16 bits
 MESSAGE_BYTES_MAX = 1 << 30  # of what travels as one frame: lengths on the wire are of 32 bits
@@ -41,28 +41,13 @@ class RaftConfig:
     reconnect_max_ms: int = 100  # the longest wait between two tries to dial
 
     def __post_init__(self) -> None:
-        positive = (
-            "tick_s",
-            "heartbeat_ticks",
-            "inflight_max",
-            "append_bytes_max",
-            "frame_bytes_max",
-            "snapshot_chunk_bytes",
-        )
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"RaftConfig.{name} must be positive, not {getattr(self, name)!r}")
-        for name, least in (("link_heartbeat_ms", 10), ("link_timeout_ms", 20), ("reconnect_max_ms", 5)):
-            if not least <= getattr(self, name) <= LINK_MS_MAX:
-                raise ValueError(f"RaftConfig.{name} is {least} to {LINK_MS_MAX}, not {getattr(self, name)!r}")
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name), type(field.default))
         if self.link_timeout_ms <= self.link_heartbeat_ms:
             raise ValueError(
                 f"RaftConfig.link_timeout_ms ({self.link_timeout_ms}) must be above link_heartbeat_ms "
                 f"({self.link_heartbeat_ms}), or healthy links are cut"
             )
-        for name in ("append_bytes_max", "frame_bytes_max", "snapshot_chunk_bytes"):
-            if getattr(self, name) > MESSAGE_BYTES_MAX:
-                raise ValueError(f"RaftConfig.{name} is at most {MESSAGE_BYTES_MAX}, not {getattr(self, name)!r}")
         if self.election_timeout_ticks <= self.heartbeat_ticks:
             raise ValueError(
                 f"RaftConfig.election_timeout_ticks ({self.election_timeout_ticks}) must be above "
@@ -99,6 +84,46 @@ class RaftConfig:
             link_timeout_ms=2000,
             reconnect_max_ms=500,
         )
+
+
+COUNT_MAX = 1 << 62  # of entries or bytes: what every format of ours holds
+
+# The least and the most of each number. What is not named here is a bool, or from 1 to COUNT_MAX.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "tick_s": (0.0001, 60.0),
+    "election_timeout_ticks": (2, 1_000_000),
+    "heartbeat_ticks": (1, 1_000_000),
+    "append_bytes_max": (1, MESSAGE_BYTES_MAX),
+    "frame_bytes_max": (4096, MESSAGE_BYTES_MAX),  # 1 KiB of it goes with a command
+    "snapshot_chunk_bytes": (1, MESSAGE_BYTES_MAX),
+    "trailing_entries": (0, COUNT_MAX),
+    "trailing_bytes_max": (0, COUNT_MAX),
+    "disk_reserve_bytes": (0, COUNT_MAX),
+    "slow_command_ms": (0.0, 1e9),
+    "session_expiry_s": (0.001, 1e9),
+    "digest_every_s": (0.0, 1e9),
+    "link_heartbeat_ms": (10, LINK_MS_MAX),
+    "link_timeout_ms": (20, LINK_MS_MAX),
+    "reconnect_max_ms": (5, LINK_MS_MAX),
+}
+
+
+def _check(name: str, value: object, kind: type) -> None:
+    """See that a field has the kind of its default and lies within its bounds.
+
+    Raises:
+        TypeError: it is of another kind.
+        ValueError: it is out of bounds, as nan is of any.
+    """
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise TypeError(f"RaftConfig.{name} is True or False, not {value!r}")
+        return
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
+        raise TypeError(f"RaftConfig.{name} is a {'whole ' if kind is int else ''}number, not {value!r}")
+    least, most = BOUNDS.get(name, (1, COUNT_MAX))
+    if not least <= value <= most:
+        raise ValueError(f"RaftConfig.{name} is {least} to {most}, not {value!r}")
 
 
 DECIDING = ("frame_bytes_max", "session_expiry_s")

@@ -142,7 +142,7 @@ def test_a_variable_that_nobody_would_read_is_refused(variable: str, tmp_path: P
 def test_numbers_that_cannot_be_are_refused_by_name(tmp_path: Path) -> None:
     init(tmp_path)
     read = read_folder(tmp_path / "bank" / "node-0", environment={"ACTORRAFT_RAFT__TICK_S": "-1"})
-    with pytest.raises(UsageError, match=r"\[raft\].*tick_s must be positive"):
+    with pytest.raises(UsageError, match=r"\[raft\].*tick_s is 0.0001 to 60.0, not -1"):
         read.config()
 
 

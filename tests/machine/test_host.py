@@ -31,6 +31,7 @@ from actorraft import (
 from actorraft.machine import CommandContext
 from actorraft.node.history import History
 from actorraft.node.host import MachineHeld, MachineHost, MachineStopped
+from actorraft.pickling.encoder import encode_factory
 from actorraft.pickling.results import decode_result
 from tests.machine.local import Local, through_a_frame
 
@@ -253,6 +254,41 @@ def test_a_result_that_cannot_be_sent_is_lost_and_says_so(bank: Local) -> None:
     with pytest.raises(ResultLost, match="its result, a generator, cannot be sent"):
         bank.execute(lambda machine: (machine.deposit("ann", 1), (x for x in ()))[1])
     assert bank.ask("balance", "ann") == 1
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_a_coroutine_as_a_result_says_that_its_body_did_not_run(bank: Local) -> None:
+    async def later(machine: Any) -> None:
+        machine.deposit("ann", 1)
+
+    with pytest.raises(ResultLost, match="its result, a coroutine, cannot be sent: no node runs its body"):
+        bank.execute(later)
+    with pytest.raises(KeyError):
+        bank.ask("balance", "ann")
+
+
+class Leaves(StateMachine):
+    def __init__(self, how: type[BaseException]) -> None:
+        raise how("enough")
+
+
+class MakesAnother(StateMachine):
+    def __new__(cls) -> Any:
+        return 5
+
+    @command
+    def add(self) -> None: ...
+
+
+@pytest.mark.parametrize("how", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_constructor_that_ends_its_process_is_named(how: type[BaseException]) -> None:
+    with pytest.raises(UsageError, match=rf"Leaves\(\) raised {how.__name__}: enough"):
+        MachineHost.from_factory(encode_factory(Leaves, (how,), {}))
+
+
+def test_a_class_that_makes_something_else_is_named() -> None:
+    with pytest.raises(UsageError, match=r"MakesAnother\(\) made int, which has not its commands"):
+        MachineHost.from_factory(encode_factory(MakesAnother, (), {}))
 
 
 def test_a_result_nested_too_deeply_is_lost_and_stops_nobody(bank: Local) -> None:

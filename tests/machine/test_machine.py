@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import abc
+import functools
 import inspect
 import pydoc
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import pytest
 
@@ -102,6 +104,33 @@ def test_an_abstract_command_must_be_defined() -> None:
         Base()  # type: ignore[abstract]
 
 
+def test_what_cannot_be_made_is_refused_before_a_process_starts() -> None:
+    class Base(StateMachine, abc.ABC):
+        @command
+        @abc.abstractmethod
+        def add(self, number: int) -> None: ...
+
+    class Shape(Protocol):
+        @query
+        def area(self) -> float: ...
+
+    class Waits:
+        async def apply(self, item: Any) -> None: ...
+
+    class Yields:
+        def apply(self, item: Any) -> Iterator[Any]:
+            yield item
+
+    for cls, why in (
+        (Base, "abstract .it has no add"),
+        (Shape, "as any Protocol"),
+        (Waits, "async"),
+        (Yields, "gener"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            ar.ReplicatedStateMachine(cls)
+
+
 def test_a_method_called_query_hides_the_decorator_only_by_its_short_name() -> None:
     class Store:
         @ar.query
@@ -115,12 +144,49 @@ def test_a_method_called_query_hides_the_decorator_only_by_its_short_name() -> N
     assert set(methods_of(Store).queries) == {"query", "other"}
 
 
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        return function(*arguments, **options)
+
+    return called
+
+
+@pytest.mark.parametrize("mark", [command, query])
+@pytest.mark.parametrize(
+    "around", [classmethod, staticmethod, property, functools.cached_property, functools.singledispatchmethod, logged]
+)
+def test_a_command_inside_another_decorator_is_refused_not_silently_none(around: Any, mark: Any) -> None:
+    class Hides:
+        add = around(mark(lambda self, number: number))
+
+    with pytest.raises(UsageError, match=r"Hides\.add: @.* goes outermost, on a plain method"):
+        methods_of(Hides)
+
+
+def test_an_attribute_of_the_class_that_lies_about_its_own_class_hides_nothing() -> None:
+    class Liar:
+        @property  # type: ignore[misc]
+        def __class__(self) -> type:
+            raise SystemExit("which class?")
+
+    class Keeps(Bank):
+        mascot = Liar()
+
+    assert methods_of(Keeps).commands == methods_of(Bank).commands
+
+
 @pytest.mark.parametrize("mark", [command, query])
 def test_what_cannot_be_a_command_is_refused_where_it_is_written(mark: Any) -> None:
     async def waits(self: Any) -> None: ...
 
+    def yields(self: Any) -> Iterator[int]:
+        yield 1
+
     with pytest.raises(UsageError, match="async"):
         mark(waits)
+    with pytest.raises(UsageError, match="generator: its body would never run"):
+        mark(yields)
     with pytest.raises(UsageError, match="plain method"):
         mark(staticmethod(lambda: None))
     with pytest.raises(UsageError, match="plain method"):

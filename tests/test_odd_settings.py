@@ -1,0 +1,63 @@
+"""A setting of another kind, or out of bounds, is refused where it is written and by its name: never by a node's death."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from actorraft import ActorOptions, RaftConfig, Supervision, UsageError
+from actorraft.raft.config import BOUNDS, COUNT_MAX
+
+ODD: list[Any] = ["x", b"1", [1], {}, None, 1j, Decimal("0.5"), math.nan, -1, int, object()]
+CONFIG = {field.name: type(field.default) for field in fields(RaftConfig)}
+
+
+@pytest.mark.parametrize("name", CONFIG)
+def test_each_field_of_raft_config_names_what_it_does_not_take(name: str) -> None:
+    kind = CONFIG[name]
+    another: list[Any] = [0, 1] if kind is bool else [True, 0.5] if kind is int else [True]
+    for value in (*ODD, *another, *([] if kind is bool else [math.inf, -math.inf, 10**400])):
+        with pytest.raises((TypeError, ValueError), match=rf"RaftConfig\.{name} is "):
+            RaftConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_each_bound_is_the_last_that_is_taken(name: str) -> None:
+    # The fields that must fit each other, at their widest.
+    wide: dict[str, Any] = {
+        "frame_bytes_max": BOUNDS["frame_bytes_max"][1], "append_bytes_max": 1, "snapshot_chunk_bytes": 1,
+        "election_timeout_ticks": BOUNDS["election_timeout_ticks"][1], "heartbeat_ticks": 1,
+        "link_timeout_ms": BOUNDS["link_timeout_ms"][1], "link_heartbeat_ms": 10,
+    }  # fmt: skip
+    least, most = BOUNDS[name]
+    for value in (least, most):
+        fits = name not in ("heartbeat_ticks", "link_heartbeat_ms") or value == least  # else the other has no room
+        if fits:
+            assert getattr(RaftConfig(**{**wide, name: value}), name) == value
+    for value in (least - 1, most + 1 if most < COUNT_MAX else most * 2):
+        with pytest.raises(ValueError, match=rf"RaftConfig\.{name} is {least} to {most}, not"):
+            RaftConfig(**{**wide, name: value})
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Supervision)])
+def test_each_field_of_a_supervision_names_what_it_does_not_take(name: str) -> None:
+    for value in (*ODD, True, (1.0, 0.5), (0.1,), ("a", "b"), (0.1, math.inf), (math.nan, 1.0)):
+        with pytest.raises(UsageError, match=rf"{name} is "):
+            Supervision(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["mailbox_max", "mailbox_bytes_max", "concurrency", "pool", "replicas"])
+def test_each_number_of_an_actors_options_names_what_it_does_not_take(name: str) -> None:
+    for value in (*ODD, True, 0, 1.0, math.inf):
+        with pytest.raises(UsageError, match=rf"{name} is a whole number"):
+            ActorOptions(**{name: value})
+
+
+def test_the_other_options_of_an_actor_name_what_they_do_not_take() -> None:
+    for name, value in (("supervision", "permanent"), ("supervision", True), ("public", "yes"), ("route", "random")):
+        with pytest.raises(UsageError, match=f"{name} is "):
+            ActorOptions(**{name: value, "name": "a"})  # type: ignore[arg-type]

@@ -329,6 +329,8 @@ def _tell(futures: list[ResultFuture[Any]]) -> None:
             loop.call_soon_threadsafe(_wake, several)
         except RuntimeError:
             continue  # the loop is closed: nobody awaits there any more
+        except BaseException as error:  # a loop of the user's own
+            log_raised("the event loop in which a call is awaited", error)
     for future in futures:
         _tell_waiters(future)
         _call_back(future)

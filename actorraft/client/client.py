@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
 from actorraft.client import administration
 from actorraft.client.arguments import Consistency, To, check_index, check_read, check_timeout
@@ -65,6 +65,12 @@ class Client(Generic[M]):
         thread.on_fork = lambda: (method := renew()) is not None and method()
         defined = weakref.WeakMethod(self._defined)
         thread.definitions = lambda: () if (method := defined()) is None else method()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} belongs to its process and cannot be sent; send its endpoints, "
+            "and connect() there"
+        )
 
     # --- Commands ---
 

@@ -45,6 +45,7 @@ from actorraft.client.reads import QueryCall
 from actorraft.client.session import FRAME_BYTES_MAX, Call, ClientSession
 from actorraft.errors import ActorRaftError, OutcomeUnknown, ResultLost, Unavailable, UsageError
 from actorraft.futures import ResultFuture, end_untold, log_raised, resolve_many
+from actorraft.pickling.exceptions import summary
 from actorraft.pickling.results import decode_many, decode_result, is_unknown_type
 from actorraft.ports import Kinds
 from actorraft.steady import monotonic
@@ -104,6 +105,7 @@ class ClientThread:
         self._sleeping = False  # whoever adds work must wake the channel
         self._halted = True  # nothing may be added: closed, closing, or not started in this process
         self._closed = False  # for good
+        self._ended_by = ""  # what closed it, if nobody asked for that
         self._forgotten = False  # the client is gone; the thread ends once nothing is outstanding
         self._forgotten_until_s: float | None = None  # at the latest then
         self._stepping = threading.Lock()  # held by the thread while it works, and by a fork
@@ -220,7 +222,7 @@ class ClientThread:
         if self._sleeping:
             self._wake()
         if self._halted and _withdraw(self._inbox, call):
-            raise UsageError("this client is closed")
+            raise UsageError(f"this client is closed{self._ended_by}")
         return future
 
     def query(
@@ -305,7 +307,7 @@ class ClientThread:
         if self._sleeping:
             self._wake()
         if self._halted and _withdraw(self._requests, act):
-            raise UsageError("this client is closed")
+            raise UsageError(f"this client is closed{self._ended_by}")
 
     def _wake(self) -> None:
         self._sleeping = False
@@ -321,7 +323,7 @@ class ClientThread:
         """
         with self._starting:
             if self._closed:
-                raise UsageError("this client is closed")
+                raise UsageError(f"this client is closed{self._ended_by}")
             if self._halted and self._channel is None:
                 self._start()
 
@@ -357,7 +359,10 @@ class ClientThread:
                 self._sleeping = True
                 if self._inbox or self._requests:
                     wait_s = 0.0
-        except BaseException as error:
+        except BaseException as error:  # one of ours, or thrown into this thread from another
+            self._ended_by = (
+                f": its I/O thread met {summary(error)}. Another client of the same cluster is not concerned"
+            )
             log_raised("the client's I/O thread met an error of ours; the client is closed: it", error)
         finally:
             self._end(channel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from actorraft.client.status import html_table
 
@@ -41,6 +41,9 @@ class Node:
         """Whether a process that is gone is started again without being asked for: supervision looks after it."""
         process = self._processes.find(self.id)
         return process is not None and process.wanted and self._processes.supervised
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a node's handle belongs to the process that started it and cannot be sent; send its id")
 
     def kill(self) -> None:
         """SIGKILL. It stays down until `restart()`."""

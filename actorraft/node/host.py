@@ -422,10 +422,10 @@ class MachineHost:
             MachineHeld: they may: there was no memory, or no such module.
             MachineStopped: this node cannot go on.
         """
-        if _is(error, MachineStopped | MachineHeld):
+        if _is(error, MachineStopped | MachineHeld | StorageFailed) and _is_ours_alone(error):
+            if _is(error, StorageFailed):
+                raise MachineStopped(exceptions.summary(error)) from error
             raise error
-        if _is(error, StorageFailed):
-            raise MachineStopped(exceptions.summary(error)) from error
         unread = _is(error, UnknownType) and _raised_here(error)
         cause = _cause_of(error) if unread else error
         if cause is not None and _is(cause, MemoryError | ImportError):
@@ -774,6 +774,17 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_ours_alone(error: BaseException) -> bool:
+    """Whether no code but the library's own had a part in raising this: what a user raises stops no node."""
+    trace = _trace_of(error)
+    here = trace is not None
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__")
+        here = here and type(module) is str and module.startswith("actorraft.")
+        trace = trace.tb_next
+    return here
 
 
 def _raised_here(error: BaseException) -> bool:

@@ -378,7 +378,9 @@ def _refuse(value: Any, error: BaseException) -> NoReturn:
         raise
     except BaseException:
         pass  # whatever it did when it was looked at; its type is named
-    raise UsageError(f"cannot send {path}: {exceptions.message(reason)}") from error
+    plain = issubclass(type(reason), TypeError | AttributeError | RecursionError | pickle.PicklingError)
+    why = exceptions.message(reason) if plain else exceptions.summary(reason)  # what else it is says the most
+    raise UsageError(f"cannot send {path}: {why}") from error
 
 
 def _describe(value: Any) -> str:

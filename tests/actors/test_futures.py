@@ -384,3 +384,30 @@ def test_another_event_loop_is_told_what_to_do(name: str) -> None:
 
     with pytest.raises(UsageError, match=name):
         future.__await__().send(None)
+
+
+@pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt(), ValueError("another kind of loop")])
+def test_an_event_loop_that_raises_when_it_is_woken_keeps_nothing_from_others(error: BaseException) -> None:
+    class Loop(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *_: Any, **__: Any) -> Any:
+            raise error
+
+    awaited, other = ResultFuture[int](), ResultFuture[int]()
+    told: list[int] = []
+    other.add_done_callback(lambda future: told.append(future.result()))
+
+    async def wait() -> int:
+        return await awaited
+
+    loop = Loop()
+    task = loop.create_task(wait())
+    loop.call_soon(loop.stop)
+    loop.run_forever()  # until it waits
+    resolve_many([(awaited, 1), (other, 2)])
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    loop.close()
+
+    assert told == [2]
+    assert awaited.result() == 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import os
+import pickle
 import queue
 import signal
 import subprocess
@@ -437,3 +439,26 @@ def test_a_program_that_leaves_in_the_middle_of_calls_ends() -> None:
         "futures = [client.submit('a', timeout=None) for _ in range(10)]\n"
     )
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=20).returncode == 0
+
+
+@pytest.mark.parametrize("error", [SystemExit("thrown in"), KeyboardInterrupt(), RuntimeError("of ours")])
+def test_a_client_whose_thread_was_ended_by_an_error_says_by_which(
+    node: Node, client: Client[Any], error: BaseException
+) -> None:
+    """As by a debugger or a tool for time limits that throws exceptions into threads."""
+    node.mute = True
+    outstanding = client.submit("a")
+    node.wait = raises(error)  # type: ignore[method-assign]
+    node.wake()
+
+    with pytest.raises((OutcomeUnknown, Unavailable)):
+        outstanding.result(5.0)
+    for call in (lambda: client.execute("b"), lambda: client.query("b")):
+        with pytest.raises(UsageError, match=f"this client is closed: its I/O thread met {type(error).__name__}"):
+            call()
+
+
+def test_a_client_that_somebody_would_send_says_what_to_send(client: Client[Any]) -> None:
+    for copies in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="send its endpoints"):
+            copies(client)

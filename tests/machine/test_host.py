@@ -7,7 +7,7 @@ import enum
 import io
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from actorraft import (
+    ActorRaftError,
     CommandFailed,
     CommandObjects,
     RemoteTraceback,
@@ -28,6 +29,7 @@ from actorraft import (
     context,
     query,
 )
+from actorraft.errors import CorruptionError, NoRoom, StorageFailed
 from actorraft.machine import CommandContext
 from actorraft.node.history import History
 from actorraft.node.host import MachineHeld, MachineHost, MachineStopped
@@ -265,6 +267,54 @@ def test_a_coroutine_as_a_result_says_that_its_body_did_not_run(bank: Local) -> 
         bank.execute(later)
     with pytest.raises(KeyError):
         bank.ask("balance", "ann")
+
+
+# Kinds of error by which this library stops a node, or holds it: a machine that raises one (it may be a client of another
+# cluster, or use the storage) means its command.
+STOPPING = [StorageFailed("mine"), NoRoom("mine"), MachineStopped("mine"), MachineHeld("mine"), CorruptionError("mine")]
+
+
+class RaisesWhenRead:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _raise, (self.error,)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+class GivesBack:
+    """A machine with `apply_many`, whose results are exceptions that nobody raised."""
+
+    def apply(self, item: Any) -> Any:
+        raise item
+
+    def apply_many(self, items: Sequence[Any]) -> list[Any]:
+        return list(items)
+
+
+@pytest.mark.parametrize("error", STOPPING, ids=lambda error: type(error).__name__)
+def test_what_stops_a_node_when_the_library_raises_it_is_a_result_when_a_user_does(
+    bank: Local, error: ActorRaftError
+) -> None:
+    for where, act in {
+        "a command": lambda: bank.execute(lambda _: _raise(error)),
+        "a read": lambda: bank.query(lambda _: _raise(error)),
+        "a pickle": lambda: bank.execute(RaisesWhenRead(error)),
+        "a list of results": lambda: apply_together(Local(GivesBack), error),
+    }.items():
+        with pytest.raises(CommandFailed, match="mine"):
+            print(where)  # pytest shows it where this fails
+            act()
+    bank.call("deposit", "ann", 1)  # it goes on
+
+
+def apply_together(local: Local, item: Any) -> Any:
+    encoded = [msgspec.msgpack.decode(local.encoder.encode_command(item)) for _ in range(2)]
+    return decode_result(through_a_frame(local.host.apply_many(encoded, local.context)[0]))
 
 
 class Leaves(StateMachine):

@@ -149,6 +149,7 @@ class Commands(msgspec.Struct, array_like=True, frozen=True, tag=3):
     lowest_unanswered: int  # results below it are in the client's hands; the nodes forget them
     count: int
     body: bytes
+    traces: list[str] = []  # of its first commands that somebody traces, W3C traceparents; means nothing to the state
 
 
 class CloseSession(msgspec.Struct, array_like=True, frozen=True, tag=4):

@@ -86,7 +86,7 @@ class Client(Generic[M]):
         Raises:
             UsageError: it cannot be sent at all; nothing was sent. All else is told by the future.
         """
-        return self._thread.submit(self._encoder.encode_command(command), check_timeout(timeout))
+        return self._thread.submit(self._encoder.encode_command(command), check_timeout(timeout), type(command))
 
     def execute(self, command: Any, *, timeout: float | None = 5.0) -> Any:
         """Send a command and wait: `submit(...).result()`.
@@ -229,7 +229,7 @@ class Client(Generic[M]):
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
     ) -> ResultFuture[Any]:
         """Send a command by its method's name; return the future. For proxies, which have checked `timeout`."""
-        return self._thread.submit(self._encoder.encode_call(method, args, kwargs), timeout)
+        return self._thread.submit(self._encoder.encode_call(method, args, kwargs), timeout, method)
 
     def query_call(
         self,

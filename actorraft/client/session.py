@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -35,6 +35,8 @@ from actorraft.errors import ActorRaftError, Busy, OutcomeUnknown, Unavailable, 
 
 NOOP: Final = b"\xc0"  # msgpack nil
 FRAME_BYTES_MAX: Final = 1 << 20  # of one frame's commands, unless the cluster takes less
+TRACES_MAX: Final = 12  # traced commands that a frame tells of: they must fit into its head, and cost the leader spans
+NONE_TRACED: Final[Mapping[Any, str]] = {}
 
 # One command: (its encoding, whoever waits for it, when that ends in seconds). A plain tuple: one is made per command.
 Call = tuple[bytes, Any, float]
@@ -72,6 +74,7 @@ class ClientSession:
         frames_max: frames that may be under way at once.
         frame_bytes_max: bytes of one frame's commands.
         frame_calls_max: commands of one frame.
+        traceparents: what a command is traced as, by whoever waits for it; read as its frame is made.
     """
 
     RESEND_S = 1.0  # an answer to commands that is later than this was probably lost
@@ -86,8 +89,10 @@ class ClientSession:
         frames_max: int = 4,
         frame_bytes_max: int = FRAME_BYTES_MAX,
         frame_calls_max: int = 4096,
+        traceparents: Mapping[Any, str] = NONE_TRACED,
     ) -> None:
         self._send = send
+        self._traceparents = traceparents
         self._nonce = nonce
         self._make_future = make_future
         self._definitions = definitions
@@ -473,7 +478,9 @@ class ClientSession:
         assert self.client_id is not None
         lowest = next(iter(self._frames))
         body = codec.join_body(list(map(_encoded_of, frame.calls)))
-        data = codec.encode(codec.Commands(self.client_id, frame.first_sequence, lowest, len(frame.calls), body))
+        traces = self._traces_of(frame) if self._traceparents else []
+        commands = codec.Commands(self.client_id, frame.first_sequence, lowest, len(frame.calls), body, traces)
+        data = codec.encode(commands)
         if not self._send(leader, data):
             self._retry_s = now_s + self.leadership.backoff_s()
             self.leadership.refusals += 1
@@ -481,6 +488,10 @@ class ClientSession:
         frame.attempts_open += 1
         frame.in_flight, frame.sent_to, frame.sent_s = True, leader, now_s
         return True
+
+    def _traces_of(self, frame: Frame) -> list[str]:
+        traced = map(self._traceparents.get, (call[1] for call in frame.calls))
+        return list(itertools.islice(filter(None, traced), TRACES_MAX))
 
     # --- The end ---
 

@@ -42,7 +42,8 @@ from actorraft.client.bell import Bell
 from actorraft.client.events import EventHub, Published, WatchStream
 from actorraft.client.failures import Failure
 from actorraft.client.reads import QueryCall
-from actorraft.client.session import FRAME_BYTES_MAX, Call, ClientSession
+from actorraft.client.session import FRAME_BYTES_MAX, NONE_TRACED, Call, ClientSession
+from actorraft.client.tracing import Tracing
 from actorraft.errors import ActorRaftError, OutcomeUnknown, ResultLost, Unavailable, UsageError
 from actorraft.futures import ResultFuture, end_untold, log_raised, resolve_many
 from actorraft.pickling.exceptions import summary
@@ -112,12 +113,14 @@ class ClientThread:
         self._starting = threading.RLock()  # held by whoever starts the thread; never by the thread
         self._channel: Channel | None = None
         self._thread: threading.Thread | None = None
+        self._tracing = Tracing.begin()
         self._session = ClientSession(
             self._send,
             nonce=int.from_bytes(os.urandom(7), "little"),
             make_future=ResultFuture,
             definitions=lambda: self.definitions(),
             frame_bytes_max=min(FRAME_BYTES_MAX, self._command_bytes_max // 2),
+            traceparents=NONE_TRACED if self._tracing is None else self._tracing.traceparents,
         )
         self._watches: dict[int, WatchStream] = {}  # by the number that the session knows it by
         self._watch_ids = itertools.count()
@@ -197,8 +200,11 @@ class ClientThread:
 
     # --- Work ---
 
-    def submit(self, encoded: bytes, timeout: float | None) -> ResultFuture[Any]:
+    def submit(self, encoded: bytes, timeout: float | None, traced_as: str | type | None = None) -> ResultFuture[Any]:
         """Send a command; return a future of its result.
+
+        Args:
+            traced_as: its name, or its class, for whoever traces; None: it is none of the user's.
 
         Raises:
             UsageError: it is too large, this client's role does not allow it, or this is closed; nothing was sent.
@@ -218,11 +224,15 @@ class ClientThread:
         else:
             future.deadline_s = deadline_s = monotonic() + timeout
             call = (encoded, future, deadline_s)
+        if self._tracing is not None and traced_as is not None:
+            self._tracing.submitted(future, traced_as)  # before the thread can make a frame of it
         self._inbox.append(call)
         if self._sleeping:
             self._wake()
         if self._halted and _withdraw(self._inbox, call):
-            raise UsageError(f"this client is closed{self._ended_by}")
+            error = UsageError(f"this client is closed{self._ended_by}")
+            future.set_exception(error)  # for whoever traces it
+            raise error
         return future
 
     def query(

@@ -35,6 +35,7 @@ from actorraft.node.requests import Requests
 from actorraft.node.rules import Rules
 from actorraft.node.skipping import Learned, Skipping
 from actorraft.node.snapshotting import Snapshotting
+from actorraft.node.tracing import Traces
 from actorraft.node.work import ExecutorPort
 from actorraft.ports import Clients, Clock, Net, Storage
 from actorraft.raft.config import RaftConfig
@@ -194,6 +195,7 @@ class Driver:
         self.counts: Counter[str] = counts if counts is not None else Counter()
         self.observer = observer if observer is not None else Observer()
         self.metrics = Metrics()
+        self.traces = Traces(self.node_id, self.counts)
         self._handed: deque[tuple[int, float]] = deque()  # (last index, when) of what the executor has not applied yet
         self.difference = self.fault = self.lost_log = self.too_old = ""
         self.refused: dict[int, str] = {}  # members that are not heard: node id -> why
@@ -237,6 +239,7 @@ class Driver:
             log_time=self._log_time,
             counts=self.counts,
             metrics=self.metrics,
+            traces=self.traces,
             status=self.status,
             read_asked=self.observer.read_asked,
         )
@@ -387,6 +390,8 @@ class Driver:
             self.metrics.wrote(len(ready.entries), self.clock.monotonic() - began_s)
             if ready.entries and self.server.state is LeaderState:
                 self.metrics.appended(ready.entries_from + len(ready.entries) - 1, began_s)
+                if self.traces:
+                    self.traces.written(ready.entries_from + len(ready.entries) - 1)
 
     def _on_stranger(self, message: Message) -> None:
         """A peer introduces itself, or says something before that."""
@@ -460,6 +465,8 @@ class Driver:
         assert first_index == handed_index + 1, f"handing over {first_index} after {handed_index}"
         now_s = self.clock.monotonic()
         self.metrics.committed(first_index + len(entries) - 1, now_s)
+        if self.traces:
+            self.traces.committed(first_index + len(entries) - 1)
         self._handed.append((first_index + len(entries) - 1, now_s))
         self.executor.submit(work.Apply(first_index, entries, not self.requests.waiting))
         self.snapshots.handed_over(first_index, entries)
@@ -479,6 +486,8 @@ class Driver:
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self.requests.applied(index, replies)
                 self.server.applied(index)
+                if self.traces:
+                    self.traces.applied(index)
                 while self._handed and self._handed[0][0] <= index:
                     self.metrics.apply.observe(self.clock.monotonic() - self._handed.popleft()[1])
                 self.snapshots.begin_if_due()

@@ -267,6 +267,7 @@ class RaftNode:
             replay_from=spec.replay_from,
             observer=reports,
         )
+        self.driver.traces.set_up()  # now that the machine's module has had its turn
         host.on_fault = functools.partial(setattr, self.driver, "fault")
         self.driver.fault = host.fault
         self._since_s = self._clock.monotonic()
@@ -338,6 +339,7 @@ class RaftNode:
             self._health.close()
         self.driver.storage.close()
         self._mailbox.close()
+        self.driver.traces.close()
 
     def _turn(self, wait_max_s: float) -> bool | None:
         """One round of the loop: wait, take all that is there, handle it as one batch.

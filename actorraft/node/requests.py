@@ -24,6 +24,7 @@ from actorraft.node.metrics import Metrics
 from actorraft.node.reads import Reads
 from actorraft.node.rules import Rules
 from actorraft.node.snapshotting import Snapshotting
+from actorraft.node.tracing import Traces
 from actorraft.node.watches import Watches
 from actorraft.node.work import ExecutorPort
 from actorraft.ports import Clients, Clock
@@ -56,6 +57,7 @@ class Requests:
         clients: how they are answered; None if there are none.
         counts: what went wrong and was dropped, by name; shared with the transport.
         metrics: where outcomes are counted.
+        traces: told of what clients trace.
         status: this node's view of itself, as plain data.
         read_asked: told of each read that the core is asked about, by its token.
     """
@@ -73,6 +75,7 @@ class Requests:
         log_time: LogTime,
         counts: Counter[str],
         metrics: Metrics,
+        traces: Traces,
         status: Callable[[], dict[str, Any]],
         read_asked: Callable[[int], object],
     ) -> None:
@@ -86,6 +89,7 @@ class Requests:
         self._rules = rules
         self._counts = counts
         self._metrics = metrics
+        self._traces = traces
         self._status = status
         self._read_asked = read_asked
         self.endpoints: list[
@@ -189,10 +193,12 @@ class Requests:
         if not 0 < request.count <= len(request.body):  # each command is at least a byte
             self._counts["malformed client frames"] += 1
             return
-        self._append(client, frame, request.client_id, request.first_sequence)
+        index = self._append(client, frame, request.client_id, request.first_sequence)
+        if request.traces and index is not None:
+            self._traces.taken(index, self._server.current_term, request.traces)
 
-    def _append(self, client: Any, frame: bytes, client_id: int, first_sequence: int) -> None:
-        """Append a client's frame as one entry, or say why not: refused by name is certainly not applied."""
+    def _append(self, client: Any, frame: bytes, client_id: int, first_sequence: int) -> int | None:
+        """Append a client's frame as one entry, return its index; or say why not, None: certainly not applied."""
         size = len(frame)
         held = self._held.get(client)
         if self.closing:
@@ -219,13 +225,16 @@ class Requests:
                 else:
                     held[0] += 1
                     held[1] += size
-                return
+                return index
         self.reply(client, codec.Refused(client_id, first_sequence, reason, self._server.leader_id))
+        return None
 
     def replaced_from(self, first_index: int) -> None:
         """Another leader replaced entries: their clients hear nothing from here and ask there."""
         for index in [index for index in self._pending if index >= first_index]:
             self._take_pending(index)
+        if self._traces:
+            self._traces.replaced_from(first_index)
 
     def _take_pending(self, index: int) -> Any:
         """Return who waits for an entry, and let them send as much again; None: nobody."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import abc
 import math
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import fields
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from actorraft import ActorOptions, RaftConfig, Supervision, UsageError
+from actorraft import Actor, ActorOptions, RaftConfig, Supervision, UsageError, actor_ref, spawn
+from actorraft.actors import actor
 from actorraft.raft.config import BOUNDS, COUNT_MAX
 
 ODD: list[Any] = ["x", b"1", [1], {}, None, 1j, Decimal("0.5"), math.nan, -1, int, object()]
@@ -61,3 +65,50 @@ def test_the_other_options_of_an_actor_name_what_they_do_not_take() -> None:
     for name, value in (("supervision", "permanent"), ("supervision", True), ("public", "yes"), ("route", "random")):
         with pytest.raises(UsageError, match=f"{name} is "):
             ActorOptions(**{name: value, "name": "a"})  # type: ignore[arg-type]
+
+
+class Yields(Actor):
+    def receive(self, message: Any) -> Iterator[Any]:
+        yield message
+
+
+class YieldsAtTheStart(Actor):
+    def on_start(self) -> Iterator[None]:  # type: ignore[override]
+        yield
+
+
+class YieldsLater(Actor):
+    async def receive(self, message: Any) -> AsyncIterator[Any]:
+        yield message
+
+
+class Unfinished(Actor, abc.ABC):
+    @abc.abstractmethod
+    def price(self) -> int: ...
+
+
+@pytest.mark.parametrize(
+    ("cls", "why"),
+    [
+        (Yields, r"Yields\.receive is a generator"),
+        (YieldsAtTheStart, r"YieldsAtTheStart\.on_start is a generator"),
+        (YieldsLater, r"YieldsLater\.receive is a generator"),
+        (Unfinished, r"Unfinished is abstract .it has no price"),
+    ],
+)
+def test_an_actor_that_could_not_work_is_refused_before_a_process_starts(cls: Any, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        spawn(cls)
+
+
+@pytest.mark.parametrize("seconds", ["1", b"1", None, True, [1], math.nan, math.inf, -1, 10**400])
+def test_a_timer_names_what_it_does_not_take(seconds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor, "inside", SimpleNamespace(after=None))
+    with pytest.raises(UsageError, match="a timer is set for 0 seconds or more"):
+        Actor().after(seconds, "message")
+
+
+@pytest.mark.parametrize("name", [5, None, "../x", "a/b", "a\0b"])
+def test_an_actor_is_found_by_a_name_and_nothing_else(name: Any) -> None:
+    with pytest.raises(UsageError, match="an actor's name has letters"):
+        actor_ref(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -102,9 +103,9 @@ class Actor:
         Timers end with the process; those of a replicated actor go by log time, and end with the last of its replicas.
 
         Raises:
-            UsageError: this object is no running actor.
+            UsageError: this object is no running actor, or `seconds` no number from 0 up.
         """
-        return _inside().after(seconds, message)
+        return _inside().after(_delay_s(seconds), message)
 
     def tell(self, ref: ActorRef[Any], message: Any) -> None:
         """Send a message to another actor. A replicated actor's leader sends it, once this turn is committed."""
@@ -147,3 +148,13 @@ def tell_as_effect(ref: ActorRef[Any], message: Any) -> bool:
         return False
     _inside().tell(ref, message)
     return True
+
+
+def _delay_s(seconds: Any) -> float:
+    try:
+        delay_s = math.nan if isinstance(seconds, bool | str | bytes) else float(seconds)
+    except (TypeError, ValueError, OverflowError):
+        delay_s = math.nan
+    if not 0 <= delay_s < math.inf:
+        raise UsageError(f"a timer is set for 0 seconds or more, not {seconds!r}")
+    return delay_s

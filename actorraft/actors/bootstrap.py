@@ -230,10 +230,11 @@ def _hear_signals() -> None:
 
 def _tell_failure(reports: Reports, error: BaseException) -> None:
     """Write the traceback where the process's own words go, and tell the parent."""
-    traceback.print_exc()
-    kinds = [each.__name__ for each in type(error).__mro__]
     try:
+        text = traceback.format_exc()
         message = str(error)
-    except Exception:
-        message = "(its message cannot be shown)"
-    reports.put(pickle.dumps(("failed", (kinds, message, traceback.format_exc()))))
+    except BaseException:  # the user's exception does something odd when it is shown
+        text, message = f"{type(error).__qualname__}\n", "(its message cannot be shown)"
+    print(text, file=sys.stderr, flush=True)
+    kinds = [each.__name__ for each in type(error).__mro__]
+    reports.put(pickle.dumps(("failed", (kinds, message, text))))

@@ -50,7 +50,7 @@ from actorraft.actors.wire import (
     dump_error,
     read_bulk,
 )
-from actorraft.errors import UsageError
+from actorraft.errors import StartError, UsageError
 from actorraft.pickling import exceptions
 from actorraft.ports import Kinds
 
@@ -143,8 +143,6 @@ class Inside:
         self.wake()
 
     def after(self, seconds: float, message: Any) -> _Timer:
-        if not 0 <= seconds < float("inf"):
-            raise UsageError(f"a timer is set for 0 seconds or more, not {seconds!r}")
         timer = _Timer(message)
         self._fresh.append((time.monotonic() + seconds, next(self._numbers), timer))
         self.armed = True
@@ -193,9 +191,14 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
     actors.own_endpoint = address.endpoint
     actors.inside = inside = Inside()
     inside.actor = actor
-    actor.__init__(*args, **kwargs)
-    coroutines = Coroutines() if is_asynchronous(cls) else None
-    (coroutines.run if coroutines is not None else _call)(actor.on_start)
+    try:
+        actor.__init__(*args, **kwargs)
+        coroutines = Coroutines() if is_asynchronous(cls) else None
+        (coroutines.run if coroutines is not None else _call)(actor.on_start)
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        if context.stop_requested:
+            raise
+        raise StartError(f"{cls.__qualname__} raised {exceptions.summary(error)} as it started") from error
     mailbox = ZeroMQMailbox(
         0,
         incarnation=os.urandom(8),

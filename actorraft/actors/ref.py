@@ -129,7 +129,12 @@ class ActorRef(Generic[A_co]):
         """Have `callback` called with an Exit each time the actor's process ends; at once if it is gone.
 
         It runs in another thread, and must not wait for answers there.
+
+        Raises:
+            UsageError: `callback` cannot be called.
         """
+        if not callable(callback):
+            raise UsageError(f"watch takes what can be called with an Exit, not {callback!r}")
         post, box = self._post_and_box()
         post.watch(box, callback)
 

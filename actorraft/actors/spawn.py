@@ -9,13 +9,14 @@ clusters registers how that is done (`replicate_by`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from actorraft.actors import wire
-from actorraft.actors.actor import Actor
+from actorraft.actors.actor import HOOKS, Actor
 from actorraft.actors.coroutines import is_asynchronous
 from actorraft.actors.loop import Manner, run_actor
 from actorraft.actors.pool import PoolRef, Route, check_route
@@ -80,7 +81,7 @@ class ActorOptions:
         for name in ("mailbox_max", "mailbox_bytes_max", "concurrency", "pool", "replicas"):
             number = getattr(self, name)
             if type(number) is not int or number < 1:
-                raise UsageError(f"{name} is a whole number, 1 or more, not {number!r}")
+                raise UsageError(f"{name} is a whole number, at least 1, not {number!r}")
         if self.supervision is not None and not isinstance(self.supervision, Supervision):
             raise UsageError(f"supervision is a Supervision or None, not {self.supervision!r}")
         if type(self.public) is not bool:
@@ -145,6 +146,17 @@ def check_actor_class(cls: object) -> type[Actor]:
     """Return `cls`. Raises UsageError if it is no class of actors."""
     if not (isinstance(cls, type) and issubclass(cls, Actor)):
         raise UsageError(f"spawn takes a class that derives from Actor, not {cls!r}")
+    for name in sorted(HOOKS):
+        function = inspect.getattr_static(cls, name, None)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise UsageError(
+                f"{cls.__qualname__}.{name} is a generator: its body would never run; return a list instead"
+            )
+    if inspect.isabstract(cls):
+        lacks = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
+        raise UsageError(
+            f"{cls.__qualname__} is abstract (it has no {lacks} of its own): spawn a class that can be made"
+        )
     return cls
 
 

@@ -184,8 +184,8 @@ class System:
             and not is_running(record.owner)
         )
 
-    def _check_name(self, name: str) -> str:
-        if not _NAME.fullmatch(str(name)):
+    def _check_name(self, name: Any) -> str:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UsageError(f"an actor's name has 1 to 40 letters, digits, - and _, not {name!r}")
         record = read_record(self.run_dir / f"{name}.json")
         if record is not None and not record.dead and not self._is_left(record):
@@ -231,12 +231,14 @@ class System:
                 )
             self._monitor.watch(process, child.supervision)
 
-    def find(self, name: str) -> Record:
+    def find(self, name: Any) -> Record:
         """Return what is known of a named actor anywhere in this tree of processes, or of a public one elsewhere.
 
         Raises:
             UsageError: there is none of that name.
         """
+        if not isinstance(name, str) or "/" in name or "\0" in name:
+            raise UsageError(f"an actor's name has letters, digits, - and _, not {name!r}")
         record = read_record(self.run_dir / f"{name}.json")
         if record is None or record.dead:
             record = public.find(name)

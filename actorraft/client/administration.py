@@ -110,8 +110,8 @@ def member_status(endpoints: dict[int, str], node_id: int, said: dict[str, Any],
 
 def transfer_leadership(thread: ClientThread, to: int | None, timeout: float) -> int:
     """Hand leadership over on purpose: to node `to`, or to whoever is most up to date; return the new leader's id."""
-    if to is not None and to not in thread.endpoints:
-        raise UsageError(f"there is no node {to}; the nodes are {sorted(thread.endpoints)}")
+    if to is not None and (type(to) is not int or to not in thread.endpoints):
+        raise UsageError(f"there is no node {to!r}; the nodes are {sorted(thread.endpoints)}")
     deadline_s = monotonic() + timeout
     before = wait_for_leader(thread, timeout)
     if to == before:

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from actorraft import codec, roles
+from actorraft.client.arguments import WrongArguments
 from actorraft.client.bell import Bell
 from actorraft.client.events import EventHub, Published, WatchStream
 from actorraft.client.failures import Failure
@@ -249,7 +250,7 @@ class ClientThread:
         Args:
             min_index: what its server's state must have; None: nothing beyond what `consistency` says.
         """
-        if isinstance(to, int) and to not in self._endpoints:
+        if type(to) is int and to not in self._endpoints:
             raise UsageError(f"there is no node {to}; the nodes are {sorted(self._endpoints)}")
         if self._role != roles.ADMIN:
             self._check_role(codec.Query(0, consistency, False, 1, codec.join_body([encoded])))
@@ -263,7 +264,16 @@ class ClientThread:
 
         Returns:
             A future of what it says; it fails with NodeSilent or NodeRefused (requests.py).
+
+        Raises:
+            UsageError: there is no such question: nothing was sent.
         """
+        if type(node_id) is not int:
+            raise WrongArguments(f"node_id is a node's id, not {node_id!r}")
+        try:  # here, where the caller is told, and not in the thread
+            codec.encode(codec.Admin(0, verb, arguments))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise UsageError(f"a node cannot be asked this: {summary(error)}") from error
         future = self._future(timeout)
         now_s = monotonic()
         deadline_s, link_by_s = now_s + timeout, now_s + min(timeout, LINK_S)

@@ -264,8 +264,6 @@ class ReplicatedActor:
     def after(self, seconds: float, message: Any) -> LoggedTimer:
         """As Actor.after, in log time."""
         self._check_writes()
-        if not 0 <= seconds < float("inf"):
-            raise UsageError(f"a timer is set for 0 seconds or more, not {seconds!r}")
         now_s = active.context.time if active.context is not None else 0.0  # log time begins with the log
         timer = LoggedTimer(now_s + seconds, self._timer_number)
         self._timer_number += 1

@@ -514,6 +514,29 @@ def test_a_constructor_that_raises_says_why() -> None:
         spawn(Broken)
 
 
+class SaysNothing(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("in __str__")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SystemExit(0), "Leaving raised SystemExit: 0 as it started"),
+        (KeyboardInterrupt("x"), "Leaving raised KeyboardInterrupt: x as it started"),
+        (SaysNothing(), "SaysNothing"),
+    ],
+    ids=["SystemExit", "KeyboardInterrupt", "SaysNothing"],
+)
+def test_a_start_that_would_end_the_process_says_what_was_raised(error: BaseException, said: str) -> None:
+    class Leaving(Actor):
+        def on_start(self) -> None:
+            raise error
+
+    with pytest.raises(StartError, match=said):
+        ActorOptions(supervision=None).spawn(Leaving)
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "../x", "x" * 41, "."])
 def test_a_name_that_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="an actor's name has"):

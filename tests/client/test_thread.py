@@ -462,3 +462,18 @@ def test_a_client_that_somebody_would_send_says_what_to_send(client: Client[Any]
     for copies in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="send its endpoints"):
             copies(client)
+
+
+@pytest.mark.parametrize("node_id", [[0], {}, "0", 0.0, None, True, float("nan")])
+def test_what_is_no_node_is_refused_to_who_asks_and_ends_no_thread(client: Client[Any], node_id: Any) -> None:
+    for ask in (client.digest, lambda each: client.ask_node(each, "status", {}, 1.0)):
+        with pytest.raises(UsageError, match="a node's id, not"):
+            ask(node_id)
+    assert client.execute("b") == 1
+
+
+@pytest.mark.parametrize("arguments", [{"a": object()}, {"a": [1j]}, {"a": 1 << 80}, {"a": "\ud800"}])
+def test_what_no_frame_holds_is_refused_to_who_asks_and_ends_no_thread(client: Client[Any], arguments: Any) -> None:
+    with pytest.raises(UsageError, match="a node cannot be asked this"):
+        client.ask_node(0, "status", arguments, 1.0)
+    assert client.execute("b") == 1

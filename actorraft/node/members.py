@@ -116,7 +116,8 @@ class Members:
             self._use_book()
         server = self._driver.server
         if self._node_id not in configuration.members and server.configurations[-1][0] <= server.commit_index:
-            self.removed = server.commit_index >= 0 and bool(configuration.members)
+            # Below the next free id it was a member before; else this log has not come yet to where it joins.
+            self.removed = self._node_id < configuration.next_node_id
         if self._driver.server.state is not LeaderState:
             self._news = True  # whoever leads next looks what it has to tell
             return False

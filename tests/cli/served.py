@@ -76,21 +76,25 @@ class Served:
     def start(self, *node_ids: int, more: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> None:
         """Serve these nodes, or all, and wait until each says that it serves."""
         for node_id in node_ids or range(len(self.ports)):
-            lines = self.lines[node_id] = []
-            process = self.processes[node_id] = subprocess.Popen(
-                [sys.executable, "-m", "actorraft", "serve", str(self.folder(node_id)), *more],
-                cwd=REPOSITORY,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            threading.Thread(target=_read, args=(process, lines), daemon=True).start()
+            self.serve(node_id, str(self.folder(node_id)), *more, environment=environment)
         for node_id in node_ids or range(len(self.ports)):
             eventually(
                 lambda node_id=node_id: any(" serves at " in line for line in self.lines[node_id]),
                 what=lambda node_id=node_id: f"node {node_id} does not serve: {self.lines[node_id]}",
             )
+
+    def serve(self, node_id: int, *words: str, environment: dict[str, str] | None = None) -> None:
+        """Start a process of `actorraft serve`; its output is kept as this node's."""
+        lines = self.lines[node_id] = []
+        process = self.processes[node_id] = subprocess.Popen(
+            [sys.executable, "-m", "actorraft", "serve", *words],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        threading.Thread(target=_read, args=(process, lines), daemon=True).start()
 
     def run(self, *words: str, check: bool = True, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run the command line as this cluster's client."""

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actorraft import ActorDead, ActorRaftError, Client, MailboxFull, NotYet, Unavailable, UsageError
 from actorraft.futures import ResultFuture
+from parameter_server.sending import Sender
 from statemachines import updates
-from statemachines.parameter_server import GIVEN_UP, GivenUp, PushRefused, StepAhead, TooFarAhead
+from statemachines.parameter_server import GIVEN_UP, GivenUp, PushRefused, StepAhead, TooFarAhead, WrongUpdate
 
 if TYPE_CHECKING:
     from actorraft import ActorRef
@@ -75,10 +76,12 @@ class _Direct:
     def __init__(self, client: Client[Any]) -> None:
         self._commands: Any = client.proxy(timeout=ASK_S)
         self._reads: Any = client.proxy(timeout=ASK_S, consistency="stale")
+        self._sender = Sender(self._commands)
 
     def push(self, member: Member, examples: float, update: bytes) -> Future[int]:
         worker, step, base_version, life = member
-        return self._commands.push.submit(worker, step, base_version, update, life)  # type: ignore[no-any-return]
+        push = self._commands.push.submit
+        return self._sender.send(update, lambda update: push(worker, step, base_version, update, life))
 
     def skip(self, worker: str | int, step: int, life: int) -> Future[int]:
         return self._commands.skip.submit(worker, step, life)  # type: ignore[no-any-return]
@@ -329,6 +332,9 @@ class ParameterClient:
             except (ActorDead, MailboxFull, Unavailable) as error:
                 self._failed(error, sent_round)
                 return
+            except UsageError as error:  # too large for a message or an entry, say
+                answer = Future()
+                answer.set_exception(WrongUpdate(str(error), self.worker, step))
             answer.add_done_callback(
                 lambda answer, push=push: self._todo.put(lambda: self._ended(push, answer, sent_round))  # type: ignore[misc]
             )

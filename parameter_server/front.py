@@ -13,6 +13,7 @@ Shape:      messages are tuples of scalars: ("push", worker, step, base version,
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import Actor, ActorRaftError, NotYet, OutcomeUnknown, Unavailable, UsageError, connect
+from parameter_server.sending import Sender
 from statemachines import updates
 from statemachines.parameter_server import (
     GIVEN_UP,
@@ -34,6 +36,7 @@ from statemachines.parameter_server import (
     Superseded,
     WrongUpdate,
 )
+from statemachines.ranges import RangeRefused
 
 if TYPE_CHECKING:
     from statemachines.parameter_server import Member
@@ -132,6 +135,7 @@ class _Bench:
 
     def __init__(self, server: Any, reader: Any, size: int, window_max: int, outstanding_max: int) -> None:
         self._server = server
+        self._sender = Sender(server)
         self._reader = reader
         self._size = size
         self._window_max = window_max
@@ -225,12 +229,24 @@ class _Bench:
             self._singly = max(0, self._singly - 1)
             window = [self._gathered.popleft() for _ in range(count)]
             self._outstanding += 1
-            if count == 1:
-                only = window[0]
-                sent = self._server.push.submit(only.worker, only.step, only.base_version, only.update, only.life)
-            else:
-                sent = self._server.push_sum.submit([push.member for push in window], _summed(window))
-            sent.add_done_callback(lambda sent, window=window: self._todo.put(lambda: self._committed(window, sent)))
+            try:
+                sent = self._send(window)
+            except UsageError as error:  # the cluster takes no entry of this size, say
+                sent = Future()
+                sent.set_exception(WrongUpdate(str(error), *window[0].member[:2]))
+            sent.add_done_callback(functools.partial(self._ended, window))
+
+    def _send(self, window: list[_Push]) -> Future[int]:
+        if len(window) == 1:
+            worker, step, base_version, life = window[0].member
+            push = self._server.push.submit
+            return self._sender.send(window[0].update, lambda update: push(worker, step, base_version, update, life))
+        members = [push.member for push in window]
+        push_sum = self._server.push_sum.submit
+        return self._sender.send(_summed(window), lambda update: push_sum(members, update))
+
+    def _ended(self, window: list[_Push], sent: Future[int]) -> None:
+        self._todo.put(lambda: self._committed(window, sent))
 
     def _committed(self, window: list[_Push], sent: Future[int]) -> None:
         self._outstanding -= 1
@@ -258,7 +274,7 @@ class _Bench:
             for push in refused or window:
                 self._answer(push, error)
             self._put_back([push for push in window if push not in refused] if refused else [])
-        elif isinstance(error, OutcomeUnknown | Unavailable):  # applied or not: the machine knows
+        elif isinstance(error, OutcomeUnknown | Unavailable | RangeRefused):  # applied or not: the machine knows
             self._put_back(window)
             self._later()
         else:

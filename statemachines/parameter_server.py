@@ -30,6 +30,7 @@ from zlib import crc32
 from actorraft.errors import NotYet, UsageError
 from actorraft.machine import StateMachine, command, context, query
 from statemachines import updates
+from statemachines.ranges import Ranges
 
 if TYPE_CHECKING:
     from statemachines.updates import Vector
@@ -41,6 +42,7 @@ ANSWERS_MAX: Final = 128  # of a worker's last steps, whose answers are held for
 LEFT_MAX: Final = 10_000  # workers that left whose last step is remembered; the longest gone are forgotten first
 LIVES_MAX: Final = 8  # former processes of one worker that are known still
 GIVEN_UP: Final = -1  # the answer of a step that was given up
+UPLOADS_MAX: Final = 4  # updates that may be under way in ranges, each as large as all parameters
 ROUND_S: Final = 60.0  # of log time: how long a round lasts at the most, where the rule does not say
 CHUNK_FLOATS: Final = 1 << 18  # of a vector, in one piece of a snapshot
 
@@ -283,6 +285,7 @@ class ParameterServer(StateMachine):
         self._workers: dict[Worker, _Known] = {}
         self._left: dict[Worker, _Known] = {}  # the longest gone first
         self._spare = _Spare(size)
+        self._ranges = Ranges(UPLOADS_MAX, updates.bytes_max(size))
         for worker in workers or ():
             _check_worker(worker)
             examples = workers[worker] if isinstance(workers, Mapping) else 1
@@ -355,6 +358,7 @@ class ParameterServer(StateMachine):
 
         Raises:
             PushRefused: it is not applied; which of its subclasses says why.
+            RangeRefused: it says that its ranges have gone ahead, and they are not all there; likewise.
         """
         known = self._known(worker, step, life)
         if type(step) is int and 1 <= step <= known.step:
@@ -365,7 +369,9 @@ class ParameterServer(StateMachine):
         self._check_step(known, worker, step, known.step)
         self._check_base(worker, step, base_version)
         vector = self._vector(update, worker, step)
-        return self._take([(worker, step, base_version, life)], vector, known.examples)
+        answer = self._take([(worker, step, base_version, life)], vector, known.examples)
+        self._forget_ranges(update)
+        return answer
 
     @command
     def push_sum(self, members: Iterable[tuple[Any, ...]], update: Any) -> int:
@@ -378,6 +384,7 @@ class ParameterServer(StateMachine):
         Raises:
             AlreadyApplied: some were applied (or given up) before; it names them, with their answers.
             PushRefused: one of the others may not be applied; it names the first.
+            RangeRefused: as in `push`.
         """
         these = [_member(*each) for each in members]
         if not these:
@@ -400,7 +407,27 @@ class ParameterServer(StateMachine):
         if done:
             named = ", ".join(f"{worker!r} step {step}" for worker, step, _ in done)
             raise AlreadyApplied(f"applied before: {named}", done)
-        return self._take(these, self._vector(update, *these[0][:2]), weight, summed=True)
+        answer = self._take(these, self._vector(update, *these[0][:2]), weight, summed=True)
+        self._forget_ranges(update)
+        return answer
+
+    @command
+    def put_range(self, sender: int, number: int, size: int, data: bytes) -> int:
+        """Keep a range of an update, as bytes, that is larger than an entry of the log should be; return its number.
+
+        The last range comes with the push of it (`updates.ranged`); they may all be sent without waiting.
+
+        Args:
+            sender: a number of the sender's own; it has one update under way at a time.
+            number: of the range, from 0, which begins anew.
+            size: of the whole update.
+            data: the range; `RANGE_BYTES` of it (ranges.py).
+
+        Raises:
+            RangeRefused: it is not kept; which of its subclasses says why.
+        """
+        self._ranges.put(sender, number, size, data, _log_time())
+        return number
 
     @command
     def skip(self, worker: Worker, step: int, life: int | None = None) -> int:
@@ -475,15 +502,16 @@ class ParameterServer(StateMachine):
     def snapshot_while_serving(self) -> Iterator[Any]:
         """Return the same; commands may run between two pieces."""
         vectors = [self._values, self._sum, self._velocity]
-        head = (self._small(), [vector is not None for vector in vectors], self._rule, self._places)
-        return _pieces(head, [vector for vector in vectors if vector is not None])
+        uploads, ranges = self._ranges.state()
+        head = (self._small(), [vector is not None for vector in vectors], self._rule, self._places, uploads)
+        return _pieces(head, [vector for vector in vectors if vector is not None], ranges)
 
     def restore(self, state: Any) -> None:
         """Take up what `snapshot` gave."""
         import numpy as np
 
         chunks = iter(state)
-        small, there, self._rule, self._places = next(chunks)
+        small, there, self._rule, self._places, uploads = next(chunks)
         size = max(stop for _, stop, _ in self._places.values())
         vectors: list[Vector | None] = []
         for is_there in there:
@@ -493,6 +521,8 @@ class ParameterServer(StateMachine):
                     part = vector[start : start + CHUNK_FLOATS]
                     part[:] = np.frombuffer(next(chunks), "<f4")
             vectors.append(vector)
+        self._ranges = Ranges(UPLOADS_MAX, updates.bytes_max(size))
+        self._ranges.restore(uploads, chunks)
         values, self._sum, self._velocity = vectors
         assert values is not None, "there are always parameters"
         self._values, self._spare = values, _Spare(size)
@@ -506,7 +536,7 @@ class ParameterServer(StateMachine):
         """Return what is equal on equal replicas: checksums of the vectors, which are read where they are."""
         crc = crc32(repr((self._rule, self._places, self._small())).encode())
         crcs = [0 if vector is None else crc32(vector.data) for vector in (self._values, self._sum, self._velocity)]
-        return struct.pack("<4I", crc, *crcs)
+        return struct.pack("<5I", crc, *crcs, self._ranges.digest())
 
     def _small(self) -> tuple[Any, ...]:
         workers, left = (
@@ -571,6 +601,9 @@ class ParameterServer(StateMachine):
 
         size = self._values.size
         if isinstance(update, bytes | bytearray | memoryview):
+            ranged = updates.read_ranged(update)
+            if ranged is not None:
+                update = self._ranges.whole(*ranged)
             try:
                 return updates.read(update, size)
             except ValueError as error:
@@ -583,6 +616,12 @@ class ParameterServer(StateMachine):
                 vector[start:stop] = _floats(update[name], shape, name, worker, step).ravel()
             return vector
         return _floats(update, (size,), "the vector", worker, step)
+
+    def _forget_ranges(self, update: Any) -> None:
+        """What came in ranges is applied."""
+        ranged = updates.read_ranged(update) if isinstance(update, bytes | bytearray | memoryview) else None
+        if ranged is not None:
+            self._ranges.forget(ranged[0])
 
     # --- Applying: everything is computed before anything is changed ---
 
@@ -729,11 +768,12 @@ def _references() -> int:
 _ALONE: Final = _references()  # as counted for an object that only a local variable holds
 
 
-def _pieces(head: Any, vectors: list[Vector]) -> Iterator[Any]:
+def _pieces(head: Any, vectors: list[Vector], ranges: list[bytes]) -> Iterator[Any]:
     yield head
     for vector in vectors:
         for start in range(0, vector.size, CHUNK_FLOATS):
             yield vector[start : start + CHUNK_FLOATS].tobytes()
+    yield from ranges
 
 
 def _end_of_round(round_s: float | None) -> float | None:
@@ -743,6 +783,13 @@ def _end_of_round(round_s: float | None) -> float | None:
         return context().time + ROUND_S
     except UsageError:
         return None  # a plain local instance, where no log time passes
+
+
+def _log_time() -> float:
+    try:
+        return context().time
+    except UsageError:
+        return 0.0  # likewise
 
 
 def _floats(value: Any, shape: tuple[int, ...], name: str, worker: Worker, step: int) -> Vector:

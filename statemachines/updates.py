@@ -1,11 +1,14 @@
 """Updates of a vector of float32 as bytes: whole, rounded to bfloat16, or the largest entries only.
 
+One that is larger than an entry of the log should be goes ahead in ranges (ranges.py); what is pushed then says so.
+
 A command whose arguments are all scalars, bytes among them, travels without a pickle, and what the machine reads is a
 view of the bytes that came. bfloat16 is the upper half of a float32, taken by bits: numpy's float16 takes a hundred
 times as long where numbers are small.
 
 Shape:      two little-endian uint32, the kind and the number of entries that follow; then, WHOLE: float32 each;
             ROUNDED: the upper 16 bits of each; LARGEST: the positions, rising, as uint32, then a float32 for each.
+            RANGED: of an update of so many bytes, the last range, behind its sender, as int64.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 
     Vector = NDArray[numpy.float32]
 
-WHOLE, ROUNDED, LARGEST = range(3)
+WHOLE, ROUNDED, LARGEST, RANGED = range(4)
 _HEAD: Final = struct.Struct("<II")
+_RANGED: Final = struct.Struct("<IIq")
 
 
 def whole(vector: Vector) -> bytes:
@@ -38,11 +42,11 @@ def rounded(vector: Vector) -> bytes:
 
 
 def largest(vector: Vector, count: int) -> bytes:
-    """Return the encoding of the `count` entries that are largest in size; the others count as zero."""
+    """Return the encoding of the `count` entries that are largest in size; of all, where that is no longer."""
     import numpy as np
 
-    count = max(0, min(count, vector.size))
-    if count == vector.size:
+    count = max(0, count)
+    if 2 * count >= vector.size:  # which is no longer
         return whole(vector)
     places = np.argpartition(np.abs(vector), vector.size - 1 - count)[vector.size - count :]
     return _at(vector, np.sort(places))
@@ -63,6 +67,24 @@ def _at(vector: Vector, places: Any) -> bytes:
 def kind_of(data: Any) -> int:
     """Return how an update is encoded: WHOLE, ROUNDED or LARGEST."""
     return int(_HEAD.unpack_from(data)[0])
+
+
+def bytes_max(size: int) -> int:
+    """Return how many bytes an update of so many numbers has at the most, as it is made here."""
+    return _HEAD.size + 4 * size
+
+
+def ranged(sender: int, size: int, last: bytes) -> bytes:
+    """Return what to push for an update of `size` bytes whose ranges, but for the last, have gone ahead."""
+    return _RANGED.pack(RANGED, size, sender) + last
+
+
+def read_ranged(data: Any) -> tuple[int, int, memoryview] | None:
+    """Return (sender, size, last range), or None: this is all of an update."""
+    if len(data) < _RANGED.size or kind_of(data) != RANGED:
+        return None
+    _, size, sender = _RANGED.unpack_from(data)
+    return sender, size, memoryview(data)[_RANGED.size :]
 
 
 def read(data: Any, size: int) -> Vector:

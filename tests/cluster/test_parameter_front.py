@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actorraft import Actor, ActorOptions, ActorRef, Cluster, ReplicatedStateMachine, Supervision
+from actorraft import Actor, ActorOptions, ActorRef, Cluster, RaftConfig, ReplicatedStateMachine, Supervision
 from actorraft.actors.system import close_system
 from parameter_server import ParameterClient, ParameterFront
 from statemachines import updates
@@ -132,6 +132,29 @@ def test_a_window_holds_two_steps_of_one_worker_and_sums_leave_out_what_was_appl
     assert answers[2] == 2, "answered as it was when it was applied"
     check(cluster, {"a": 3, "b": 4})
     assert cluster.proxy().progress().version < 7, "some went as a sum"
+
+
+def test_updates_larger_than_a_frame_come_in_ranges_whoever_is_killed_on_the_way(raft_cluster: Spawn) -> None:
+    size, config = 1_200_000, RaftConfig(frame_bytes_max=2 << 20)  # 4.8 MB, where a frame takes 2 MiB
+    machine = ReplicatedStateMachine(ParameterServer, {"w": np.zeros(size)}, Async(0.0))
+    cluster = raft_cluster(machine, 3, config=config)
+    ref = front(cluster)
+    update = np.ones(size, np.float32)
+    with ParameterClient("a", ref, timeout=60.0) as one, ParameterClient("b", cluster, timeout=60.0) as other:
+        assert one.push(update, 0).result(60) == 1
+        assert other.push(update, 0).result(60) == 2
+        answers = [one.push(update, 0), other.push(update, 0)]
+        leader = cluster.wait_for_leader()
+        cluster.nodes[leader].kill()
+        cluster.nodes[leader].restart()
+        answers.append(one.push(update, 0))
+        kill(ref)
+        for answer in answers:
+            answer.result(60)
+        version, vector = one.pull_vector(min_version=5)
+    assert version == 5, "each counts once"
+    assert (vector.min(), vector.max()) == (5.0, 5.0)
+    agree(cluster)
 
 
 class Worker(Actor):

@@ -8,6 +8,8 @@ import pickle
 import random
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from actorraft.errors import NotYet, UsageError
 from actorraft.machine import methods_of
 from actorraft.testing import context
 from statemachines import parameter_server as ps
-from statemachines import updates
+from statemachines import ranges, updates
 from statemachines.parameter_server import Async, FedBuff, Mean, ParameterServer, Rule
 
 SIZE = 7
@@ -34,6 +36,13 @@ RULES: list[Rule] = [
     Async(0.7, momentum=0.9, steps_ahead_max=3),
     Async(1.0, versions_behind_max=2, rate=0.1),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_ranges() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranges, "RANGE_BYTES", 8)
+        yield
 
 
 def server(rule: Rule, workers: Any = ("a", "b", "c")) -> ParameterServer:
@@ -342,7 +351,7 @@ def test_wrong_rules_and_parameters_are_refused_at_once() -> None:
 
 def test_a_machine_is_made_of_commands_and_queries() -> None:
     methods = methods_of(ParameterServer)
-    assert set(methods.commands) == {"join", "leave", "push", "push_sum", "skip"}
+    assert set(methods.commands) == {"join", "leave", "push", "push_sum", "put_range", "skip"}
     assert set(methods.queries) == {"pull", "pull_vector", "layout", "progress"}
 
 
@@ -359,6 +368,8 @@ def some_call(rng: random.Random, machine: ParameterServer) -> Call:
     base = max(0, told.version - rng.randrange(3))
     update = np.asarray([rng.uniform(-1, 1) for _ in range(SIZE)], np.float32)
     kind = rng.random()
+    if kind < 0.15:
+        return some_range(rng, machine, update)
     if kind < 0.6:
         encoded = rng.choice([updates.whole, updates.rounded, lambda some: updates.largest(some, 3)])(update)
         return "push", (worker, step + 1, base, encoded, rng.choice([None, None, None, 1]))
@@ -376,6 +387,23 @@ def some_call(rng: random.Random, machine: ParameterServer) -> Call:
     return "join", (worker, rng.choice([1, 2]), rng.choice([None, None, 1]))
 
 
+def some_range(rng: random.Random, machine: ParameterServer, update: Any) -> Call:
+    """Go on with an update that comes in ranges; now and then with one that is not there, or not this one."""
+    encoded = rng.choice([updates.whole(update), updates.rounded(update)])
+    there = {row[0]: row[-1] for row in machine._ranges.state()[0]}
+    sender = rng.choice([*there, *range(6)])
+    number = there.get(sender, 0) + (rng.random() < 0.1)
+    *parts, last = ranges.cut(encoded)
+    if number < len(parts) and rng.random() < 0.9:
+        return "put_range", (sender, number, len(encoded), parts[number])
+    worker, told = rng.choice("abc"), machine.progress()
+    step = told.steps.get(worker, 0) + 1
+    ranged = updates.ranged(sender, len(encoded), last[: rng.choice([99, 99, 99, 1])])
+    if rng.random() < 0.5:
+        return "push", (worker, step, told.version, ranged)
+    return "push_sum", ([(worker, step, told.version)], ranged)
+
+
 def apply(machine: ParameterServer, number: int, call: Call) -> Any:
     """Apply as an executor would, log time going on; an exception is a result."""
     method, args = call
@@ -384,7 +412,7 @@ def apply(machine: ParameterServer, number: int, call: Call) -> Any:
         before = machine.digest()
         try:
             return getattr(machine, method)(*args), machine.digest()
-        except ps.PushRefused as error:
+        except (ps.PushRefused, ranges.RangeRefused) as error:
             refused = type(error), str(error)
     assert machine.digest() == before, f"{call} changed something, and was refused: {refused}"
     return refused
@@ -456,6 +484,90 @@ def test_a_snapshot_in_the_middle_of_a_round_is_of_its_moment_whatever_is_pushed
     assert copy.digest() == machine.digest()
 
 
+def put(machine: ParameterServer, sender: int, encoded: bytes) -> bytes:
+    """Send all ranges but the last; return what to push."""
+    *parts, last = ranges.cut(encoded)
+    for number, part in enumerate(parts):
+        assert machine.put_range(sender, number, len(encoded), part) == number
+    return updates.ranged(sender, len(encoded), last)
+
+
+@pytest.mark.parametrize("encode", [updates.whole, updates.rounded, lambda some: updates.largest(some, 3)])
+def test_an_update_in_ranges_counts_as_if_it_had_come_in_one(encode: Any) -> None:
+    update = np.linspace(-2, 3, SIZE, dtype=np.float32)
+    in_one, in_ranges = server(Async(0.5)), server(Async(0.5))
+    for step in (1, 2):
+        in_one.push("a", step, 0, encode(update))
+        ranged = put(in_ranges, 5, encode(update))
+        assert in_ranges.push("a", step, 0, ranged) == step
+    in_one.push_sum([("b", 1, 0)], encode(update))
+    in_ranges.push_sum([("b", 1, 0)], put(in_ranges, 5, encode(update)))
+    assert in_ranges.digest() == in_one.digest()
+    with pytest.raises(ranges.RangeMissing):
+        in_ranges.push("a", 3, 0, ranged)
+    assert in_ranges.push("a", 2, 0, ranged) == 2, "one that was applied is answered, whether its ranges are there"
+
+
+def test_a_refused_update_in_ranges_is_there_still_and_may_be_pushed_by_what_is_right() -> None:
+    machine = server(Async(0.0))
+    ranged = put(machine, 5, updates.whole(vector(1)))
+    with pytest.raises(ps.StepAhead):
+        machine.push("a", 2, 0, ranged)
+    assert machine.push("a", 1, 0, ranged) == 1
+    assert moved(machine) == 1.0
+
+
+def test_a_snapshot_in_the_middle_of_an_update_in_ranges_has_those_that_had_come() -> None:
+    machine = server(Mean(momentum=0.5))
+    encoded = updates.whole(vector(2))
+    *parts, last = ranges.cut(encoded)
+    machine.push("a", 1, 0, vector(1))
+    for number, part in enumerate(parts[:2]):
+        machine.put_range(5, number, len(encoded), part)
+    before, chunks = machine.digest(), machine.snapshot_while_serving()
+    taken = [next(chunks)]
+    for number, part in enumerate(parts[2:], 2):
+        machine.put_range(5, number, len(encoded), part)
+    machine.push("b", 1, 0, updates.ranged(5, len(encoded), last))
+    copy = server(Mean(momentum=0.5))
+    copy.restore(iter([*taken, *chunks]))
+    assert copy.digest() == before
+    for number, part in enumerate(parts[2:], 2):
+        copy.put_range(5, number, len(encoded), part)
+    copy.push("b", 1, 0, updates.ranged(5, len(encoded), last))
+    assert copy.digest() == machine.digest()
+
+
+def test_the_state_takes_no_more_memory_than_is_said_whatever_is_sent() -> None:
+    size, momentum = 50_000, 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranges, "RANGE_BYTES", 1 << 14)
+        tracemalloc.start()
+        try:
+            machine = ParameterServer({"w": np.zeros(size)}, Mean(momentum=0.9), "ab")
+            encoded = updates.whole(np.ones(size, np.float32))
+            before = tracemalloc.get_traced_memory()[0] - 4 * size * (1 + momentum)
+            for round_ in range(6):
+                for sender in range(9):
+                    with contextlib.suppress(ranges.NoRoomForRanges, ranges.RangeMissing):
+                        ranged = put(machine, sender, encoded)
+                looked_at = machine.snapshot_while_serving()
+                next(looked_at)
+                for worker in "ab":
+                    machine.push(worker, round_ + 1, round_, ranged if worker == "a" else encoded)
+                    ranged = put(machine, 3, encoded)
+                del looked_at
+            held, peak = (each - before for each in tracemalloc.get_traced_memory())
+        finally:
+            tracemalloc.stop()
+    assert machine.progress().version == 6
+    vectors = 1 + momentum + 1 + 4 + ps.UPLOADS_MAX  # parameters, momentum, sum, spare ones, and updates in ranges
+    slack = 100_000  # of all that is small
+    assert held <= 4 * size * vectors + slack
+    # While one is applied: two that are computed, the update as a whole; three that a snapshot looks at.
+    assert peak <= 4 * size * (vectors + 6) + slack
+
+
 def test_vectors_are_used_again_and_only_those_that_nobody_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = server(Async(0.0, momentum=0.5))
     for step in range(1, 5):
@@ -490,7 +602,7 @@ SCRIPT = """
 import random, sys
 sys.path[:0] = {path!r}
 from tests.statemachines import test_parameter_server as t
-t.SIZE = 10_007
+t.SIZE, t.ranges.RANGE_BYTES = 10_007, 8_000
 for rule in t.RULES:
     rng, machine = random.Random(5), t.server(rule)
     for number in range(60):

@@ -1,0 +1,131 @@
+"""Values larger than one entry of the log: they come in ranges, and the command that brings the last one commits them.
+
+A machine that takes such values has a `Ranges` in its state. Each sender has one value under way at a time; its first
+range makes room for all of it, or is refused, so that no two senders who each have half of theirs wait for each other.
+Ranges may be sent without waiting for answers: the log keeps their order, and where one is missing the last says so.
+
+Shape:      a value of `size` bytes is cut every RANGE_BYTES; ranges count from 0, and the last one, which may be
+            shorter, comes with the command that commits the value.
+Invariant:  at most `values_max` values of at most `bytes_max` bytes are held. What is refused has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+from zlib import crc32
+
+RANGE_BYTES: Final = 1 << 20
+IDLE_S: Final = 30.0  # of log time without another range: after that a value under way may make room
+
+
+class RangeRefused(Exception):
+    """A range is not kept, or a value is not whole; its sender sends the value again, from its first range."""
+
+
+class RangeMissing(RangeRefused):
+    """An earlier range of this value is not there."""
+
+
+class NoRoomForRanges(RangeRefused):
+    """Others' values are under way; send this one later."""
+
+
+class WrongRange(RangeRefused):
+    """It is no range of such a value."""
+
+
+@dataclass
+class _Value:
+    """One that is under way. `changed_s`: log time of its last range; `crc`: of all of them, chained."""
+
+    size: int
+    changed_s: float
+    crc: int = 0
+    ranges: list[bytes] = field(default_factory=list)
+
+
+class Ranges:
+    """What has come of values that are not whole.
+
+    Args:
+        values_max: how many may be under way.
+        bytes_max: of one value.
+    """
+
+    def __init__(self, values_max: int, bytes_max: int) -> None:
+        self._values_max = values_max
+        self._bytes_max = bytes_max
+        self._values: dict[int, _Value] = {}  # by sender
+
+    def put(self, sender: int, number: int, size: int, data: bytes, now_s: float) -> None:
+        """Keep a range; the first one begins the sender's value anew.
+
+        Raises:
+            RangeRefused: it is not kept; which of its subclasses says why.
+        """
+        if type(sender) is not int or type(number) is not int or type(size) is not int or type(data) is not bytes:
+            raise WrongRange("a range is a sender, a number, a size, all ints, and bytes")
+        if not (0 <= number and (number + 1) * RANGE_BYTES < size <= self._bytes_max and len(data) == RANGE_BYTES):
+            raise WrongRange(
+                f"range {number} of {size} bytes has {len(data)}: all but the last have {RANGE_BYTES}, and a value has "
+                f"at most {self._bytes_max}"
+            )
+        value = self._values.get(sender)
+        if number == 0:
+            others = {other: each for other, each in self._values.items() if other != sender}
+            if len(others) >= self._values_max:
+                others = {other: each for other, each in others.items() if each.changed_s + IDLE_S > now_s}
+            if len(others) >= self._values_max:
+                raise NoRoomForRanges(f"{len(others)} values are under way; send this one later")
+            self._values = others
+            value = self._values[sender] = _Value(size, now_s)
+        elif value is None or value.size != size or len(value.ranges) != number:
+            raise RangeMissing(f"range {number} of sender {sender}: what is before it is not there")
+        value.ranges.append(data)
+        value.crc = crc32(data, value.crc)
+        value.changed_s = now_s
+
+    def whole(self, sender: int, size: int, last: bytes | memoryview) -> bytes:
+        """Return a value, of which `last` is the last range. It stays until it is forgotten.
+
+        Raises:
+            RangeMissing: there are ranges missing.
+            WrongRange: the last one has not the length that is left.
+        """
+        value = self._values.get(sender)
+        ranges = value.ranges if value is not None and value.size == size else []
+        if len(ranges) != (size - 1) // RANGE_BYTES:
+            raise RangeMissing(f"sender {sender}: {len(ranges)} ranges of {size} bytes are there")
+        if len(last) != size - len(ranges) * RANGE_BYTES:
+            raise WrongRange(f"the last range of {size} bytes has {len(last)}")
+        return b"".join((*ranges, last))
+
+    def forget(self, sender: int) -> None:
+        """A value is committed, and need not be held."""
+        self._values.pop(sender, None)
+
+    # --- As a part of its machine's state ---
+
+    def state(self) -> tuple[list[tuple[Any, ...]], list[bytes]]:
+        """Return what is small, and the ranges: as they are now, whatever comes later."""
+        values = self._values.items()
+        small = [(sender, each.size, each.changed_s, each.crc, len(each.ranges)) for sender, each in values]
+        return small, [data for _, each in values for data in each.ranges]
+
+    def restore(self, small: Iterable[tuple[Any, ...]], ranges: Iterator[bytes]) -> None:
+        """Take up what `state` gave."""
+        self._values = {
+            sender: _Value(size, changed_s, crc, [next(ranges) for _ in range(count)])
+            for sender, size, changed_s, crc, count in small
+        }
+
+    def digest(self) -> int:
+        """Return what is equal on equal replicas."""
+        return crc32(repr(self.state()[0]).encode())
+
+
+def cut(data: bytes) -> list[bytes]:
+    """Return the ranges of a value, the last one last."""
+    return [data[start : start + RANGE_BYTES] for start in range(0, len(data), RANGE_BYTES)]

@@ -115,6 +115,7 @@ class Greeting(msgspec.Struct, array_like=True, frozen=True):
     wire: int = 0  # what it can say and hear; see WIRE
     on_probation: bool = False  # its disk was empty: it has forgotten what it may have acknowledged
     lives: list[tuple[int, str]] = []  # that its disk remembers: (number of the start, incarnation), this one last
+    python: str = ""  # the minor version of its interpreter, as "3.12"
 
 
 _greeting_decoder = msgspec.msgpack.Decoder(Greeting)

@@ -153,6 +153,7 @@ class Driver:
         keep_skips: makes what is to be skipped durable in the node's folder; None: nowhere.
         code: what this node's machine is; None: nobody looks after that.
         replay_from: the entry from which on all nodes compute anew by that code, if they do.
+        python: the minor version of the interpreter; "": nobody looks after that.
         observer: told what happens.
 
     Attributes:
@@ -184,6 +185,7 @@ class Driver:
         keep_skips: Callable[[dict[int, int]], object] | None = None,
         code: codec.Code | None = None,
         replay_from: int | None = None,
+        python: str = "",
         observer: Observer | None = None,
     ) -> None:
         self.net = net
@@ -197,7 +199,7 @@ class Driver:
         self.metrics = Metrics()
         self.traces = Traces(self.node_id, self.counts)
         self._handed: deque[tuple[int, float]] = deque()  # (last index, when) of what the executor has not applied yet
-        self.difference = self.fault = self.lost_log = self.too_old = ""
+        self.difference = self.fault = self.lost_log = self.too_old = self.foreign = ""
         self.refused: dict[int, str] = {}  # members that are not heard: node id -> why
         self._urgent_at_s: float | None = None  # when the core wants `urgent` (a broken link to the leader)
         self._tell_at_s: float | None = None  # when followers hear of the last commit, if nothing has told them
@@ -226,6 +228,7 @@ class Driver:
             restoring=snapshot is not None,
             replay_from=replay_from,
             compares=self._checks.on,
+            python=python,
         )
         self.snapshots = Snapshotting(self.server, storage, executor, config, snapshot)
         self.requests = Requests(
@@ -259,7 +262,7 @@ class Driver:
         )
         self.fetching = Fetching(self.server, net, storage, self.snapshots, config)
         self._gate: Gate | None = Gate() if noop and not isinstance(executor, LogOnly) else None
-        self._shut_out: list[LogEntry] = []  # by the gate
+        self._shut_out: list[LogEntry] = []  # by the gate, or for what another interpreter applies
         if snapshot is None:
             self._look_at_code()
         self._flush()
@@ -416,7 +419,7 @@ class Driver:
         self.net.send(message)
 
     def _hand_over(self, first_index: int, entries: list[LogEntry]) -> None:
-        if self._gate is None:
+        if self._gate is None and not self._shut_out and not self._look_at_python():
             self._give(first_index, entries)
             return
         known = self.snapshots.handed_index + len(self._shut_out)
@@ -425,7 +428,12 @@ class Driver:
 
     def _let_in(self) -> None:
         """Hand over what was shut out, once all that was committed at the start is at hand, and is for this code."""
-        if self._gate is None or not self._gate.opens(self.server):
+        if (self._gate is not None and not self._gate.opens(self.server)) or self._look_at_python():
+            return
+        if self._gate is None:
+            entries, self._shut_out = self._shut_out, []
+            if entries:
+                self._give(self.snapshots.handed_index + 1, entries)
             return
         handed_index = self.snapshots.handed_index
         last_index = handed_index + len(self._shut_out)
@@ -435,6 +443,8 @@ class Driver:
             return  # the leader says so first, in the log
         if not self.fetching.over:
             older = self.rules.older_rule(self._shut_out)
+            if older is False and self.rules.interpreters.waited:  # another one has applied some of it, perhaps
+                older = any(type(item) is bytes and codec.is_ruled(item) for _, item in self._shut_out)
             if older is None or (older and self.fetching.want(last_index)):
                 return
         refused = self.rules.refusal(self._shut_out)
@@ -569,6 +579,13 @@ class Driver:
         if self.too_old != before:
             self.observer.noticed("hold", self.too_old or self.holding.reason)
 
+    def _look_at_python(self) -> str:
+        """See whether what is committed is for another interpreter than this node's."""
+        before, self.foreign = self.foreign, self.rules.interpreters.look()
+        if self.foreign != before:
+            self.observer.noticed("hold", self.foreign or self.too_old or self.holding.reason)
+        return self.foreign
+
     def _on_compared(self, message: Message) -> None:
         assert isinstance(message, Compared)
         if self.server.state is LeaderState and message.term == self.server.current_term:
@@ -592,6 +609,7 @@ class Driver:
     def _troubles(self) -> tuple[str, ...]:
         told = (
             self.too_old,
+            self.foreign,
             self.rules.waiting,
             self.holding.reason,
             self.fetching.reason,

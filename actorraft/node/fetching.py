@@ -63,8 +63,8 @@ class Fetching:
         if self._least_index < 0:
             return ""
         return (
-            f"it holds entries up to index {self._least_index} that older code applied, and takes the leader's state "
-            "instead of replaying them"
+            f"it holds entries up to index {self._least_index} that older code or another Python applied, and takes "
+            "the leader's state instead of replaying them"
         )
 
     def want(self, least_index: int) -> bool:
@@ -186,7 +186,7 @@ class Fetching:
 
     def _end(self, why: str) -> None:
         if why:
-            logger.warning("entries that older code applied are replayed by its rules: %s", why)
+            logger.warning("entries that older code or another Python applied are replayed here: %s", why)
         self._drop()
         if self._least_index >= 0:
             self._server.holding = False

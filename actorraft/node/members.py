@@ -134,7 +134,8 @@ class Members:
         rows = [(node_id, *at) for node_id, at in known.items()]
         mine = self._driver.rules.mine
         code = (mine.version, mine.fingerprint) if mine is not None else None
-        said = codec.Greeting(rows, code, codec.WIRE, self._on_probation, list(self._book.lives))
+        python = self._driver.rules.interpreters.mine
+        said = codec.Greeting(rows, code, codec.WIRE, self._on_probation, list(self._book.lives), python)
         self._mailbox.introduce(codec.encode(said))
 
     # --- As leader ---

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import json
 import logging
 import os
 import queue
@@ -48,6 +49,7 @@ from actorraft.node.executor import Executor
 from actorraft.node.guest import fork
 from actorraft.node.health import HealthServer
 from actorraft.node.host import MachineHost
+from actorraft.node.interpreters import PYTHON
 from actorraft.node.journal import Journal
 from actorraft.node.key_change import KeyChange
 from actorraft.node.leaving import Leaving
@@ -63,7 +65,7 @@ from actorraft.raft import roster
 from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import Configuration, Message
 from actorraft.raft.ready import LeaderState
-from actorraft.storage.directory import CLUSTER_FILE
+from actorraft.storage.directory import CLUSTER_FILE, this_python
 from actorraft.storage.disk import DiskStorage
 from actorraft.storage.files import Files
 from actorraft.storage.marks import DEATHS, Marks
@@ -124,7 +126,7 @@ def check_settings(spec: NodeSpec, configuration: Configuration) -> bool:
                 f"this start of node {spec.node_id} says {name} = {value}, and the cluster's is {kept[name]}: what "
                 "decides the state is equal on all nodes, and set once, when the cluster begins"
             )
-    return bool(spec.settings.keys() - kept.keys())
+    return bool((spec.settings.keys() | {PYTHON}) - kept.keys())
 
 
 def has_begun(directory: Path) -> None:
@@ -265,6 +267,7 @@ class RaftNode:
             counts=mailbox.counts,  # one list of what was dropped, for the status
             code=code,
             replay_from=spec.replay_from,
+            python=this_python(),
             observer=reports,
         )
         self.driver.traces.set_up()  # now that the machine's module has had its turn
@@ -301,7 +304,8 @@ class RaftNode:
         self._members = Members(self.driver, mailbox, spec, self._set_peers) if spec.advertise is not None else None
         if self._members is None:
             mailbox.judge = self._hear
-            mailbox.introduce(codec.encode(codec.Greeting(code=(code.version, code.fingerprint), wire=codec.WIRE)))
+            said = codec.Greeting(code=(code.version, code.fingerprint), wire=codec.WIRE, python=this_python())
+            mailbox.introduce(codec.encode(said))
             self._set_peers(peers)
         elif spec.key_file is not None:
             self.driver.requests.own_verbs |= KeyChange(
@@ -401,8 +405,9 @@ class RaftNode:
         """Make what decides replicated state the cluster's own, once; a cluster of 0.1.0 has none of it in its log."""
         self._unsettled = False
         configuration = self.driver.server.configuration
-        if self._spec.settings.keys() - dict(configuration.settings).keys():
-            self.driver.server.annotate(roster.settle(configuration, self._spec.settings))
+        settings = {PYTHON: json.dumps(this_python()), **self._spec.settings}
+        if settings.keys() - dict(configuration.settings).keys():
+            self.driver.server.annotate(roster.settle(configuration, settings))
             self.driver.process_events(())
 
     def _look_at_disk(self) -> None:
@@ -510,8 +515,8 @@ class RaftNode:
     def _why_not_ready(self) -> str:
         """Say why this node should not be sent to yet; "" if it should."""
         server = self.driver.server
-        if self.driver.holding.reason:
-            return self.driver.holding.reason
+        if self.driver.foreign or self.driver.holding.reason:
+            return self.driver.foreign or self.driver.holding.reason
         if self.driver.fetching.reason:
             return self.driver.fetching.reason
         if server.probation is not None:

@@ -8,7 +8,7 @@ are called, and a command has the same number of frames always.
 What is written in C counts its own depth: in the same counter up to Python 3.11, from 3.12 on in another, whose
 limit is a constant of the interpreter. The machine has a thread of its own (machine_thread.py), in which only Python
 calls Python until a command is reached, so that one too is at the same depth always. It differs between Python's minor
-versions, as do many other things: all nodes of a cluster run one and the same.
+versions, as do many other things: what a cluster's nodes apply, they apply under one (interpreters.py).
 
 Threads:    the limit is the interpreter's. The other threads of a node are shallow.
 """

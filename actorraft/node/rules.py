@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from actorraft import codec
+from actorraft.node.interpreters import Interpreters
 from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import LogEntry
 from actorraft.raft.quorum import VoteResult, vote_result
@@ -40,6 +41,10 @@ class Rules:
         restoring: a snapshot is being restored, and says which code it is of.
         replay_from: the entry from which on all nodes compute anew, by this code.
         compares: nodes compare their states now and then.
+        python: the minor version of this node's interpreter; "": nobody looks after that.
+
+    Attributes:
+        interpreters: under which Python commands are applied.
     """
 
     def __init__(
@@ -51,8 +56,10 @@ class Rules:
         restoring: bool,
         replay_from: int | None = None,
         compares: bool = True,
+        python: str = "",
     ) -> None:
         self.mine = mine
+        self.interpreters = Interpreters(server, python)
         self.replay_from = replay_from
         self._compares = compares
         self._server = server
@@ -77,7 +84,8 @@ class Rules:
         self._base, self._restoring, self._term = code, False, -1
 
     def hear(self, node_id: int, greeting: codec.Greeting) -> None:
-        """A peer says which code it runs."""
+        """A peer says which code it runs, and under which Python."""
+        self.interpreters.hear(node_id, greeting.python)
         self._heard.pop(node_id, None)
         if greeting.code is not None:
             self._heard[node_id] = codec.Code(*greeting.code)
@@ -106,13 +114,14 @@ class Rules:
 
     def lost(self, node_id: int) -> None:
         """A peer's link is down: it may come back with other code."""
+        self.interpreters.lost(node_id)
         self._heard.pop(node_id, None)
         self._find_unfit()
 
     def _find_unfit(self) -> None:
         known = self._in_log
-        unfit = (one for one, code in self._heard.items() if known is not None and code.version < known.version)
-        self._server.unfit = frozenset(unfit)
+        unfit = {one for one, code in self._heard.items() if known is not None and code.version < known.version}
+        self._server.unfit = frozenset(unfit | self.interpreters.foreign)
 
     def look(self) -> str:
         """See whether this node's code is older than the log's: it does not lead then. Returns why, if so."""
@@ -210,6 +219,8 @@ class Rules:
             RaftError: it may not append anything now.
         """
         mine, server = self.mine, self._server
+        if not self.interpreters.may_append():
+            return False
         if mine is None or (self._term == server.current_term and self._in_log is mine):
             return True
         if server.state is not LeaderState:
@@ -232,6 +243,7 @@ class Rules:
 
     def tick(self) -> None:
         """Look whether the log's code can be this node's now; hand over if this node may not take commands."""
+        self.interpreters.tick()
         if self.mine is None or self._server.state is not LeaderState or self._server.transfer_target is not None:
             return
         if self._restoring or not self._server.committed_in_own_term:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from actorraft import RaftConfig, codec, command
-from actorraft.node.driver import ClientEvent, ConnectEvent, Driver, MessageEvent, TickEvent
+from actorraft.node.driver import ClientEvent, ConnectEvent, DisconnectEvent, Driver, MessageEvent, TickEvent
 from actorraft.node.executor import Executor
 from actorraft.node.host import MachineHost
 from actorraft.node.rules import Rules
@@ -48,8 +48,8 @@ def rules_of(leader: Leader) -> Rules:
     return Rules(leader, lambda: 0.0, NEW, restoring=False, replay_from=1)  # type: ignore[arg-type]
 
 
-def says(rules: Rules, node_id: int, code: codec.Code) -> None:
-    rules.hear(node_id, codec.Greeting(code=(code.version, code.fingerprint), wire=codec.WIRE))
+def says(rules: Rules, node_id: int, code: codec.Code, python: str = "") -> None:
+    rules.hear(node_id, codec.Greeting(code=(code.version, code.fingerprint), wire=codec.WIRE, python=python))
 
 
 def test_a_log_is_computed_anew_as_soon_as_a_majority_runs_the_code_and_whoever_is_missing_is_named(
@@ -114,10 +114,17 @@ class World:
         self.sent: deque[Message] = deque()
         self.session = self.sequence = 0
 
-    def start(self, node_id: int, code: codec.Code, machine: type[Any], replay_from: int | None = None) -> None:
+    def start(
+        self,
+        node_id: int,
+        code: codec.Code,
+        machine: type[Any],
+        replay_from: int | None = None,
+        python: str = "",
+    ) -> None:
         steps = self.steps[node_id] = Steps(machine)
         steps.executor = Executor(MachineHost(machine), session_expiry_s=3600.0, code=code)
-        driver = self.up[node_id] = Driver(
+        self.up[node_id] = Driver(
             SimpleNamespace(address=node_id, send=self.sent.append),
             storage=self.stores[node_id],
             executor=steps,
@@ -127,14 +134,27 @@ class World:
             configuration=Configuration(voters=frozenset({0, 1, 2}), next_node_id=3),
             code=code,
             replay_from=replay_from,
+            python=python,
         )
+        self.link(node_id)
+
+    def link(self, node_id: int) -> None:
+        """A node and the others hear of each other."""
+        driver = self.up[node_id]
         for peer_id, peer in self.up.items():
-            says(peer.rules, node_id, code)
             if peer_id != node_id:
-                assert peer.rules.mine is not None
-                says(driver.rules, peer_id, peer.rules.mine)
-                peer.process_event(ConnectEvent(node_id))
-                driver.process_event(ConnectEvent(peer_id))
+                for one, at in ((driver, peer), (peer, driver)):
+                    assert one.rules.mine is not None
+                    says(at.rules, one.node_id, one.rules.mine, one.rules.interpreters.mine)
+                    at.process_event(ConnectEvent(one.node_id))
+
+    def cut_off(self, node_id: int) -> Driver:
+        """A node hears nobody, and is not heard."""
+        driver = self.up.pop(node_id)
+        for peer_id, peer in self.up.items():
+            peer.process_event(DisconnectEvent(node_id))
+            driver.process_event(DisconnectEvent(peer_id))
+        return driver
 
     def lead(self, term: int) -> None:
         self.up[0].process_event(lambda: self.up[0].server.become_leader_now(term))

@@ -341,7 +341,10 @@ class ZeroMQMailbox(Sockets):
             if door.encrypted and self._owners.get(key) != said.node_id:
                 wrong = f"key {fingerprint(key)} is not node {said.node_id}'s"
             else:
-                wrong = self._wrong_with(said)  # whose owner may believe what is said from here on
+                try:
+                    wrong = self._wrong_with(said)  # whose owner may believe what is said from here on
+                except ValueError as error:  # as on a link that this end has dialled
+                    wrong = f"what it says of itself cannot be used: {error}"
         else:
             ours = self.introduction.cluster_id
             if said.cluster_id not in (hello.ANY_CLUSTER, ours):
@@ -512,14 +515,18 @@ class ZeroMQClientChannel(Sockets):
 
     def set_endpoints(self, endpoints: Mapping[Any, str]) -> None:
         """Talk to these from now on: node id (or whatever else names it) -> client endpoint."""
-        self._set_links(endpoints)
+        self._link(endpoints)
 
     def set_keys(self, members: Mapping[int, tuple[str, ...]]) -> None:
         """Believe these nodes' keys from now on: node id -> public keys, the preferred one first."""
         if self._keys is None:
             raise UsageError("a channel without a key of its own believes none")
         self._keys = self._keys.trusting(members)
-        self._set_links({link.id: link.endpoint for link in self._links.values()})
+        self._link({link.id: link.endpoint for link in self._links.values()})
+
+    def _link(self, endpoints: Mapping[Any, str]) -> None:
+        # Whatever was asked on a link that ends here is answered to nobody, though the node may lead on.
+        self._unsaid += [Envelope(Kinds.DISCONNECTED, link_id) for link_id in self._set_links(endpoints)]
 
     def _judge(self, link: Link, said: Introduction) -> str:
         if self.introduction.cluster_id not in (hello.ANY_CLUSTER, said.cluster_id):

@@ -192,6 +192,7 @@ class Sockets:
         self._monitored: set[zmq.Socket[bytes]] = set()
         self._drains: dict[int, Drain] = {}  # descriptor -> reads its socket empty
         self._again: dict[Drain, None] = {}  # may hold more, without a signal
+        self._unsaid: list[Envelope] = []  # happened between two waits
         self._poll = select.poll()
         self._look_s = math.inf  # when to look after the links
         self._resolver = Resolver(self._resolved)
@@ -210,7 +211,7 @@ class Sockets:
 
     def wait(self, timeout_s: float) -> list[Envelope]:
         """Wait until something happens, or `timeout_s` passes; return what happened: at times nothing."""
-        happened: list[Envelope] = []
+        happened, self._unsaid = self._unsaid, []
         now_s = time.monotonic()
         if now_s >= self._look_s:
             self._look_after_links(now_s, happened)
@@ -288,19 +289,27 @@ class Sockets:
             raise UsageError(f"an introduction of {len(payload)} bytes is over {hello.PAYLOAD_BYTES_MAX}")
         self.introduction = self.introduction._replace(payload=payload)
 
-    def _set_links(self, endpoints: Mapping[Any, str]) -> None:
-        """Keep a link to each of these, and drop those that are no longer named."""
+    def _set_links(self, endpoints: Mapping[Any, str]) -> list[Any]:
+        """Keep a link to each of these, and drop those that are no longer named.
+
+        Returns:
+            Whose link was up and has ended by that, whether there will be another one or not.
+        """
+        ended: list[Any] = []
         for endpoint in endpoints.values():
             check_connect(endpoint, keys=self._keys is not None, plaintext_on_loopback=self._plaintext)
         for link in list(self._links.values()):
             if endpoints.get(link.id) != link.endpoint or self._proofs(link.id, link.endpoint) != link.keys:
                 self.refusals.pop(link.id, None)
+                if link.up:
+                    ended.append(link.id)
                 self._hang_up(link)
                 del self._links[link.id]
         for link_id, endpoint in endpoints.items():
             if link_id not in self._links:
                 self._links[link_id] = link = Link(link_id, endpoint, self._proofs(link_id, endpoint))
                 self._dial(link)
+        return ended
 
     def _proofs(self, link_id: Any, endpoint: str) -> tuple[str, ...]:
         """Return the keys of which the other end has to prove one; none: it needs none, or nobody knows them yet."""
@@ -436,6 +445,8 @@ class Sockets:
             wrong = f"it speaks {said.versions} of the wire, and this process {self.introduction.versions}"
         else:
             wrong = self._judge(link, said)
+            if link.dealer is None:
+                return  # its owner has learned from that where else the node is
         if wrong:
             self.drop("a node that is not the one that was dialled", f"node {link.id} at {link.endpoint}: {wrong}")
             return

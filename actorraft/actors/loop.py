@@ -169,13 +169,14 @@ class Inside:
             if timer.cancel():
                 self.armed = True
                 return timer
-        self.armed = self.armed or bool(self._timers)  # one that was set meanwhile has armed it itself
+        self.armed = bool(self._timers)
+        if self._fresh:  # set by another thread before the line above: after it, that thread has said so itself
+            self.armed = True
         return None
 
     def wait_s(self) -> float:
         """Return how long until the next timer, a second at the longest."""
         if self._fresh:
-            self.armed = True  # again, if taking the last one has just said otherwise
             return 0.0
         return min(1.0, max(0.0, self._timers[0][0] - time.monotonic())) if self._timers else 1.0
 
@@ -535,16 +536,8 @@ class _Loop:
         self._flushed_s = time.monotonic()
         due, self._due = self._due, {}
         for sender_id, sender in due.items():
-            answers, sender.answers = sender.answers, []
-            batch: list[tuple[int, bool, bytes]] = []
-            size = 0
-            for answer in answers:
-                if batch and size + len(answer[2]) > FRAME_BYTES_MAX // 2:
-                    self._send(sender_id, sender, batch)
-                    batch, size = [], 0
-                batch.append(answer)
-                size += len(answer[2])
-            self._send(sender_id, sender, batch)
+            while self._send(sender_id, sender):
+                pass
 
     def _forget(self, sender_id: bytes) -> None:
         sender = self._senders.pop(sender_id, None)
@@ -571,13 +564,23 @@ class _Loop:
                     if kind == Kinds.CLIENT and any(message[0] == READ for message in _decode(frame)):
                         self._senders.pop(sender_id, None)
 
-    def _send(self, sender_id: bytes, sender: _Sender, batch: list[tuple[int, bool, bytes]]) -> None:
-        sent = self._mailbox.try_send_client(sender_id, _encode((sender.taken, batch)))
+    def _send(self, sender_id: bytes, sender: _Sender) -> bool:
+        """Send the first of what a sender has coming, in order; return whether it can be sent more."""
+        count = size = 0
+        for _, _, data in sender.answers:
+            size += len(data)
+            if count and size > FRAME_BYTES_MAX // 2:
+                break
+            count += 1
+        sent = self._mailbox.try_send_client(sender_id, _encode((sender.taken, sender.answers[:count])))
+        if sent:
+            del sender.answers[:count]
+            return bool(sender.answers)
         if sent is None:
             self._forget(sender_id)  # gone, and with it all that it had coming
-        elif not sent:
-            sender.answers.extend(batch)  # it does not read now: again with the next flush
-            self._due[sender_id] = sender
+        else:
+            self._due[sender_id] = sender  # it does not read now: again with the next flush
+        return False
 
 
 def _end_fork(error: BaseException | None) -> NoReturn:

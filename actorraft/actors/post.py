@@ -263,7 +263,9 @@ class Post:
             self._flush(box)
         self._end_overdue()
         for endpoint in list(self._unquiet):
-            self._look_after(self._boxes[endpoint])
+            box = self._boxes.get(endpoint)
+            if box is not None:  # else it went with the one before it: one directory held both
+                self._look_after(box)
 
     def _wait_s(self) -> float:
         if self._touched:

@@ -440,12 +440,12 @@ class ClientSession:
         if leader is None or now_s < self._retry_s < math.inf:
             return
         if self.client_id is None:
-            if (
-                self._queue
-                and self._registering_s is None
-                and self._send(leader, codec.encode(codec.Register(self._nonce)))
-            ):
-                self._registering_s = now_s
+            if self._queue and self._registering_s is None:
+                if self._send(leader, codec.encode(codec.Register(self._nonce))):
+                    self._registering_s = now_s
+                else:
+                    self._retry_s = now_s + self.leadership.backoff_s()
+                    self.leadership.refusals += 1
             return
         for frame in self._frames.values():
             if not frame.in_flight and not self._send_frame(frame, leader, now_s):

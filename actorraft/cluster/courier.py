@@ -111,7 +111,7 @@ class Courier:
             except BaseException as error:
                 self._settle_again(error)
         if not self._leads:
-            self._stopped_s = None
+            self._stopped_s = self._settle_s = None
             return
         if self._began:
             self._began = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -145,6 +146,19 @@ def test_a_receiver_whose_answer_cannot_be_looked_at_is_asked_again(
     assert [0, 1] == sorted(owing.a.taken)
     assert [2, 3] == owing.b.taken
     assert not len(owing.outbox)
+
+
+def test_a_courier_whose_node_leads_no_longer_waits_though_it_has_something_to_settle(owing: Owing) -> None:
+    owing.lead()
+    owing.courier._round()
+    owing.courier._deliveries.told(("s", 0), (True, None))  # taken, and to be settled a little later
+    owing.courier._round()
+    owing.courier.lead(False)
+    owing.courier._settle_s = time.monotonic() - 1.0
+
+    owing.courier._round()
+
+    assert owing.courier._wait_s() > 0.0, "it would look again and again, for as long as another node leads"
 
 
 def test_the_thread_outlives_whatever_a_round_meets_and_sends_what_that_left(

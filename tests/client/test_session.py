@@ -269,6 +269,21 @@ def test_a_lost_answer_is_asked_for_again_after_a_while() -> None:
     assert [1] == [frame.first_sequence for _, frame in net.take()]
 
 
+def test_a_registration_that_did_not_leave_is_sent_again_soon() -> None:
+    net = Net()
+    session = net.session
+    session.connected(0, 0.0)
+    session.receive(0, codec.LeaderIs(1, 0), 0.0)
+    net.up = False
+    session.submit([call("a")])
+    session.advance(0.0)
+    again_s = session.deadline_s()
+    assert again_s < 1.0
+    net.up = True
+    session.advance(again_s)
+    assert [(0, codec.Register(77))] == net.take(codec.Register)
+
+
 def test_closing_ends_everything_truthfully() -> None:
     net = Net(frames_max=1)
     session = net.open()

@@ -11,11 +11,13 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,8 @@ from actorraft.client.client import Client
 from actorraft.client.thread import ClientThread
 from actorraft.futures import ResultFuture
 from actorraft.ports import Envelope, Kinds
+from transports.sockets import LinkTimes
+from transports.zeromq import ZeroMQClientChannel, ZeroMQMailbox
 
 
 class Node:
@@ -477,3 +481,82 @@ def test_what_no_frame_holds_is_refused_to_who_asks_and_ends_no_thread(client: C
     with pytest.raises(UsageError, match="a node cannot be asked this"):
         client.ask_node(0, "status", arguments, 1.0)
     assert client.execute("b") == 1
+
+
+# --- Links that are taken away while the node lives and leads on ---
+
+
+UNHURRIED = LinkTimes(heartbeat_ms=20_000, timeout_ms=60_000)  # no link ends because this process gets no turn
+
+
+def channel() -> ZeroMQClientChannel:
+    return ZeroMQClientChannel(times=UNHURRIED)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with tempfile.TemporaryDirectory() as directory:
+        served = Served(Path(directory))
+        yield served
+        served.mailbox.close()
+
+
+class Served:
+    """A node's real mailbox, which has two addresses."""
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "one").mkdir(mode=0o700)
+        (directory / "two").mkdir(mode=0o700)
+        self.at, self.also_at = (f"ipc://{directory}/{name}/node" for name in ("one", "two"))
+        self.mailbox = ZeroMQMailbox(
+            0,
+            incarnation=bytes(8),
+            cluster_id=bytes(8),
+            peer_endpoint=None,
+            client_endpoint=self.at,
+            frame_bytes_max=1 << 16,
+            times=UNHURRIED,
+        )
+        (directory / "two" / "node").symlink_to(directory / "one" / "node")
+        self.asked: list[tuple[bytes, codec.Request]] = []
+
+    def until(self, kind: type[codec.Request], times: int) -> list[Any]:
+        """Lead, and wait until it was asked so often for something of a kind: by whom, and for what."""
+        deadline_s = time.monotonic() + 20.0
+        while len(asked := [each for each in self.asked if type(each[1]) is kind]) < times:
+            assert time.monotonic() < deadline_s, f"only {self.asked}"
+            for envelope in self.mailbox.wait(0.01):
+                if envelope.kind == Kinds.CLIENT:
+                    request = codec.decode_request(envelope.frame)
+                    self.asked.append((envelope.sender, request))
+                    if type(request) is codec.Hello:
+                        self.mailbox.send_client(envelope.sender, codec.encode(codec.LeaderIs(1, 0)))
+        return asked
+
+
+def test_a_watch_goes_on_though_its_link_is_made_anew_and_the_same_node_leads(served: Served) -> None:
+    thread = ClientThread({0: served.at}, channel)
+    try:
+        stream = thread.watch("t", None)
+        served.until(codec.Watch, 1)
+        thread.set_endpoints({0: served.also_at}, {})
+        (first, _), (second, watch) = served.until(codec.Watch, 2)
+        assert first != second, "the node knows it as another client"
+        published = codec.Published(watch.watch_id, 7, [1])
+        served.mailbox.send_client(second, codec.encode(published))
+        assert stream.get(10.0).index == 7
+    finally:
+        thread.close()
+
+
+def test_a_read_asked_of_a_place_to_begin_at_that_is_no_place_any_more_is_asked_elsewhere(served: Served) -> None:
+    thread = ClientThread({-1: served.at}, channel)
+    try:
+        future = thread.query(b"\x01", "stale", "any", None, None)
+        served.until(codec.Query, 1)
+        thread.set_endpoints({0: served.also_at}, {})
+        _, (second, query) = served.until(codec.Query, 2)
+        served.mailbox.send_client(second, codec.encode(codec.Answers(query.request_id, [5])))
+        assert future.result(10.0) == 5
+    finally:
+        thread.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import select
 import socket
 import struct
@@ -22,11 +23,12 @@ from actorraft.errors import UsageError
 from actorraft.ports import Envelope, Kinds, Sent
 from transports import hello
 from transports import mailbox as mailbox_module
+from transports import sockets as sockets_module
 from transports.curve import dial_with
 from transports.endpoints import check_bind, check_connect, host_and_port, is_loopback
 from transports.hello import Introduction
 from transports.keys import Guest, KeyPair, Keys, fingerprint
-from transports.sockets import BATCH_MAX, JOINED_BYTES_MAX, PART_BYTES_MAX
+from transports.sockets import BATCH_MAX, JOINED_BYTES_MAX, PART_BYTES_MAX, LinkTimes
 from transports.zeromq import ZeroMQClientChannel, ZeroMQMailbox
 
 CLUSTER = b"cluster1"
@@ -105,6 +107,13 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     yield world
     world.close()
     assert resources() == before, "close left a thread or a descriptor behind"
+
+
+def elsewhere(world: World) -> dict[str, Any]:
+    """Where another process of the same node binds."""
+    if world.scheme == "tcp":
+        return {}
+    return {f"{kind}_endpoint": f"ipc://{world.directory}/elsewhere.{kind}" for kind in ("peer", "client")}
 
 
 ipc = pytest.mark.parametrize("world", ["ipc"], indirect=True)
@@ -229,6 +238,191 @@ def test_whatever_a_node_does_before_it_waits_it_hears_what_has_come(world: Worl
     time.sleep(0.005)  # libzmq looks at signals at most once a millisecond while it sends
     act(node, first[0].sender)
     assert [envelope.frame for envelope in take(node, 1)] == [b"second"]
+
+
+UNHURRIED = LinkTimes(heartbeat_ms=20_000, timeout_ms=60_000)  # no link ends because this process gets no turn
+
+
+class Talk:
+    """A node, a peer of it and two clients, who say numbered things to each other; and what was not heard yet."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world, self.random = world, random.Random(seed)
+        self.node, self.peer = (world.mailbox(number, times=UNHURRIED) for number in (0, 1))
+        self.node.set_peers({1: self.peer.endpoints[0]})
+        self.peer.set_peers({0: self.node.endpoints[0]})
+        link(self.node, self.peer)
+        self.channels: list[ZeroMQClientChannel] = []
+        self.senders: dict[int, bytes] = {}  # routing id of each channel, by its number, once it is known
+        self.unheard: set[tuple[Any, Any, bytes]] = set()  # (from, to, frame): left on a link that is still there
+        self.number = 0
+        for _ in range(2):
+            self.come()
+
+    def frame(self, who: Any) -> bytes:
+        self.number += 1
+        size = self.random.choice((0, 0, 0, JOINED_BYTES_MAX, PART_BYTES_MAX + 1))
+        return struct.pack("<ii", who, self.number) + bytes(size)
+
+    def come(self) -> None:
+        """A client comes, and says something, by which the node knows it."""
+        number = len(self.channels)
+        self.channels.append(channel := self.world.channel(times=UNHURRIED))
+        channel.set_endpoints({0: self.node.endpoints[1]})
+        deadline_s = time.monotonic() + 10.0
+        while not channel._links[0].up or number not in self.senders:
+            assert time.monotonic() < deadline_s, "a client is not heard"
+            if channel._links[0].up and not any(each[0] == number for each in self.unheard):
+                self.ask(number)
+            self.hear_node(0.001)
+            self.hear_client(number, 0.001)
+
+    def go(self) -> None:
+        number = self.random.choice(self.there)
+        self.channels[number].close()
+        self.unheard = {each for each in self.unheard if number not in each[:2]}
+        self.come()
+
+    @property
+    def there(self) -> list[int]:
+        return [number for number, channel in enumerate(self.channels) if not channel._closed]
+
+    def ask(self, number: int) -> None:
+        frame = self.frame(number)
+        if self.channels[number].send(0, frame):
+            self.unheard.add((number, "node", frame))
+
+    def answer(self, number: int) -> None:
+        frame = self.frame(number)
+        if self.node.send_client(self.senders[number], frame):
+            self.unheard.add(("node", number, frame))
+
+    def hear_node(self, wait_s: float) -> None:
+        for kind, sender, frame in self.node.wait(wait_s):
+            if kind == Kinds.CLIENT:
+                number = struct.unpack_from("<ii", frame)[0]
+                self.senders[number] = sender
+                self.unheard.discard((number, "node", frame))
+            elif kind == Kinds.PEER:
+                self.unheard.discard(("peer", "node", frame))
+
+    def hear_client(self, number: int, wait_s: float) -> None:
+        for kind, _, frame in self.channels[number].wait(wait_s):
+            if kind == Kinds.FRAME:
+                self.unheard.discard(("node", number, frame))
+
+    def hear_peer(self, wait_s: float) -> None:
+        for kind, _, frame in self.peer.wait(wait_s):
+            if kind == Kinds.PEER:
+                self.unheard.discard(("node", "peer", frame))
+
+    def tell(self, mailbox: ZeroMQMailbox, to: int, whence: str, where: str) -> None:
+        frame = self.frame(-1)
+        if mailbox.send_peer(to, frame):
+            self.unheard.add((whence, where, frame))
+
+    def step(self) -> None:
+        node, one = self.node, self.random.choice(self.there)
+        act = self.random.choice(
+            [
+                lambda: self.ask(one),
+                lambda: self.ask(one),
+                lambda: self.answer(one),
+                lambda: self.tell(node, 1, "node", "peer"),
+                lambda: self.tell(self.peer, 0, "peer", "node"),
+                lambda: node.is_gone(self.senders[one]),
+                lambda: node.is_gone(self.random.choice([*self.senders.values()])),  # perhaps it is, and long since
+                lambda: node._sweep(self.random.choice([node._client_door, node._peer_door])),
+                lambda: node.set_peers({1: self.peer.endpoints[0]}),
+                lambda: node.introduce(b"new"),
+                lambda: node._keys and node.set_keys(MEMBERS, {CLIENT.public: Guest("client", "admin")}),
+                lambda: self.channels[one].set_endpoints({0: node.endpoints[1]}),
+                lambda: self.hear_node(0.0),
+                lambda: self.hear_client(one, 0.0),
+                lambda: self.hear_peer(0.0),
+                lambda: time.sleep(0.002),  # libzmq looks at signals at most once a millisecond while it sends
+                lambda: self.random.random() < 0.1 and self.go(),
+            ]
+        )
+        act()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_done_between_two_waits_all_that_has_left_is_heard(
+    world: World, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets_module, "CALM_S", 1e6)  # nothing that was missed is found by looking after the links
+    talk = Talk(world, seed)
+    for _ in range(200):
+        talk.step()
+    deadline_s = time.monotonic() + 10.0
+    while talk.unheard:  # now nobody says anything any more, which could make up for a signal that was lost
+        assert time.monotonic() < deadline_s, {each[:2] for each in talk.unheard}
+        talk.hear_node(0.001)
+        talk.hear_peer(0.001)
+        for number in talk.there:
+            talk.hear_client(number, 0.001)
+
+
+@pytest.mark.parametrize("how", ["dropped", "moved"])
+def test_who_has_a_link_taken_away_is_told_that_it_has_ended(world: World, how: str) -> None:
+    node, other = world.mailbox(0), world.mailbox(0, **elsewhere(world))
+    channel = world.channel(node)
+    channel.send(0, b"asked")
+    take(node, 1)
+    channel.set_endpoints({} if how == "dropped" else {0: other.endpoints[1]})
+    assert channel.wait(0.0)[:1] == [Envelope(Kinds.DISCONNECTED, 0)], "no answer comes on what was there"
+    assert [] == channel.wait(0.0), "once"
+    if how == "moved":
+        happened = link(other, channel)[1]
+        assert [envelope.kind for envelope in happened] == [Kinds.CONNECTED]
+
+
+@tcp
+def test_a_node_with_another_key_is_told_to_have_gone_and_come(world: World) -> None:
+    node = world.mailbox(0)
+    channel = world.channel(node)
+    channel.set_keys({0: (*MEMBERS[0], KeyPair.generate().public)})
+    happened = link(node, channel)[1]
+    assert [envelope.kind for envelope in happened] == [Kinds.DISCONNECTED, Kinds.CONNECTED]
+
+
+def test_a_node_that_says_as_it_is_met_that_it_has_moved_is_not_up_at_its_old_place(world: World) -> None:
+    a, b, moved = world.mailbox(0), world.mailbox(1), world.mailbox(1, **elsewhere(world))
+    b.set_peers({0: a.endpoints[0]})
+
+    def judge(said: Introduction) -> str:
+        a.set_peers({1: moved.endpoints[0]})
+        return ""
+
+    a.judge = judge
+    a.set_peers({1: b.endpoints[0]})
+    asked_s = time.monotonic() + 10.0
+    happened: list[Envelope] = []
+    while a._links[1].endpoint != moved.endpoints[0]:
+        assert time.monotonic() < asked_s
+        happened += a.wait(0.001)
+        b.wait(0.001)
+    assert [] == [envelope for envelope in happened if envelope.kind == Kinds.CONNECTED]
+    assert Sent.GONE is a.send_peer(1, b"to nobody")
+    moved.set_peers({0: a.endpoints[0]})
+    assert Kinds.CONNECTED in [envelope.kind for envelope in link(a, moved)[0]]
+
+
+def test_a_peer_of_whom_nothing_can_be_made_is_refused_and_the_others_are_heard(world: World) -> None:
+    a, b = world.mailbox(0), world.mailbox(1)
+
+    def judge(said: Introduction) -> str:
+        raise UsageError("an address that is none")
+
+    a.judge = judge
+    client = world.channel(a)
+    a.set_peers({1: b.endpoints[0]})
+    b.set_peers({0: a.endpoints[0]})
+    settle(lambda: 0 in b.refusals, a, b)
+    assert "an address that is none" in b.refusals[0]
+    client.send(0, b"heard")
+    assert [envelope.frame for envelope in take(a, 1)] == [b"heard"]
 
 
 def test_a_batch_is_bounded_and_the_rest_is_not_forgotten(world: World) -> None:

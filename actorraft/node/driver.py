@@ -198,6 +198,7 @@ class Driver:
         self.observer = observer if observer is not None else Observer()
         self.metrics = Metrics()
         self.traces = Traces(self.node_id, self.counts)
+        self._passed_on = -1  # up to there, who watches was told of all that was published
         self._handed: deque[tuple[int, float]] = deque()  # (last index, when) of what the executor has not applied yet
         self.difference = self.fault = self.lost_log = self.too_old = self.foreign = ""
         self.refused: dict[int, str] = {}  # members that are not heard: node id -> why
@@ -493,6 +494,8 @@ class Driver:
                     self._look_at_code()
                 if events:
                     self.requests.watches.published(events)
+                if hold is None or hold.position != work.BEFORE:
+                    self._passed_on = index
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self.requests.applied(index, replies)
                 self.server.applied(index)
@@ -524,7 +527,8 @@ class Driver:
                 self._look_at_code()
                 self.holding.note(None)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
-                self.requests.watches.restored(self.server.last_applied)
+                self.requests.watches.restored(self._passed_on)
+                self._passed_on = index
                 self.server.applied(index)
                 self.observer.noticed("restored", index)
                 self._let_in()

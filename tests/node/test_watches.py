@@ -13,7 +13,7 @@ from actorraft.node.history import History
 from actorraft.node.work import by_entry
 from actorraft.ports import GONE
 from actorraft.raft.messages import AppendEntries, Configuration, InstallSnapshot
-from tests.node.helpers import Node
+from tests.node.helpers import Node, Publisher
 
 
 def values(node: Node, client: str = "watcher", watch_id: int = 0) -> list[Any]:
@@ -163,6 +163,41 @@ def test_a_watcher_of_a_node_that_fetches_a_state_hears_what_was_published_up_to
     node.tick(2 * watches.AGAIN_S)
 
     assert [1, 2, 3, 4] == values(node)
+
+
+fails: list[Exception] = []  # with what a restore does, now
+
+
+class Reluctant(Publisher):
+    """Cannot take a snapshot up at first."""
+
+    def restore(self, state: Any) -> None:
+        if fails:
+            raise fails[0]
+        self.__dict__.update(state)
+
+    def snapshot(self) -> Any:
+        return dict(self.__dict__)
+
+
+def test_a_watcher_of_a_node_that_takes_a_state_up_at_the_second_try_misses_nothing() -> None:
+    leader = Node(machine=Reluctant).lead()
+    leader.call("emit", 3)
+    leader.say("operator", codec.Admin(1, "snapshot", {}))
+    term, index = leader.control.server.snapshot_id
+    with leader.control.storage.open_snapshot() as file:
+        state = file.read()
+    members = Configuration(voters=frozenset({0, 1, 2}), next_node_id=3)
+    node = Node(1, members=3, machine=Reluctant)
+    node.say("watcher", codec.Watch(0, "t", None))
+    fails.append(ValueError("not yet"))
+    node.control.process_event(MessageEvent(InstallSnapshot(0, 1, term, index, term, members, 0, state, True)))
+    assert node.control.holding.reason
+    fails.clear()
+    for _ in range(100):
+        node.tick(0.1)
+
+    assert [1, 2, 3] == values(node)
 
 
 def test_events_of_one_entry_that_no_link_carries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def divide(liveness_fd: int, end_fd: int, others: Sequence[int]) -> None:
     if _LINUX:
         signal.signal(signal.SIGIO, guardian.on_parent_gone)
         arm(liveness_fd, os.getpid(), signal.SIGIO)
-        if _ended(liveness_fd):  # before that was armed
+        if has_ended(liveness_fd):  # before that was armed
             os._exit(1)
     bond_r, bond_w = os.pipe()
     mine = os.getpid()
@@ -74,7 +74,7 @@ def divide(liveness_fd: int, end_fd: int, others: Sequence[int]) -> None:
         guardian.child = child
         for fd in (bond_r, *others):
             os.close(fd)
-        if _LINUX and _ended(liveness_fd):  # while nobody was there to be killed
+        if _LINUX and has_ended(liveness_fd):  # while nobody was there to be killed
             guardian.on_parent_gone()
         guardian.run(liveness_fd, end_fd)
     signal.signal(signal.SIGIO, signal.SIG_DFL)
@@ -94,8 +94,8 @@ def divide(liveness_fd: int, end_fd: int, others: Sequence[int]) -> None:
         os._exit(1)
 
 
-def _ended(fd: int) -> bool:
-    """Whether the other side of a pipe that carries nothing is gone."""
+def has_ended(fd: int) -> bool:
+    """Return whether the other side of a pipe that carries nothing is gone."""
     try:
         os.read(fd, 1)
     except BlockingIOError:
@@ -107,7 +107,7 @@ def _die_with(fd: int) -> None:
     """Be killed when the other side of a pipe is gone."""
     if _LINUX:
         arm(fd, os.getpid(), signal.SIGKILL)
-        if _ended(fd):
+        if has_ended(fd):
             os._exit(1)
     else:
         threading.Thread(target=_die_at_end, args=(fd,), name="liveness", daemon=True).start()

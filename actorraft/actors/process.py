@@ -1,9 +1,10 @@
 """The parent's side of a process: start it, hear it, watch it, end it.
 
-A child is a fresh interpreter (fork and exec; a forked libzmq context does not survive), in a process group of its own,
-so that Ctrl-C in a terminal reaches the parent alone. What it is to do lies in an inherited file without a name, what
-it prints goes to a bounded file. Two pipes carry orders and reports, a third carries nothing and ties its life to the
-parent's: when this process ends, in whatever way, the kernel ends its children; no exit handler is needed for that.
+A child is a fresh interpreter (fork and exec; a forked libzmq context does not survive), or the fork of one that has
+only done its imports (forkserver.py), in a process group of its own, so that Ctrl-C in a terminal reaches the parent
+alone. What it is to do lies in an inherited file without a name, what it prints goes to a bounded file. Two pipes carry
+orders and reports, a third carries nothing and ties its life to the parent's: when this process ends, in whatever way,
+the kernel ends its children; no exit handler is needed for that.
 
 Between the two stands the child's guardian (guardian.py), which ends with it what it started, and says on a fourth pipe
 who it is and how it ended. So nothing here depends on being told of children's ends by the system: a program may ignore
@@ -31,7 +32,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -41,6 +42,9 @@ from actorraft.actors.guardian import BORN, ENDED, arm_early
 from actorraft.actors.surroundings import environment, explained, interpreter, interpreter_flags
 from actorraft.errors import StartError, UsageError
 
+if TYPE_CHECKING:
+    from actorraft.actors.forkserver import Forked, ForkServer
+
 OUTPUT_BYTES_MAX: Final = 4 << 20
 OUTPUT_KEPT_BYTES: Final = 1 << 20
 SEND_S: Final = 5.0  # how long an order waits for a child that does not read
@@ -48,14 +52,14 @@ LAST_LINES: Final = 20
 BORN_S: Final = 5.0  # how long a fresh interpreter may take to say which process the child is
 REAP_S: Final = 1.0  # what a guardian that has said its last word takes to be gone
 
-_parent_fds: set[int] = set()  # of pipes to children; a fork of this process must not keep children alive
+fds_of_parent: set[int] = set()  # of pipes and sockets to children; a fork of this process must not keep children alive
 
 
 def _close_in_fork() -> None:
-    for fd in _parent_fds:
+    for fd in fds_of_parent:
         with contextlib.suppress(OSError):
             os.close(fd)
-    _parent_fds.clear()
+    fds_of_parent.clear()
 
 
 os.register_at_fork(after_in_child=_close_in_fork)
@@ -76,6 +80,7 @@ class ActorProcess:
         launch_prefix: put in front of the command line (to enter a network namespace, say).
         hash_seed: the child's PYTHONHASHSEED.
         environment: variables added to the child's.
+        forks: what forks it, if that can be; None: it is a fresh interpreter.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class ActorProcess:
         launch_prefix: Sequence[str] = (),
         hash_seed: int | None = None,
         environment: Mapping[str, str] | None = None,
+        forks: ForkServer | None = None,
     ) -> None:
         self.name = name
         self.logger = logger
@@ -101,7 +107,8 @@ class ActorProcess:
         self._environment = dict(environment or {})
         if hash_seed is not None:
             self._environment["PYTHONHASHSEED"] = str(hash_seed)
-        self._popen: subprocess.Popen[bytes] | None = None  # the guardian
+        self._forks = None if self._launch_prefix or self._environment else forks
+        self._popen: subprocess.Popen[bytes] | Forked | None = None  # the guardian
         self._said = b""  # by the guardian
         self._pid = 0  # the child's; 0: not known yet
         self._pidfd = -1  # the child, whatever becomes of its number
@@ -147,7 +154,7 @@ class ActorProcess:
         def pipe(ours: int) -> tuple[int, int]:
             fds = os.pipe()
             theirs.append(fds[1 - ours])
-            _parent_fds.add(fds[ours])
+            fds_of_parent.add(fds[ours])
             os.set_blocking(fds[ours], False)
             return fds
 
@@ -158,34 +165,42 @@ class ActorProcess:
         with self._specification() as specification, open(self._output, "ab") as output:
             self._output_from = output.tell()
             fds = (specification.fileno(), orders_r, reports_w, liveness_r, end_w)
-            self._popen = subprocess.Popen(
-                [*self._launch_prefix, interpreter(), *interpreter_flags(), "-c", LOADER, *map(str, fds)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment(self._environment),
-                pass_fds=fds,
-                process_group=0,
-            )
-            arm_early(liveness_r, self._popen.pid)
+            self._popen = self._forked(fds, output) or self._fresh(fds, output)
+
+    def _forked(self, fds: Sequence[int], output: BinaryIO) -> Forked | None:
+        if self._forks is None:
+            return None
+        try:
+            cwd = os.open(".", os.O_PATH)
+        except OSError:
+            return None
+        try:
+            return self._forks.fork((*fds, output.fileno(), cwd))
+        finally:
+            os.close(cwd)
+
+    def _fresh(self, fds: Sequence[int], output: BinaryIO) -> subprocess.Popen[bytes]:
+        popen = subprocess.Popen(
+            [*self._launch_prefix, interpreter(), *interpreter_flags(), "-c", LOADER, *map(str, fds)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment(self._environment),
+            pass_fds=fds,
+            process_group=0,
+        )
+        arm_early(fds[3], popen.pid)
+        return popen
 
     def _specification(self) -> BinaryIO:
         """Write all that the child needs to know into a file that only it and we can see."""
-        if hasattr(os, "memfd_create"):
-            file: BinaryIO = open(os.memfd_create("actorraft", os.MFD_CLOEXEC), "w+b")  # noqa: SIM115
-        else:
-            file = tempfile.TemporaryFile()  # noqa: SIM115
         header = {
-            "path": [_absolute(path) for path in sys.path],
+            "path": paths(),
             "argv": list(sys.argv) or [""],
             "name": self.name,
             "log_level": self.logger.getEffectiveLevel(),
         }
-        file.write(marshal.dumps(header))
-        file.write(self._payload)
-        file.flush()
-        file.seek(0)
-        return file
+        return nameless_file(marshal.dumps(header) + self._payload)
 
     @property
     def pid(self) -> int:
@@ -261,8 +276,7 @@ class ActorProcess:
         """The child dies with it, and what that started is left to itself: for one that does not do its work."""
         assert self._popen is not None
         if self._ended() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._popen.pid, signal.SIGKILL)
+            self._popen.kill()
 
     def _hear(self, timeout_s: float) -> None:
         """Wait until it is known which process the child is, or that there is none any more."""
@@ -325,7 +339,7 @@ class ActorProcess:
             self._orders_fd = self._liveness_fd = self.reports_fd = self._end_fd = -1
             for fd in fds:
                 if fd >= 0:
-                    _parent_fds.discard(fd)
+                    fds_of_parent.discard(fd)
                     os.close(fd)
 
     # --- What is said ---
@@ -460,6 +474,23 @@ def read_lines(file: Path, start: int = 0) -> list[str]:
             return output.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return []
+
+
+def nameless_file(data: bytes) -> BinaryIO:
+    """Return a file with `data` that only its holders can see, to be read from its beginning."""
+    if hasattr(os, "memfd_create"):
+        file: BinaryIO = open(os.memfd_create("actorraft", os.MFD_CLOEXEC), "w+b")  # noqa: SIM115
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(data)
+    file.flush()
+    file.seek(0)
+    return file
+
+
+def paths() -> list[str]:
+    """Return where this process looks for modules, said so that it means the same in another directory."""
+    return [_absolute(path) for path in sys.path]
 
 
 def _absolute(path: str) -> str:

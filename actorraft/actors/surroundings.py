@@ -15,15 +15,21 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
 from typing import Final
 
 from actorraft.errors import StartError, UsageError
 
 PROBE_S: Final = 10.0  # what an executable of an unusual name gets to show that it is a Python
-DESCRIPTORS_OF_PROCESS: Final = 5  # that a parent keeps for each child
+DESCRIPTORS_OF_PROCESS: Final = 6  # that a parent keeps for each child
 DESCRIPTORS_AT_START: Final = 24  # that come and go meanwhile, and those of the sockets
 _PYTHONS: Final = re.compile(r"(python|pypy|graalpy)[\d.]*[a-z]*(\.exe)?", re.IGNORECASE)
+
+# Of /proc/PID/status: what a child has from its parent.
+_STATUS: Final = re.compile(
+    rb"^(?:Umask|Uid|Gid|Groups|SigBlk|SigIgn|Cap\w+|NoNewPrivs|Seccomp\w*|Cpus_allowed|Mems_allowed):.*", re.MULTILINE
+)
 
 
 def interpreter() -> str:
@@ -85,6 +91,32 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not (ignored and name.startswith("PYTHON"))},
         **more,
     }
+
+
+def inherited() -> tuple[object, ...] | None:
+    """Return what a fresh interpreter would have from this process, its working directory aside; to be compared.
+
+    None: the system does not tell all of it.
+    """
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        return None
+    own = Path("/proc/thread-self")
+    try:
+        return (
+            interpreter(),
+            interpreter_flags(),
+            environment({}),
+            _STATUS.findall((own / "status").read_bytes()),
+            [(own / name).read_bytes() for name in ("limits", "cgroup", "oom_score_adj")],
+            [os.readlink(own / "ns" / name) for name in os.listdir(own / "ns")],
+            (root := os.stat("/")).st_dev,
+            root.st_ino,
+            os.getsid(0),
+            os.getpriority(os.PRIO_PROCESS, 0),
+            os.sched_getscheduler(0),
+        )
+    except OSError:
+        return None
 
 
 def check_descriptors(processes: int) -> None:

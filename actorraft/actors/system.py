@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from actorraft.actors import public
+from actorraft.actors.forkserver import ForkServer
 from actorraft.actors.monitor import Monitor
 from actorraft.actors.post import Post
 from actorraft.actors.process import ActorProcess, refuse_nested_spawn
@@ -93,6 +94,7 @@ class System:
         self._lock = threading.RLock()
         self._post: Post | None = None
         self._monitor: Monitor[ActorProcess] | None = None
+        self._forks = ForkServer(run_dir)
         self.closed = False
         self.at_close: list[Callable[[], object]] = []  # what else ends with this
 
@@ -207,6 +209,7 @@ class System:
             name=f"actor {name}",
             run_dir=self.run_dir,
             logger=logging.getLogger(f"actorraft.actor.{name}"),
+            forks=self._forks,
         )
         child.process = process
         try:
@@ -361,6 +364,8 @@ class System:
                 public.withdraw(child.address.name, endpoint)
             if child.process is not None:
                 child.process.close()
+            if not self._children:
+                self._forks.close()  # who has no actors has no process beside it
 
     def _write(self, child: _Child, record: Record) -> None:
         child.record = record
@@ -383,6 +388,7 @@ class System:
                     child.process.kill()
             for child in children:
                 self._bury(child)
+        self._forks.close()
         if self._post is not None:
             self._post.close()
         if self._own_run is not None:

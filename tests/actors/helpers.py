@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from actorraft.actors.actor import Actor
+
+
+class Echo(Actor):
+    """Says what it is told; here, where its process has little to import."""
+
+    def receive(self, message: Any) -> Any:
+        """Return the message."""
+        return message
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:

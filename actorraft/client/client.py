@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast, overload
 
 from actorraft.client import administration
 from actorraft.client.arguments import Consistency, To, check_index, check_read, check_timeout
@@ -34,13 +34,26 @@ if TYPE_CHECKING:
     from actorraft.client.status import MemberStatus, Status
     from actorraft.client.thread import ClientThread
     from actorraft.futures import ResultFuture
+    from actorraft.machine import CommandObjects
 
-M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)  # what takes or gives a machine only ever gives one
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Asked = TypeVar("Asked")
+Asked_contra = TypeVar("Asked_contra", contravariant=True)
 CHECK_S = 60.0  # how often a client that has defined classes, and reads, looks whether its session is alive
 
 
-class Client(Generic[M]):
+class _Answers(Protocol[Asked_contra, T_co]):
+    """A machine with a `query` of its own, which says what it takes.
+
+    Told apart by the client's type, so that a lambda fits one overload only: of what fits two, mypy knows nothing.
+    """
+
+    def query(self, request: Asked_contra, /) -> T_co: ...
+
+
+class Client(Generic[M_co]):
     """An independent session with a cluster; made by `connect` and `Cluster.client`.
 
     Closing it closes only itself. What happens to a write is said by exactly one outcome (`execute`).
@@ -52,7 +65,7 @@ class Client(Generic[M]):
     """
 
     def __init__(
-        self, thread: ClientThread, machine: Callable[..., M] | None = None, *, name: str | None = None
+        self, thread: ClientThread, machine: Callable[..., M_co] | None = None, *, name: str | None = None
     ) -> None:
         self._thread = thread
         self._machine = machine
@@ -106,7 +119,7 @@ class Client(Generic[M]):
     @overload
     def query(
         self,
-        request: Callable[[M], T],
+        request: Callable[[M_co], T],
         *,
         consistency: Consistency = "linearizable",
         to: To = "leader",
@@ -115,8 +128,8 @@ class Client(Generic[M]):
     ) -> T: ...
     @overload
     def query(
-        self,
-        request: Callable[[Any], T],  # on what is not the machine itself: the state of CommandObjects
+        self: Client[CommandObjects],
+        request: Callable[[Any], T],
         *,
         consistency: Consistency = "linearizable",
         to: To = "leader",
@@ -125,14 +138,14 @@ class Client(Generic[M]):
     ) -> T: ...
     @overload
     def query(
-        self,
-        request: Any,
+        self: Client[_Answers[Asked, T]],
+        request: Asked,
         *,
         consistency: Consistency = "linearizable",
         to: To = "leader",
         min_index: int | None = None,
         timeout: float | None = 5.0,
-    ) -> Any: ...
+    ) -> T: ...
     def query(
         self,
         request: Any,
@@ -165,7 +178,7 @@ class Client(Generic[M]):
     @overload
     async def query_async(
         self,
-        request: Callable[[M], T],
+        request: Callable[[M_co], T],
         *,
         consistency: Consistency = "linearizable",
         to: To = "leader",
@@ -174,7 +187,7 @@ class Client(Generic[M]):
     ) -> T: ...
     @overload
     async def query_async(
-        self,
+        self: Client[CommandObjects],
         request: Callable[[Any], T],
         *,
         consistency: Consistency = "linearizable",
@@ -184,14 +197,14 @@ class Client(Generic[M]):
     ) -> T: ...
     @overload
     async def query_async(
-        self,
-        request: Any,
+        self: Client[_Answers[Asked, T]],
+        request: Asked,
         *,
         consistency: Consistency = "linearizable",
         to: To = "leader",
         min_index: int | None = None,
         timeout: float | None = 5.0,
-    ) -> Any: ...
+    ) -> T: ...
     async def query_async(
         self,
         request: Any,
@@ -204,7 +217,9 @@ class Client(Generic[M]):
         """As `query`, from a coroutine: the event loop goes on meanwhile. Returns and raises the same."""
         return await self._query(request, consistency, to, min_index, timeout)
 
-    def proxy(self, *, timeout: float | None = 5.0, consistency: Consistency = "linearizable", to: To = "leader") -> M:
+    def proxy(
+        self, *, timeout: float | None = 5.0, consistency: Consistency = "linearizable", to: To = "leader"
+    ) -> M_co:
         """Return an object with the machine's commands and queries as methods, typed as the machine.
 
         Of a method `m`, `m(...)` waits as `execute` and `query` do and ends as they do; `m.submit(...)` returns a
@@ -223,7 +238,7 @@ class Client(Generic[M]):
         if self._machine is None:
             raise UsageError("this client does not know the machine's class: connect(endpoints, MyMachine)")
         check_read(consistency, to)
-        return cast(M, make_proxy(self, self._machine, check_timeout(timeout), consistency, to))
+        return cast(M_co, make_proxy(self, self._machine, check_timeout(timeout), consistency, to))
 
     def submit_call(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
@@ -431,13 +446,13 @@ class Client(Generic[M]):
         """
         self._thread.close()
 
-    def __enter__(self) -> Client[M]:
+    def __enter__(self) -> Client[M_co]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def __aenter__(self) -> Client[M]:
+    async def __aenter__(self) -> Client[M_co]:
         running_loop("begin an `async with`", "client.__enter__")
         return self
 

@@ -16,6 +16,7 @@ from actorraft import (
     ActorRef,
     Client,
     Cluster,
+    CommandObjects,
     ReplicatedStateMachine,
     ResultFuture,
     StateMachine,
@@ -125,12 +126,28 @@ def accounts_of(bank: Bank) -> dict[str, int]:
     return bank.accounts
 
 
+class Answering:
+    """A machine whose reads are data."""
+
+    def apply(self, command: tuple[str, bytes]) -> None: ...
+
+    def query(self, key: str) -> bytes | None:
+        return None
+
+
+def amounts(state: dict[str, int]) -> list[int]:
+    return list(state.values())
+
+
 async def in_a_loop() -> None:
     async with await ReplicatedStateMachine(Bank).spawn_async(3, durability="os", transport="tcp") as cluster:
         assert_type(cluster, Cluster[Bank])
         assert_type(cluster.query(accounts_of), dict[str, int])
         assert_type(cluster.query(Bank.helper, consistency="stale", to="any"), str)
-        assert_type(cluster.query("what the machine's query takes"), Any)
+        assert_type(cluster.query(lambda bank: len(bank.accounts)), int)
+        assert_type(cluster.query(lambda bank: bank.balance("ann"), to="any"), int)
+        cluster.query("no callable, and a Bank has no query of its own")  # wrong
+        cluster.query(lambda bank: bank.acounts)  # wrong
         assert_type(cluster.nodes[cluster.leader()].pid, int | None)
         async for event in cluster.events():
             assert_type(event, ClusterEvent)
@@ -139,6 +156,7 @@ async def in_a_loop() -> None:
         async with await connect_async(cluster.endpoints, Bank) as client:
             assert_type(client, Client[Bank])
             assert_type(await client.query_async(Bank.helper, to=2), str)
+            assert_type(await client.query_async(lambda bank: sorted(bank.accounts)), list[str])
         cluster.query(Bank.helper, consistency="stail")  # wrong
         await cluster.query_async(Bank.helper, to="leeder")  # wrong
         cluster.proxy(consistency="fresh")  # wrong
@@ -157,6 +175,12 @@ def others() -> None:
     assert_type(store.put.submit("key", b"value"), ResultFuture[bool])
     assert_type(ReplicatedStateMachine(Adder).spawn(3).execute(5), Any)
     assert_type(ReplicatedStateMachine(Sum).spawn(3).proxy().add(5), None)
+    answering = ReplicatedStateMachine(Answering).spawn(3)
+    assert_type(answering.query("key"), bytes | None)
+    answering.query(5)  # wrong
+    by_state = ReplicatedStateMachine(CommandObjects, dict).spawn(3)
+    assert_type(by_state.query(amounts), list[int])
+    assert_type(connect({0: "tcp://127.0.0.1:7101"}).query(amounts), list[int])
     ReplicatedStateMachine(Bank, currency=3)  # wrong
     ReplicatedStateMachine(Bank, "USD", 5)  # wrong
     ReplicatedStateMachine(Bank())  # wrong

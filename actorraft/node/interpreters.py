@@ -2,9 +2,10 @@
 
 What a command comes to may differ between minor versions (how deep it may recurse, above all). So one of them is the
 cluster's: the first leader's own is written into the log, beside what else decides replicated state. A node that runs
-another one stores and votes, and applies nothing; it does not campaign while somebody is linked who may lead, hands
-over if it leads, and says so. When a majority of the voters has said that it runs the leader's, and nobody who is
-linked runs another, that becomes the cluster's: after a stop of all, or when the last node was started anew.
+another one stores and votes, applies nothing, and says so. While somebody of the cluster's version is linked, it waits
+longer before it campaigns (its log may be the only one that is long enough), and hands over if it leads. When a
+majority of the voters has said that it runs the leader's, and nobody who is linked runs another, that becomes the
+cluster's: after a stop of all, or when the last node was started anew.
 
 Source:     docs/decisions/0043.
 Invariant:  what is committed behind an entry that names a version is applied by nodes of that version only.

@@ -134,7 +134,9 @@ def change_membership(self: RaftServer, changes: Sequence[MemberChange]) -> int:
     for change in changes:
         check_identity(configuration, change)
         if isinstance(change, AddVoter) and change.node_id in self.unfit:
-            raise ProposalRefused(f"node {change.node_id} runs code of the machine that is older than the log's")
+            raise ProposalRefused(
+                f"node {change.node_id} runs code of the machine that is older than the log's, or another Python"
+            )
     if apply_changes(configuration, changes) == configuration:
         return self.configurations[-1][0]  # done already: asked for once more, perhaps
     newcomers = [

@@ -163,7 +163,7 @@ def hears_leader(self: RaftServer) -> bool:
 def tick_election(self: RaftServer, ticks: int) -> None:
     """Count down to an election; learners and strangers only forget their leader (§5.2)."""
     self.election_elapsed += ticks
-    if self.election_elapsed < self.election_timeout * (HOLDING_PATIENCE if self.holding else 1):
+    if self.election_elapsed < self.election_timeout * (HOLDING_PATIENCE if self.holding or self.foreign else 1):
         return
     if self.promotable:
         self.campaign()
@@ -292,7 +292,7 @@ def peer_disconnected(self: RaftServer, peer_id: int) -> None:
         if progress.state is not SNAPSHOT:
             progress.become_probe()
         progress.probe_sent = True  # nothing more until it is connected, or heard in answer to a heartbeat
-    elif peer_id == self.leader_id and self.promotable and not self.promise_ticks and not self.holding:
+    elif peer_id == self.leader_id and self.promotable and not (self.promise_ticks or self.holding or self.foreign):
         self.urgent_leader = peer_id
         self.urgent_tries = 0
         # Two followers see the death microseconds apart: by rank, one of them asks first.

@@ -167,9 +167,9 @@ class RaftServer:
         self.handlers = self.make_handlers()
 
     too_old = False  # its machine's code cannot apply what the log holds, the driver says: it does not campaign
-    foreign = False  # commands are applied by another interpreter than its own, likewise: nor does it campaign
     unfit: frozenset[int] = frozenset()  # learners of which that is true, likewise: they are not promoted
     holding = False  # its machine cannot go on, the driver says: it does not lead while another can
+    foreign = False  # commands are applied under another interpreter than its own, likewise: nor does it
 
     def __repr__(self) -> str:
         return (
@@ -206,7 +206,7 @@ class RaftServer:
         One that is no voter in its latest configuration may be needed until that is committed: it may be the only one
         whose log is long enough (D§4.2.2). It does not count its own vote.
         """
-        if self.too_old or self.foreign:
+        if self.too_old:
             return False
         for index, configuration in reversed(self.configurations):
             if self.node_id in configuration.voters or self.node_id in configuration.voters_outgoing:

@@ -47,7 +47,7 @@ def test_a_node_under_another_python_stores_and_votes_applies_nothing_and_says_w
     assert world.counts() == {0: 3, 1: 3, 2: 0}
     held = world.up[2]
     assert held.server.log.last_index == world.up[0].server.log.last_index
-    assert not held.server.promotable
+    assert held.server.foreign
     assert "applied under Python 3.11, as nodes [0, 1] run, and this node runs 3.12" in held.status()["error"]
 
     world.cut_off(1)  # its copy counts
@@ -170,3 +170,18 @@ def test_a_learner_under_another_python_is_not_fit_to_be_promoted() -> None:
 
     world.run(2, "3.11")
     assert world.up[world.leader()].server.unfit == set()
+
+
+def test_its_log_may_be_the_only_one_that_is_long_enough_and_then_it_leads_for_as_long_as_that_takes() -> None:
+    world = World("3.11", "3.11", "3.12")
+    world.emit()
+    away = world.cut_off(1)
+    world.emit()
+    world.cut_off(0)
+    world.up[1] = away
+    world.link(1)
+    world.turns(20)
+
+    assert world.leader() == 1
+    assert away.rules.may_append()
+    assert world.counts() == {1: 2, 2: 0}

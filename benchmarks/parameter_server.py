@@ -5,13 +5,17 @@ the server's leader is killed in the middle. `plain` is the way that comes to mi
 in one command a push, linearizable reads that wait for the round. The others go through a front that sums before the
 log.
 
+All workers begin at once, when all are ready: how long processes take to start is no part of it.
+
 Shape:      a row for each way and size, the median of the rounds; rounds are interleaved. `seconds_to_target` is None
-            where the target was not reached in the time. A worker's step takes `--step-ms`, as on a device of its own.
+            where the target was not reached in the time. `applied` is what the server has at the end, and less than was
+            acknowledged where its death lost some. A worker's step takes `--step-ms`, as on a device of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import statistics
 import tempfile
 import time
@@ -28,10 +32,12 @@ from benchmarks.deployment import Unusable
 from benchmarks.systems import system
 
 WAYS = ("plain", "ssp", "k-of-n", "async", "bfloat16", "top-k")
+OTHERS = ("redis", "ray")
 STRAGGLERS = ("none", "constant", "bursts")
 MODELS = {650: "softmax", 50_000: "network", 1_000_000: "million"}
 STAYS = Supervision(max_restarts=1000, backoff_s=(0.02, 0.2))
-LOOK_S = 0.2
+LOOK_S = 0.1
+KILL_S = 0.4  # after the start: before any way has reached its target
 
 
 @dataclass(frozen=True)
@@ -47,57 +53,75 @@ class Plan:
     durability: Any
 
 
-def measure_redis(size: int, plan: Plan, seed: int) -> dict[str, Any]:
-    """Train by way of Redis; return what was seen, as `measure` does."""
-    from benchmarks.measure import written_bytes
-    from benchmarks.others.redis_parameters import RedisWorker, Server, Way
+def measure_other(name: str, size: int, plan: Plan, seed: int) -> dict[str, Any]:
+    """Train by way of another system; return what was seen, as `measure` does. Its updates are acknowledged ones."""
     from examples.learning import MODELS as LAYERS
     from examples.learning import Model, Task, load
 
+    other = importlib.import_module(f"benchmarks.others.{name}_parameters")
     model, data = Model(LAYERS["digits", MODELS[size]]), load("digits")
     task = Task(
-        workers=plan.workers, model=MODELS[size], way="redis", step_s=plan.step_s, straggler=plan.straggler, seed=seed
+        workers=plan.workers,
+        model=MODELS[size],
+        way=name,
+        step_s=plan.step_s,
+        straggler=plan.straggler,
+        seed=seed,
+        waits=True,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder), model.start(seed))
-        socket = {0: str(server.socket)}
-        workers = [
-            ActorOptions(supervision=STAYS).spawn(RedisWorker, replace(task, number=number), socket, [])
-            for number in range(plan.workers)
-        ]
-        way = Way(socket[0])
-        while way.updates() < plan.workers:
-            time.sleep(0.01)
-        began_s, first, before = time.monotonic(), way.updates(), written_bytes(server.process.pid)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        server = other.Server(Path(folder), model.start(seed))
+        stack.callback(server.close)
+        workers = []
+        for number in range(plan.workers):
+            options = ActorOptions(supervision=STAYS)
+            workers.append(options.spawn(other.ParameterWorker, replace(task, number=number), {0: server.address}, []))
+            stack.callback(workers[-1].kill)
+        way = other.Way(server.address)
+        before = server.written()
+        began_s = _begin(workers)
         target: tuple[float, int] | None = None
         killed, logged, extra = plan.kill != "leader", 0, 0
         while (now_s := time.monotonic() - began_s) < plan.seconds:
-            if not killed and now_s > plan.seconds / 4:
+            if not killed and now_s > KILL_S:
                 killed = True
-                logged, extra = written_bytes(server.process.pid) - before, way.updates() - first
+                logged = server.written() - before
+                extra = sum(told.acknowledged for told in _ask_all(workers, "status"))
                 server.kill()
             if target is None and model.accuracy(way.pull_vector()[1], data.test_x, data.test_y) >= plan.target:
-                target = time.monotonic() - began_s, way.updates()
+                target = time.monotonic() - began_s, sum(told.acknowledged for told in _ask_all(workers, "status"))
             time.sleep(LOOK_S)
-        done, took_s = way.updates() - first, time.monotonic() - began_s
-        if not logged:
-            logged, extra = written_bytes(server.process.pid) - before, done
-        told = [answer.result(60.0) for answer in [worker.ask("stop", 60.0) for worker in workers]]
+        done = sum(told.acknowledged for told in _ask_all(workers, "status"))
+        took_s = time.monotonic() - began_s
+        if not extra:
+            logged, extra = server.written() - before, done
+        told = _ask_all(workers, "stop")
         final, applied = way.pull_vector()[1], way.updates()
-        for ref in workers:
-            ref.kill()
-        server.close()
+        accuracy = model.accuracy(final, data.test_x, data.test_y)
     return {
         "updates_per_s": done / took_s,
         "updates_to_target": target[1] if target else None,
         "seconds_to_target": target[0] if target else None,
-        "final_accuracy": model.accuracy(final, data.test_x, data.test_y),
+        "final_accuracy": accuracy,
         "log_bytes_per_update": logged / max(1, extra),
         "longest_gap_ms": max(each.gap_s for each in told) * 1000,
         "acknowledged": sum(each.acknowledged for each in told),
         "applied": applied,
         "terms": 0,
     }
+
+
+def _begin(workers: list[Any]) -> float:
+    """Have all of them begin at once, when all are ready; return when that was."""
+    while not all(told.ready for told in _ask_all(workers, "status")):
+        time.sleep(0.01)
+    began_s = time.monotonic()
+    _ask_all(workers, "go")
+    return began_s
+
+
+def _ask_all(workers: list[Any], what: str) -> list[Any]:
+    return [answer.result(60.0) for answer in [worker.ask(what, 60.0) for worker in workers]]
 
 
 def rule_of(way: str, workers: int) -> Any:
@@ -131,6 +155,7 @@ def measure(way: str, size: int, plan: Plan, seed: int) -> dict[str, Any]:
         step_s=plan.step_s,
         straggler=plan.straggler,
         seed=seed,
+        waits=True,
     )
     machine = ReplicatedStateMachine(ParameterServer, {"w": model.start(seed)}, rule_of(way, plan.workers))
     with (
@@ -145,18 +170,16 @@ def measure(way: str, size: int, plan: Plan, seed: int) -> dict[str, Any]:
             ActorOptions(supervision=STAYS).spawn(Worker, replace(task, number=number), cluster.endpoints, fronts)
             for number in range(plan.workers)
         ]
-        while server.progress().updates < plan.workers:
-            time.sleep(0.01)
-        began_s, first = time.monotonic(), server.progress().updates
+        began_s = _begin(workers)
         target: tuple[float, int] | None = None
         killed = plan.kill != "leader"
         accuracy, logged, extra = 0.0, 0, 0
         while (now_s := time.monotonic() - began_s) < plan.seconds:
-            if not killed and now_s > plan.seconds / 4:
+            if not killed and now_s > KILL_S:
                 killed = True
                 leader = cluster.wait_for_leader()
                 logged += written(cluster, written_bytes) - before
-                extra = server.progress().updates - first
+                extra = server.progress().updates
                 cluster.nodes[leader].kill()
                 cluster.nodes[leader].restart()
             if target is None:
@@ -166,10 +189,10 @@ def measure(way: str, size: int, plan: Plan, seed: int) -> dict[str, Any]:
                     if accuracy >= plan.target:
                         target = time.monotonic() - began_s, server.progress().updates
             time.sleep(LOOK_S)
-        done, took_s = server.progress().updates - first, time.monotonic() - began_s
+        done, took_s = server.progress().updates, time.monotonic() - began_s
         if not logged:
             logged, extra = written(cluster, written_bytes) - before, done
-        told = [answer.result(60.0) for answer in [worker.ask("stop", 60.0) for worker in workers]]
+        told = _ask_all(workers, "stop")
         progress = server.progress()
         final = np.frombuffer(server.pull_vector()[1], np.float32)
         terms = max(row.term or 0 for row in cluster.status()) - term
@@ -195,8 +218,10 @@ def written(cluster: Any, count: Any) -> int:
 
 def why_not(other: str) -> str:
     """Say why a system cannot be compared; "" if it can."""
-    if other != "redis":
+    if other not in OTHERS:
         return "no comparison with it is built"
+    if other == "ray":
+        return "" if importlib.util.find_spec("ray") else "it is not installed: pip install ray"
     try:
         system(other)
     except Unusable as error:
@@ -257,7 +282,7 @@ def main(
     sizes: Annotated[str, typer.Option(help="floats: 650, 50000, 1000000")] = "650,50000,1000000",
     straggler: Annotated[str, typer.Option(help="of none, constant, bursts")] = "constant",
     kill: Annotated[str, typer.Option(help="leader or nothing")] = "leader",
-    compare: Annotated[str, typer.Option(help="other systems: redis")] = "",
+    compare: Annotated[str, typer.Option(help="other systems: redis, ray")] = "",
     seconds: Annotated[float, typer.Option(help="of each run")] = 8.0,
     rounds: Annotated[int, typer.Option(help="of all of it, interleaved")] = 1,
     workers: Annotated[int, typer.Option(help="processes that train")] = 4,
@@ -283,7 +308,7 @@ def main(
             for case in asked:
                 way, size, slow = case
                 plan = Plan(seconds, workers, step_ms / 1000, slow, kill, target, durability)
-                row = measure_redis(size, plan, number) if way == "redis" else measure(way, size, plan, number)
+                row = (measure_other if way in OTHERS else measure)(way, size, plan, number)
                 seen[case].append(row)
                 bar.advance(seconds + 5)
     rows = [

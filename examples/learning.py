@@ -150,6 +150,7 @@ class Task:
         rounds: wait for the round's end after each push.
         step_s: seconds that a step takes at the least, as on a device of its own; `slow` times that for a straggler.
         straggler: "none", "constant" (the last worker), or "bursts" (a tenth of all steps).
+        waits: once it is ready, begin only when it is told "go".
     """
 
     number: int = 0
@@ -166,16 +167,18 @@ class Task:
     step_s: float = 0.005
     slow: float = 5.0
     straggler: str = "none"
+    waits: bool = False
 
 
 class Told(NamedTuple):
-    """What a worker says of itself. `gaps_s`: the longest time between two acknowledgements, in this life of it."""
+    """What a worker says of itself. `gap_s`: the longest time between two acknowledgements, in this life of it."""
 
     step: int
     acknowledged: int
     loss: float
     staleness: int
     gap_s: float
+    ready: bool = False
 
 
 class Worker(Actor):
@@ -188,12 +191,16 @@ class Worker(Actor):
         """Begin to train, in a thread beside the mailbox."""
         self.told = Told(0, 0, float("nan"), 0, 0.0)
         self.acknowledged_s = 0.0
-        self.over = threading.Event()
+        self.go, self.over = threading.Event(), threading.Event()
+        if not self.task.waits:
+            self.go.set()
         self.thread = threading.Thread(target=self._train, daemon=True)
         self.thread.start()
 
     def receive(self, message: str) -> Told:
-        """Say how it goes; at "stop", after having stopped."""
+        """Say how it goes; at "go", begin; at "stop", after having stopped."""
+        if message in ("go", "stop"):
+            self.go.set()
         if message == "stop":
             self.over.set()
             self.thread.join(30.0)
@@ -215,6 +222,8 @@ class Worker(Actor):
             way = self.way(len(mine))
             stack.callback(way.close)
             least = 0
+            self.told = self.told._replace(ready=True)
+            self.go.wait()
             while not self.over.is_set():
                 began_s = time.monotonic()
                 version, there = way.pull_vector(least)
@@ -250,7 +259,7 @@ class Worker(Actor):
         self.acknowledged_s = now_s
         before = self.told
         stale = max(0, answer.result() - 1 - base)
-        self.told = Told(way.step, before.acknowledged + 1, loss, stale, max(before.gap_s, gap_s))
+        self.told = Told(way.step, before.acknowledged + 1, loss, stale, max(before.gap_s, gap_s), ready=True)
 
 
 class Plain:

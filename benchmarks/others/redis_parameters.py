@@ -18,6 +18,7 @@ import numpy as np
 import redis
 
 from benchmarks.deployment import Unusable
+from benchmarks.measure import written_bytes
 from benchmarks.others.redis_system import SYNCED, server
 from examples.learning import Worker
 
@@ -29,15 +30,15 @@ class Server:
 
     def __init__(self, folder: Path, parameters: Any) -> None:
         program = server()
-        self.socket = folder / "redis.sock"
-        self._arguments = [program, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder), *SYNCED]
+        self.address = str(folder / "redis.sock")
+        self._arguments = [program, "--port", "0", "--unixsocket", self.address, "--dir", str(folder), *SYNCED]
         self._start()
-        client: Any = redis.Redis(unix_socket_path=str(self.socket))
+        client: Any = redis.Redis(unix_socket_path=self.address)
         client.mset({"version": 0, "updates": 0, "w": parameters.tobytes()})
 
     def _start(self) -> None:
         self.process = subprocess.Popen(self._arguments, stdout=subprocess.DEVNULL)
-        client = redis.Redis(unix_socket_path=str(self.socket))
+        client = redis.Redis(unix_socket_path=self.address)
         until_s = time.monotonic() + UP_S
         while True:
             with contextlib.suppress(redis.RedisError):
@@ -52,6 +53,10 @@ class Server:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self._start()
+
+    def written(self) -> int:
+        """Return the bytes that it has written."""
+        return written_bytes(self.process.pid)
 
     def close(self) -> None:
         """End it."""
@@ -102,7 +107,7 @@ class Way:
         self._client.close()
 
 
-class RedisWorker(Worker):
+class ParameterWorker(Worker):
     """The same training, by that way."""
 
     def way(self, examples: int) -> Way:

@@ -159,10 +159,10 @@ def running(*command: str, stdin: str | None = None, cwd: Path = ROOT) -> Iterat
         script.close()
 
 
-def run(*command: str, stdin: str | None = None, cwd: Path = ROOT) -> str:
+def run(*command: str, stdin: str | None = None, cwd: Path = ROOT, within_s: float = PATIENCE_S) -> str:
     """Run a program to its end, which must be good and leave nothing; return what it printed."""
     with running(*command, stdin=stdin, cwd=cwd) as script:
-        code, said, errors = script.finish()
+        code, said, errors = script.finish(within_s)
         assert code == 0, f"exit code {code}\n{said}\n{errors}"
         assert "Traceback" not in errors, errors
         assert script.processes() == [], "processes are left"

@@ -18,12 +18,13 @@ from typing import Any
 import msgspec
 
 from actorraft.client.arguments import seconds
-from actorraft.client.requests import NodeDoesNotLead, NodeRefused, NodeSilent
+from actorraft.client.requests import NodeDoesNotLead, NodeHasNothing, NodeRefused, NodeSilent
 from actorraft.client.status import MemberStatus, Status
 from actorraft.client.thread import ClientThread
 from actorraft.errors import ActorRaftError, Unavailable, UsageError
 from actorraft.steady import monotonic
 
+AGAIN_S = 0.05  # until a node is asked again what it could not yet
 _NO_READ = msgspec.msgpack.encode(["no read at all"])
 # What a node said ({}: nothing), and why not (None: it did) -> its row.
 MakeRow = Callable[[int, dict[str, Any], str | None], MemberStatus]
@@ -139,20 +140,26 @@ def take_snapshot(thread: ClientThread, timeout: float) -> dict[int, int]:
     """
     leader = thread.leader
     others = sorted(thread.endpoints.keys() - {leader})
+    until_s = monotonic() + timeout
     asked = {node_id: thread.admin(node_id, "snapshot", {}, timeout) for node_id in others}
     if leader is not None:
-        until_s = monotonic() + timeout
         wait(asked.values(), timeout=timeout / 2)  # one that is stuck has the leader wait no longer than that
         asked[leader] = thread.admin(leader, "snapshot", {}, until_s - monotonic())
     taken: dict[int, int] = {}
     failed: list[str] = []
-    for node_id, future in sorted(asked.items()):
-        try:
-            taken[node_id] = future.result()
-        except NodeRefused as error:
-            failed.append(f"node {node_id}: {error}")
-        except Unavailable:
-            pass  # it is not reachable, which status() says too
+    while asked:
+        again: list[int] = []
+        for node_id, future in sorted(asked.items()):
+            try:
+                taken[node_id] = future.result()
+            except NodeRefused as error:
+                soon = isinstance(error, NodeDoesNotLead | NodeHasNothing) and monotonic() + AGAIN_S < until_s
+                again += [node_id] * soon
+                failed += [f"node {node_id}: {error}"] * (not soon)
+            except Unavailable:
+                pass  # it is not reachable, which status() says too
+        time.sleep(AGAIN_S * bool(again))
+        asked = {node_id: thread.admin(node_id, "snapshot", {}, until_s - monotonic()) for node_id in again}
     if failed:
         raise ActorRaftError("; ".join(failed))
     if not taken:

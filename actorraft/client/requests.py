@@ -14,7 +14,9 @@ from actorraft import codec
 from actorraft.client.failures import Failure
 from actorraft.errors import ActorRaftError, Unavailable
 
-NOT_LEADER = "not leader"  # on the wire: the node that was asked does not lead
+# On the wire: why a node cannot now what it may in a moment.
+NOT_LEADER = "not leader"
+NOTHING_COMMITTED = "nothing is committed here yet"
 
 
 class NodeSilent(Unavailable):
@@ -27,6 +29,13 @@ class NodeRefused(Unavailable):
 
 class NodeDoesNotLead(NodeRefused):
     """The same, because only a leader can."""
+
+
+class NodeHasNothing(NodeRefused):
+    """The same, because it has just started and learned of no commit yet."""
+
+
+_REFUSALS = {NOT_LEADER: NodeDoesNotLead, NOTHING_COMMITTED: NodeHasNothing}
 
 
 class Asked(NamedTuple):
@@ -102,8 +111,7 @@ class Requests:
         if not reply.error:
             self.replies.append((asked.future, reply.value))
             return
-        refused = NodeDoesNotLead if reply.error == NOT_LEADER else NodeRefused
-        self._failures.append(Failure(asked.future, refused(reply.error)))
+        self._failures.append(Failure(asked.future, _REFUSALS.get(reply.error, NodeRefused)(reply.error)))
 
     def expire(self, now_s: float) -> None:
         """End what is too late."""

@@ -65,17 +65,18 @@ def promptly(act: Callable[[], Any]) -> Any:
 def test_close_does_not_wait_for_a_start_and_leaves_nothing(
     pool: ThreadPoolExecutor, raft_cluster: Spawn, tmp_path: Path, how: str
 ) -> None:
+    before = set(threading.enumerate())  # actors of other tests may have a monitor of their own
     hanging = Hanging(raft_cluster, pool, tmp_path / "hang", how)
     cluster = hanging.cluster
     pids = [node.pid for node in cluster.nodes.values()]
-    threads = {thread.name for thread in threading.enumerate()}
+    threads = {thread.name for thread in set(threading.enumerate()) - before}
 
     promptly(cluster.close)
 
     assert all(pid is not None and is_gone(pid) for pid in pids)
     assert not cluster._processes.place.run_dir.exists()
     assert "actorraft-monitor" in threads
-    assert "actorraft-monitor" not in {thread.name for thread in threading.enumerate()}
+    assert "actorraft-monitor" not in {thread.name for thread in set(threading.enumerate()) - before}
     if hanging.start is not None:
         with pytest.raises(StartError):
             hanging.start.result(PROMPT_S)

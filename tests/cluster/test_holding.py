@@ -152,18 +152,18 @@ def test_a_burst_of_bad_commands_between_good_ones_gives_each_its_own_outcome(tm
 
 
 def test_a_class_of_a_module_that_no_node_has_is_unknown_and_takes_nothing_with_it(tmp_path: Path) -> None:
-    module = tmp_path / "only_here.py"
+    module = tmp_path / "only_here_as_a_class.py"
     module.write_text("class Add:\n    def apply(self, state):\n        state['n'] = 1\n")
     with ReplicatedStateMachine(dict).spawn(3) as cluster:
         sys.path.insert(0, str(tmp_path))
         try:
-            import only_here  # type: ignore[import-not-found]
+            import only_here_as_a_class  # type: ignore[import-not-found]
 
-            with pytest.raises(UnknownType, match="only_here"):
-                cluster.execute(only_here.Add())
+            with pytest.raises(UnknownType, match="only_here_as_a_class"):
+                cluster.execute(only_here_as_a_class.Add())
         finally:
             sys.path.remove(str(tmp_path))
-            sys.modules.pop("only_here", None)
+            sys.modules.pop("only_here_as_a_class", None)
         cluster.execute(lambda state: state.update(n=2))
         assert {"n": 2} == cluster.query(dict)
 
@@ -204,8 +204,12 @@ def test_with_a_voter_missing_nothing_is_decided_until_it_is_back(tmp_path: Path
         cluster.nodes[away].stop()
         with missing(tmp_path, *cluster.nodes):
             call = machine.add_with.submit()
-            leader = cluster.wait_for_leader()
-            reason = eventually(lambda: f"nodes [{away}]" in holds(cluster, leader) and holds(cluster, leader))
+
+            def reason_of_the_leader() -> str:
+                reason = holds(cluster, cluster.wait_for_leader())
+                return reason if f"nodes [{away}]" in reason else ""
+
+            reason = eventually(reason_of_the_leader)
             assert "actorraft.storage show" in reason
             with pytest.raises((OutcomeUnknown, Unavailable)):
                 cluster.proxy(timeout=2.0).add()

@@ -64,7 +64,7 @@ def test_many_reads_at_once_are_all_served_and_no_leader_changes(
 ) -> None:
     cluster = raft_cluster(Publishes, nodes=3)
     cluster.proxy().emit()
-    before = terms(cluster)
+    before = eventually(lambda: len(terms(cluster)) == 1 and terms(cluster))
     with raw(cluster, cluster.wait_for_leader()) as client:
         for request_id in range(count):
             client.read(request_id, "scan", seconds)

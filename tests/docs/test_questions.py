@@ -23,6 +23,11 @@ SEARCHES = {
     "trusts client member encrypted": "trust",
     "FastAPI gunicorn preload pytest-xdist notebook": "asyncio",
     "exactly once order new client session": "clients",
+    "how many nodes odd number Windows macOS": "questions",
+    "machine prints logging logger": "questions",
+    "timeout None waits for ever cancelled task": "questions",
+    "command async def generator yield decorator": "questions",
+    "machine NumPy arrays lock file socket pickled": "questions",
 }
 
 

@@ -81,24 +81,39 @@ def _led_by_other(thread: ClientThread, node_id: int) -> Callable[[], bool]:
 
 def status(thread: ClientThread, timeout: float, make_row: MakeRow) -> Status:
     """Ask every node how it is; a dead member is a row, not an error."""
-    asked = {node_id: thread.admin(node_id, "status", {}, timeout) for node_id in sorted(thread.endpoints)}
     said: dict[int, dict[str, Any]] = {}
     errors: dict[int, str] = {}
-    for node_id, future in asked.items():
-        try:
-            said[node_id] = future.result()
-        except ActorRaftError as error:
-            errors[node_id] = str(error)
+    _ask_each(thread, set(thread.endpoints), timeout, said, errors)
+    new = _members_in(said) - said.keys() - errors.keys()
+    if new:  # they joined since this client was told who there is
+        thread.learn(max(said, key=lambda node_id: said[node_id].get("commit_index", -1)), timeout)
+        _ask_each(thread, new, timeout, said, errors)
     for one in said.values():  # who is refused by the others is the last to know
         errors |= {node_id: why for node_id, why in one.get("refused", {}).items() if node_id in errors}
-    members = {each for one in said.values() for each in (*one.get("voters", ()), *one.get("learners", ()))}
+    members = _members_in(said)
     gone = {node_id for node_id in errors if members and node_id not in members}  # a folder may still know of them
-    rows = [make_row(node_id, said.get(node_id, {}), errors.get(node_id)) for node_id in asked if node_id not in gone]
+    asked = sorted((said.keys() | errors.keys()) - gone)
+    rows = [make_row(node_id, said.get(node_id, {}), errors.get(node_id)) for node_id in asked]
     commit_index = max((row.commit_index for row in rows), default=-1)
     return Status(
         MemberStatus(**{**asdict(row), "lag_entries": commit_index - row.last_applied}) if row.alive else row
         for row in rows
     )
+
+
+def _ask_each(
+    thread: ClientThread, node_ids: set[int], timeout: float, said: dict[int, dict[str, Any]], errors: dict[int, str]
+) -> None:
+    asked = {node_id: thread.admin(node_id, "status", {}, timeout) for node_id in sorted(node_ids)}
+    for node_id, future in asked.items():
+        try:
+            said[node_id] = future.result()
+        except ActorRaftError as error:
+            errors[node_id] = str(error)
+
+
+def _members_in(said: dict[int, dict[str, Any]]) -> set[int]:
+    return {each for one in said.values() for each in (*one.get("voters", ()), *one.get("learners", ()))}
 
 
 def member_status(endpoints: dict[int, str], node_id: int, said: dict[str, Any], error: str | None) -> MemberStatus:

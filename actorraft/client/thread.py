@@ -444,6 +444,12 @@ class ClientThread:
         for node_id in session.nodes:
             self._ask_for_endpoints(node_id, now_s)
 
+    def learn(self, node_id: int, timeout: float) -> None:
+        """Ask a node where all members are, from any thread: what is asked next can go to those that are new, too."""
+        future = self.admin(node_id, "endpoints", {}, timeout)
+        future.exception()
+        self.request(lambda _: self._on_endpoints(future))
+
     def _ask_for_endpoints(self, node_id: int, now_s: float) -> None:
         future: ResultFuture[list[tuple[Any, ...]]] = ResultFuture()
         future.add_done_callback(self._on_endpoints)
@@ -455,8 +461,9 @@ class ClientThread:
         told = {node_id: endpoint for node_id, endpoint, *_ in said}
         keys = {node_id: tuple(keys) for node_id, _, *keys in said if keys}  # a proven member says so
         known = self._endpoints
-        if self._learns and told:  # who was a place to begin at, and has no number of its own, has served
-            known = {node_id: at for node_id, at in known.items() if node_id >= 0} | told
+        if self._learns and told:  # who is neither named nor reached is no member any more, or was a place to begin at
+            kept = self._members.keys() | self._session.nodes
+            known = {node_id: at for node_id, at in known.items() if node_id >= 0 and node_id in kept} | told
         else:
             known = told | known
         if known != self._endpoints or (self._learns and keys != self._members and keys):

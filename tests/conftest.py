@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.patience import be_patient
 
 settings.register_profile("default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
@@ -40,6 +42,18 @@ def _log_level_stays() -> Iterator[None]:
     before = logger.level
     yield
     logger.setLevel(before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Real processes share the machine with whatever else runs on it; the fixtures of such tests are patient too."""
+    if item.get_closest_marker("cluster") is None:
+        return (yield)
+    put_back = be_patient()
+    try:
+        return (yield)
+    finally:
+        put_back()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,6 +8,7 @@ dependency is a decision and not an accident.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -72,8 +73,9 @@ def modules(package: str) -> Iterator[tuple[str, Path]]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
 
 
-def imports(file: Path, *, type_checking: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield (line, dotted name) of every import, late ones too; a name from one of our packages with its module."""
+@functools.cache
+def imports(file: Path, *, type_checking: bool = False) -> tuple[tuple[int, str], ...]:
+    """Return (line, dotted name) of every import, late ones too; a name from one of our packages with its module."""
 
     def visit(node: ast.AST) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") and not type_checking:
@@ -91,7 +93,12 @@ def imports(file: Path, *, type_checking: bool = False) -> Iterator[tuple[int, s
         for child in ast.iter_child_nodes(node):
             yield from visit(child)
 
-    yield from visit(ast.parse(file.read_text()))
+    return tuple(visit(parsed(file)))
+
+
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
 
 
 def _is_module(name: str) -> bool:
@@ -177,9 +184,7 @@ def test_only_composition_roots_name_a_transport_and_only_late() -> None:
     wrong = []
     for name, file in modules("actorraft"):
         root = any(_inside(name, part) for part in (*COMPOSITION_ROOTS, "actorraft.actors", "actorraft.simulation"))
-        at_the_top = {
-            node.lineno for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
-        }
+        at_the_top = {node.lineno for node in parsed(file).body if isinstance(node, ast.Import | ast.ImportFrom)}
         for line, imported in imports(file):
             late = line not in at_the_top or _inside(imported, "transports.mock")
             if _inside(imported, "transports") and not (root and late):
@@ -192,7 +197,7 @@ def test_every_module_begins_by_saying_what_it_is() -> None:
         str(file.relative_to(ROOT))
         for package in (*PACKAGES, "benchmarks", "examples")
         for _, file in modules(package)
-        if not ast.get_docstring(ast.parse(file.read_text()))
+        if not ast.get_docstring(parsed(file))
     ]
     assert bare == []
 

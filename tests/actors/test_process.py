@@ -44,7 +44,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         assert not process.alive
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Wait for something that another process does."""
     deadline_s = time.monotonic() + timeout_s
     while not (value := condition()):

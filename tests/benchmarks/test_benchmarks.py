@@ -364,6 +364,7 @@ def test_startup_runs_and_says_what_an_idle_node_holds(tmp_path: Path) -> None:
     assert 10 << 20 < rows["close() of 3"]["idle_node_bytes"] < 40 << 20
 
 
+@pytest.mark.long
 def test_steps_shows_what_each_step_costs() -> None:
     shown = run("benchmarks.steps", "--commands", "8")
     for step in ("a call to bytes", "a future: made, resolved, looked at", "a call applied: session, machine, result"):

@@ -101,7 +101,7 @@ class Served:
         return actorraft(*words, client=self.client, check=check, timeout_s=timeout_s)
 
     def status(self) -> dict[int, dict[str, Any]]:
-        said = self.run("status", "--timeout", "2", "-o", "json", check=False).stdout
+        said = self.run("status", "--timeout", "3", "-o", "json", check=False).stdout
         return {row["id"]: row for row in json.loads(said or "[]")}
 
     def settled(self) -> int:

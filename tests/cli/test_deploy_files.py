@@ -25,7 +25,7 @@ from actorraft.node.folder import read_folder
 from actorraft.node.metrics import Metrics
 from actorraft.node.service_manager import ServiceManager
 from actorraft.node.standalone import prepare_data
-from tests.cli.served import REPOSITORY, Served, actorraft, eventually
+from tests.cli.served import REPOSITORY, Served, eventually
 
 DEPLOY = REPOSITORY / "deploy"
 
@@ -210,10 +210,10 @@ def test_what_cannot_be_rendered_is_used_wrongly(more: tuple[str, ...], why: str
 
 def test_addresses_that_are_no_pods_are_refused_and_right_ones_are_shown(tmp_path: Path) -> None:
     found(tmp_path / "c", "tests.cli.bank:Bank", ["host0:7100", "host1:7100"])
-    done = actorraft("k8s", "render", str(tmp_path / "c"), "--image", "bank:1", check=False)
-    assert (done.returncode, "bank-0.bank-peers:7100" in done.stderr) == (2, True)
-    done = actorraft("k8s", "render", str(tmp_path), "--image", "bank:1", check=False)
-    assert (done.returncode, "holds no node's folder" in done.stderr) == (2, True)
+    done = CliRunner().invoke(app, ["k8s", "render", str(tmp_path / "c"), "--image", "bank:1"])
+    assert (done.exit_code, "bank-0.bank-peers:7100" in done.stderr) == (2, True)
+    done = CliRunner().invoke(app, ["k8s", "render", str(tmp_path), "--image", "bank:1"])
+    assert (done.exit_code, "holds no node's folder" in done.stderr) == (2, True)
 
 
 # --- The image, rules and the dashboard

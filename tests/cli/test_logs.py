@@ -61,6 +61,7 @@ def test_text_has_the_node_and_the_term_too_and_each_logger_its_level(capsys: py
     assert "ValueError: what is wrong" in told["exception"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [("--log-format", "xml"), ("--log-level", "LOUD"), ("--log-level", "=INFO")])
 def test_a_format_or_a_level_that_is_none_is_used_wrongly(words: tuple[str, str], tmp_path: Path) -> None:
     found(tmp_path / "c", "statemachines.kv:KVStore", ["127.0.0.1:7000"])

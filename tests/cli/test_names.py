@@ -94,6 +94,7 @@ def test_a_name_that_is_mistyped_is_used_wrongly_and_the_nearest_is_named(words:
     assert (done.exit_code, why in plain(done)) == (2, True), done.stderr
 
 
+@pytest.mark.long
 def test_every_name_has_help_and_completion_offers_it() -> None:
     names = {words[0] for words in ASKING} | set(ALONE)
     told = CliRunner().invoke(app, ["--help"]).stdout

@@ -20,11 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from actorraft.cli.app import app
 from actorraft.cli.watching import Happened, Look, _median_ms, picture
 from actorraft.client.status import MemberStatus
+from actorraft.cluster.founding import found
 from actorraft.node.journal import EVENTS_MAX, Journal
-from tests.cli.served import REPOSITORY, Served, actorraft, eventually
+from benchmarks.others.processes import free_ports
+from tests.cli.served import REPOSITORY, Served, eventually
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +87,12 @@ def test_the_story_of_a_leader_s_death_is_in_the_events(served: Served) -> None:
     served.run("snapshot")
     eventually(lambda: seen("snapshot"), what=lambda: str(told))
     served.kill(leader)
-    eventually(lambda: seen("down", leader) and seen("leader", None, "leads term"), what=lambda: str(told))
+    lost = f"node {leader} is not reached any more"
+    eventually(
+        lambda: seen("down", leader) and seen("leader", None, "leads term") and seen("link", None, lost),
+        what=lambda: str(told),
+    )
     assert {node["node_id"] for node in seen("leader", None, "leads term")} <= {0, 1, 2} - {leader}
-    assert seen("link", None, f"node {leader} is not reached any more")
     served.start(leader)
     eventually(lambda: seen("up", leader) and seen("start", leader), what=lambda: str(told))
     assert all(sorted(one) == ["detail", "kind", "node_id", "term", "time_s"] for one in told)
@@ -190,10 +197,10 @@ def test_top_without_a_terminal_prints_pictures_and_lines_of_json(served: Served
 
 @pytest.mark.parametrize("command", ["events", "top"])
 def test_without_a_cluster_it_says_why_and_ends(command: str, tmp_path: Path) -> None:
-    served = Served(tmp_path)
-    done = served.run(command, check=False)
-    assert (done.returncode, "no member answers" in done.stderr) == (1, True)
-    assert actorraft(command, check=False).returncode == 2
+    found(tmp_path / "c", "statemachines.kv:KVStore", [f"127.0.0.1:{port}" for port in free_ports(3)])
+    done = CliRunner().invoke(app, [command], env={"ACTORRAFT_CLIENT": str(tmp_path / "c" / "client")})
+    assert (done.exit_code, "no member answers" in done.stderr) == (1, True)
+    assert CliRunner().invoke(app, [command], env={"ACTORRAFT_CLIENT": None}).exit_code == 2
 
 
 def test_what_is_told_of_a_time_is_the_median_to_its_bucket() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,8 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import pytest
+
 from actorraft import Cluster
-from actorraft.errors import ActorRaftError
+from actorraft.errors import ActorRaftError, Unavailable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -66,6 +69,16 @@ def agree(cluster: Cluster[Any], node_ids: list[int] | None = None) -> str:
         return said[0][1]
 
     return eventually(digest, what=f"nodes {asked} applied equally far")
+
+
+def refused(call: Callable[[float], Any], match: str, error: type[ActorRaftError] = Unavailable) -> None:
+    """Call with a short deadline, and with longer ones as long as nobody was heard in time who says why it is refused."""
+    for timeout in (2.0, 10.0, 30.0):
+        with pytest.raises(error) as caught:
+            call(timeout)
+        if re.search(match, str(caught.value)):
+            return
+    raise AssertionError(f"it says nothing like {match!r}: {caught.value}")
 
 
 def follower_of(cluster: Cluster[Any]) -> int:

@@ -20,7 +20,7 @@ from tests.cluster.machines import HangsOnce, StartsIn
 
 pytestmark = pytest.mark.cluster
 
-PROMPT_S = 10.0  # of the 30 s that a start may take
+PROMPT_S = 20.0  # of the 30 s that a start may take
 
 
 @pytest.fixture

@@ -247,5 +247,5 @@ def test_held_nodes_that_are_all_killed_hold_on_and_are_freed_by_what_was_missin
                 cluster.nodes[node_id].kill()
         for node_id in cluster.nodes:
             cluster.nodes[node_id].restart()
-        assert 3 == eventually(lambda: cluster.proxy(timeout=10.0).add())
+        assert 3 == cluster.proxy(timeout=60.0).add()
         agree(cluster)

@@ -114,4 +114,4 @@ def test_reads_of_a_version_to_come_wait_for_it_and_hold_up_no_other(raft_cluste
     server.push("a", 2, 0, ones())
     assert [answer.result()[0] for answer in answers] == [2] * 30
     with pytest.raises(NotYet, match="in time"):
-        cluster.proxy(timeout=1.0).pull(None, 9)
+        cluster.proxy(timeout=3.0).pull(None, 9)

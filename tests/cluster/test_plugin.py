@@ -119,6 +119,7 @@ def test_the_simulation_fixture_makes_simulations(sim_cluster: type[RaftSimulati
     assert all(node.server.log == simulation.nodes[0].server.log for node in simulation.nodes)
 
 
+@pytest.mark.long
 def test_the_simulation_fixture_runs_a_users_machine_and_compares_its_replicas_after_the_test(tmp_path: Path) -> None:
     said = pytest_says(
         tmp_path,

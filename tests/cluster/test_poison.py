@@ -81,7 +81,7 @@ def storage(*arguments: str) -> subprocess.CompletedProcess[str]:
 def poison(cluster: Cluster[Deadly], how: str) -> None:
     """Submit it, and wait until as many nodes stay down as leave no majority."""
     machine = cluster.proxy(timeout=3.0)
-    machine.add()
+    cluster.proxy().add()
     with contextlib.suppress(ActorRaftError):
         machine.die(how, "a secret of the client's")
     eventually(lambda: len(down(cluster)) >= 2)

@@ -52,6 +52,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return made[0], made[1]
 
 
+@pytest.mark.long
 def test_both_hold_the_packages_and_nothing_else(built: tuple[Path, Path]) -> None:
     wheel, sdist = built
     with zipfile.ZipFile(wheel) as archive:

@@ -106,7 +106,7 @@ def test_a_node_whose_disk_fails_while_a_snapshot_is_synced_stops_and_the_log_is
     broken = follower_of(cluster)
 
     disks.break_(broken, "sync snapshots EIO")
-    cluster.take_snapshot(timeout=5.0)
+    cluster.take_snapshot(timeout=20.0)
     is_down(cluster, broken)
     assert cluster.nodes[broken].exit_code == EXIT_DISK
     assert "Input/output error" in eventually(lambda: error_of(cluster, broken))

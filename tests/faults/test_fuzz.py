@@ -166,6 +166,7 @@ class Nobody:
         return True
 
 
+@pytest.mark.long
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
 @given(frames=st.lists(st.one_of(requests.map(codec.encode), anything), max_size=12))
 def test_a_node_outlives_whatever_a_client_sends(tmp_path_factory: pytest.TempPathFactory, frames: list[bytes]) -> None:

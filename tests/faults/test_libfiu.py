@@ -41,7 +41,7 @@ def test_a_node_stops_when_the_c_library_says_that_the_disk_failed(
     monkeypatch.delenv("LD_PRELOAD")  # the tool itself must not listen too: it crashes then, now and then
     subprocess.run(["fiu-ctrl", "-f", str(control), "-c", order, str(process.pid)], check=True, timeout=20)
     if point.endswith("/fsync"):  # of a snapshot
-        cluster.take_snapshot(timeout=5.0)
+        cluster.take_snapshot(timeout=20.0)
     acknowledged += append_until(cluster, "k", lambda: not process.alive, first=len(acknowledged))
     assert process.returncode == EXIT_DISK
     assert "Input/output error" in error_of(cluster, leader)

@@ -49,7 +49,7 @@ def test_how_long_commands_waited_for_a_snapshot_of_another_machine_is_in_status
     cluster = raft_cluster(Big, nodes=1)
     cluster.proxy().put("big", 2_000_000)
     cluster.take_snapshot()
-    pause_s = cluster.ask_node(0, "status", {}, 5.0).result()["snapshot_pause_s"]
+    pause_s = cluster.ask_node(0, "status", {}, 30.0).result()["snapshot_pause_s"]
     assert pause_s > 0.0
     eventually(lambda: f"commands waited {pause_s * 1000:.0f} ms for it" in caplog.text)
     assert "1.9 MiB" in caplog.text

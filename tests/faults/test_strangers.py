@@ -84,7 +84,7 @@ def pairs(cluster: Cluster[Any], node_id: int) -> tuple[KeyPair | None, KeyPair 
 
 def dropped(cluster: Cluster[Any], node_id: int) -> dict[str, int]:
     """What a node says it has dropped."""
-    said: dict[str, int] = cluster.ask_node(node_id, "status", {}, 5.0).result()["dropped"]
+    said: dict[str, int] = cluster.ask_node(node_id, "status", {}, 30.0).result()["dropped"]
     return {what: count for what, count in said.items() if "sent" not in what}
 
 
@@ -195,7 +195,7 @@ def test_a_client_that_never_reads_its_answers_harms_nobody(raft_cluster: Spawn,
                 assert proxy.count("k") == 1
         assert proxy.append("k", "y") == 2
         said = eventually(
-            lambda: cluster.ask_node(leader, "status", {}, 5.0).result()["dropped"].get("answers not sent: full", 0),
+            lambda: cluster.ask_node(leader, "status", {}, 30.0).result()["dropped"].get("answers not sent: full", 0),
             what="answers are dropped",
         )
         assert said > 0

@@ -129,7 +129,7 @@ class Host:
             self.signal(signal.SIGKILL)
             self.process.wait(10)
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         """Wait for the node's end; return its exit code."""
         assert self.process is not None
         return self.process.wait(timeout_s)
@@ -204,7 +204,7 @@ class Hosts:
 
     def status(self) -> dict[int, dict[str, Any]]:
         """What `actorraft status` prints, by node."""
-        said = self.run("status", "--timeout", "2", "-o", "json", check=False).stdout
+        said = self.run("status", "--timeout", "3", "-o", "json", check=False).stdout
         return {row["id"]: row for row in json.loads(said)}
 
     def connect(self, timeout: float = 30.0) -> Client[KVStore]:
@@ -212,7 +212,7 @@ class Hosts:
 
     def settled(self, client: Client[KVStore]) -> None:
         """Wait until every member has begun: until then one that came late does not count (rules.md R3)."""
-        eventually(lambda: all(row.alive and not row.error for row in client.status()), 40.0, client.status)
+        eventually(lambda: all(row.alive and not row.error for row in client.status()), 60.0, client.status)
 
     def cut_off(self, node_id: int) -> None:
         """Lose every packet to and from a node's host, without a word to anybody."""
@@ -243,7 +243,7 @@ def hosts(directory: Path, count: int = 4, *, quiet: bool = False) -> Iterator[H
             print(made.logs())
 
 
-def eventually(holds: Callable[[], Any], within_s: float = 30.0, what: str | Callable[[], Any] = "") -> Any:
+def eventually(holds: Callable[[], Any], within_s: float = 60.0, what: str | Callable[[], Any] = "") -> Any:
     """Wait until something holds, and return it."""
     until_s = time.monotonic() + within_s
     while not (found := holds()):
@@ -255,7 +255,7 @@ def eventually(holds: Callable[[], Any], within_s: float = 30.0, what: str | Cal
 class Load:
     """A client that writes one key after another, and remembers what came of each."""
 
-    def __init__(self, client: Client[KVStore], prefix: str = "k", timeout: float = 15.0) -> None:
+    def __init__(self, client: Client[KVStore], prefix: str = "k", timeout: float = 40.0) -> None:
         self.acknowledged: list[tuple[str, int]] = []
         self.errors: list[ActorRaftError] = []
         self.unknown = 0
@@ -284,7 +284,7 @@ class Load:
             except (Unavailable, Busy) as error:
                 self.errors.append(error)
 
-    def wait_for_more(self, count: int = 10, within_s: float = 40.0) -> None:
+    def wait_for_more(self, count: int = 10, within_s: float = 60.0) -> None:
         wanted = len(self.acknowledged) + count
         eventually(lambda: len(self.acknowledged) >= wanted, within_s, f"no {count} more writes: {self.errors[-3:]}")
 
@@ -294,7 +294,7 @@ class Load:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "a call did not end"
 
     def check(self, client: Client[KVStore]) -> None:

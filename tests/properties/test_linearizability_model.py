@@ -90,6 +90,7 @@ def operations(draw: st.DrawFn, ops: tuple[str, ...] = ("get", "put", "append", 
     )
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(st.lists(operations(), max_size=6))
 def test_it_agrees_with_brute_force_on_histories_of_every_kind(history: list[Operation]) -> None:
@@ -106,6 +107,9 @@ def test_it_agrees_with_brute_force_on_keys_that_only_know_appends(history: list
 @given(st.lists(operations(ops=("get", "put", "cas", "delete")), max_size=6))
 def test_it_agrees_with_brute_force_on_registers(history: list[Operation]) -> None:
     assert brute_force(history) == bool(check_history(history))
+
+
+SEEDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 20))]
 
 
 @dataclass
@@ -148,7 +152,7 @@ class Recorder:
         return history
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_long_history_of_a_real_register_is_accepted(seed: int) -> None:
     history = Recorder(random.Random(seed), keys=20, clients=8, unknown=0.1).record(3_000)
 
@@ -157,7 +161,7 @@ def test_a_long_history_of_a_real_register_is_accepted(seed: int) -> None:
     assert verdict == (3_000, 20, (), ())
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_one_stale_read_planted_in_a_long_history_is_found(seed: int) -> None:
     rng = random.Random(seed)
     history = Recorder(rng, keys=20, clients=8).record(3_000, appends=False)
@@ -209,6 +213,7 @@ def test_it_agrees_with_brute_force_on_small_histories_of_a_real_register(block:
         assert possible or not _is_quickly_explained(history, 1_000), f"seed {seed}"
 
 
+@pytest.mark.long
 def test_the_quick_search_finds_an_order_of_most_histories() -> None:
     histories = [Recorder(random.Random(seed), keys=1, clients=12).record(300, appends=False) for seed in range(40)]
 

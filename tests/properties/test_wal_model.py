@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -161,5 +162,5 @@ class StoreMachine(RuleBasedStateMachine):
             assert recovered.snapshot is None
 
 
-TestStoreModel = StoreMachine.TestCase
+TestStoreModel = pytest.mark.long(StoreMachine.TestCase)
 TestStoreModel.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

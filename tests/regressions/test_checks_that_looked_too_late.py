@@ -15,7 +15,15 @@ from actorraft.simulation.runner import run_seed
 
 
 @pytest.mark.parametrize(
-    ("seed", "steps"), [(429, 6_000), (10_185, 6_000), (2_000_147, 12_000), (2_000_157, 12_000), (8_566, 16_000)]
+    ("seed", "steps"),
+    [
+        (429, 6_000),
+        (10_185, 6_000),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in [(2_000_147, 12_000), (2_000_157, 12_000), (8_566, 16_000)]
+        ),
+    ],
 )
 def test_a_sound_schedule_is_called_sound(seed: int, steps: int) -> None:
     outcome = run_seed(seed, steps=steps)

@@ -186,6 +186,7 @@ def test_many_commands_of_a_seed_say_how_they_ended() -> None:
     assert found.violation is not None
 
 
+@pytest.mark.long
 def test_the_command_line_runs_a_machine_of_a_module_in_the_working_directory(tmp_path: Path) -> None:
     (tmp_path / "bank.py").write_text(
         "import random\nfrom actorraft import StateMachine, command\n"

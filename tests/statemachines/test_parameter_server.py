@@ -611,6 +611,7 @@ for rule in t.RULES:
 """
 
 
+@pytest.mark.long
 def test_the_bits_are_the_same_with_fewer_features_of_the_processor() -> None:
     root = Path(__file__).resolve().parents[2]
     said = set()

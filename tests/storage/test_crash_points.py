@@ -128,8 +128,16 @@ def settle(recovered: Recovered) -> Recovered:
     return recovered._replace(first_index=index + 1, previous_term=term, entries=[])
 
 
-@pytest.mark.parametrize("torn", [0.0, 0.3, 0.99])
-@pytest.mark.parametrize("durability", ["fsync", "os"])
+@pytest.mark.parametrize(
+    ("durability", "torn"),
+    [
+        ("fsync", 0.3),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in [("fsync", 0.0), ("fsync", 0.99), ("os", 0.0), ("os", 0.3), ("os", 0.99)]
+        ),
+    ],
+)
 def test_a_process_killed_at_any_step_keeps_what_it_acknowledged(tmp_path: Path, torn: float, durability: str) -> None:
     states = acknowledged_states(tmp_path / "undisturbed")
     for crash_at in range(10_000):

@@ -8,24 +8,7 @@ leader's death alone can take seconds. Its text stays as printed. Only the block
 import os
 import sys
 
-PATIENT_S = 60.0
-
-
-def be_patient() -> None:
-    """Change the defaults of all that is called with a timeout."""
-    from actorraft import Client
-    from actorraft.actors.pool import PoolRef
-    from actorraft.actors.ref import ActorRef
-    from actorraft.cluster.replicated_actor import ReplicatedActorRef
-
-    for owner in (Client, ActorRef, PoolRef, ReplicatedActorRef):
-        for function in vars(owner).values():
-            defaults = getattr(function, "__kwdefaults__", None) or {}
-            if defaults.get("timeout") == 5.0:
-                defaults["timeout"] = PATIENT_S
-            if 5.0 in (getattr(function, "__defaults__", None) or ()):
-                function.__defaults__ = tuple(PATIENT_S if value == 5.0 else value for value in function.__defaults__)
-
-
 if sys.orig_argv[-1] == os.environ.get("ACTORRAFT_PATIENT"):
+    from tests.patience import be_patient
+
     be_patient()

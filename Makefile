@@ -18,7 +18,7 @@ CODE   := $(LIBRARY) benchmarks examples tests
 #   make slow     the long tests
 #   make tools    what comes from Debian and npm, for the tests that need it
 SKIPPED := $(abspath $(VENV))/skipped.txt
-.PHONY: demo test tools seeds slow verify fix bench docs clean
+.PHONY: demo test tools seeds slow verify static fast fix bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/run.stamp
@@ -57,12 +57,18 @@ seeds: $(VENV)/dev.stamp
 slow: $(VENV)/dev.stamp
 	@$(PYTEST) -m "slow and not soak"
 
+# Side by side: the checker of types, which has read nothing yet on a fresh clone, and the tests.
 verify: $(VENV)/dev.stamp
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target static fast
+
+static: $(VENV)/dev.stamp
 	@echo "== format";           $(BIN)/ruff format --check --quiet $(CODE) || { echo "make fix mends this"; exit 1; }
 	@echo "== lint";             $(BIN)/ruff check --quiet $(CODE)
 	@echo "== types";            $(BIN)/mypy
 	@echo "== import contracts"; $(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 	@echo "== longest";          $(BIN)/python -m tests.longest
+
+fast: $(VENV)/dev.stamp
 	@echo "== fast tests";       ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) --numprocesses auto -m "not cluster and not long and not slow and not soak"
 
 fix: $(VENV)/dev.stamp

@@ -116,9 +116,11 @@ class ActorProcess:
         self.wanted = True  # whether it is to be started again should it die
         self.again = False  # whether it was ended in order to be started again at once
         self._owner_pid = os.getpid()
+        self._closed = False
         self._buffer = bytearray()
         self._reports: deque[Any] = deque()
         self._failure: tuple[list[str], str, str] | None = None  # type names, message, traceback
+        self._starting = threading.RLock()  # one that is closed meanwhile is ended all the same; a signal may close it
         self._sending = threading.Lock()
         self._reading = threading.Lock()
         self._hearing = threading.Lock()  # of what the guardian said
@@ -129,13 +131,15 @@ class ActorProcess:
         """Start it now; it comes up meanwhile.
 
         Raises:
-            StartError: the interpreter, or the file of its output, cannot be opened.
+            StartError: the interpreter, or the file of its output, cannot be opened; or it was closed meanwhile.
             UsageError: called while a child imports the user's module.
         """
         refuse_nested_spawn()
         theirs: list[int] = []
         try:
-            with explained():
+            with self._starting, explained():
+                if self._closed:
+                    raise StartError(f"{self.name} was ended before it was started")
                 self._start(theirs)
         except OSError as error:
             self.close()
@@ -330,6 +334,8 @@ class ActorProcess:
         """Let go of the pipes; the process is killed if it still lives. Idempotent."""
         if self._owner_pid != os.getpid():
             return
+        with self._starting:
+            self._closed = True
         self.kill()
         if self._popen is not None and self.wait(SEND_S) is None:
             self._kill_guardian()

@@ -325,6 +325,36 @@ def test_close_ends_a_child_that_is_paused(start: Start) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+def test_one_that_is_closed_while_it_starts_is_ended_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when an actor is killed, or its program ends, while supervision starts it again."""
+    process = ActorProcess(_stay, name="one", run_dir=tmp_path, logger=LOGGER)
+    closing = threading.Thread(target=process.close)
+    popen = subprocess.Popen
+
+    def closed_meanwhile(*args: Any, **options: Any) -> Any:
+        closing.start()
+        closing.join(0.3)
+        return popen(*args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", closed_meanwhile)
+    process.start()
+    monkeypatch.undo()
+    closing.join(60.0)
+    assert process._popen is not None
+    assert process._popen.returncode is not None
+    assert not process.alive
+
+
+def test_one_that_was_closed_is_not_started(tmp_path: Path) -> None:
+    process = ActorProcess(_stay, name="one", run_dir=tmp_path, logger=LOGGER)
+    process.close()
+    with pytest.raises(StartError, match="was ended before it was started"):
+        process.start()
+    assert process._popen is None
+
+
 def test_log_records_come_out_of_the_parents_logger(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     def log(context: Any) -> None:
         logging.getLogger("actorraft").warning("of %s", "ours")
@@ -506,6 +536,9 @@ class Owner:
 
     def close(self) -> None:
         self.monitor.close()
+        for thread in threading.enumerate():  # a restart that is under way makes a process that is not known here yet
+            if thread.name == "actorraft-restart":
+                thread.join(60.0)
         for process in self.processes.values():
             process.close()
 

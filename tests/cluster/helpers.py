@@ -110,6 +110,7 @@ class Script:
             env=environment,
             cwd=cwd,
             preexec_fn=_hear_ctrl_c,
+            process_group=0,  # a Ctrl-C that is meant for the tests is none for it
         )
         if stdin is not None:
             assert self.process.stdin is not None

@@ -69,6 +69,7 @@ def pyright(path: Path, root: Path = ROOT) -> list[dict[str, Any]]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_mypy_refuses_what_is_wrong_in_a_users_file_and_nothing_else(mypy_says: list[str]) -> None:
     said = [line for line in mypy_says if line.startswith("tests/typing/machines.py:")]
     assert {int(line.split(":")[1]) for line in said if ": error: " in line} == wrong_lines(), said
@@ -81,6 +82,7 @@ def test_pyright_refuses_what_is_wrong_in_a_users_file_and_nothing_else() -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_mypy_accepts_every_example_of_the_docs(mypy_says: list[str]) -> None:
     assert [line for line in mypy_says if not line.startswith("tests/typing/machines.py:")] == []
 

@@ -71,7 +71,7 @@ def test_many_reads_at_once_are_all_served_and_no_leader_changes(
     cluster = raft_cluster(Publishes, nodes=3)
     cluster.proxy().emit()
     for _ in range(3):  # a machine that stands still may cause an election now and then; the reads would each time
-        before = terms(cluster)
+        before = eventually(lambda: len(told := terms(cluster)) == 1 and told)
         with raw(cluster, cluster.wait_for_leader()) as client:
             for request_id in range(count):
                 client.read(request_id, "scan", seconds)

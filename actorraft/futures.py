@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import numbers
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -25,9 +24,10 @@ from concurrent.futures._base import FINISHED, RUNNING
 from typing import Any, NoReturn, TypeVar
 
 from actorraft.errors import ActorRaftError, OutcomeUnknown, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.steady import monotonic
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 T = TypeVar("T")
 

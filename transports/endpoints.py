@@ -11,7 +11,6 @@ Source:     the mode of a Unix socket's own file is not honoured by every system
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import re
 import socket
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from actorraft.errors import UsageError
+from actorraft.loggers import guarded_logger
 
-logger = logging.getLogger("actorraft.transports")
+logger = guarded_logger("actorraft.transports")
 
 IPC_PATH_BYTES_MAX: Final = 107
 

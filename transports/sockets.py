@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import logging
 import math
 import os
 import select
@@ -38,6 +37,7 @@ import zmq
 
 from actorraft.descriptors import reserved
 from actorraft.errors import UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.ports import Envelope, Kinds, Sent
 from transports import hello
 from transports.curve import dial_with
@@ -45,7 +45,7 @@ from transports.endpoints import check_connect, host_and_port, join, split
 from transports.keys import Keys, fingerprint
 from transports.resolver import Resolver, is_number
 
-logger = logging.getLogger("actorraft.transports")
+logger = guarded_logger("actorraft.transports")
 
 BATCH_MAX: Final = 512  # messages taken from one socket in one wait
 BATCH_BYTES_MAX: Final = 64 << 20

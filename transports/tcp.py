@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import logging
 import queue
 import select
 import socket
@@ -27,11 +26,12 @@ from typing import Any, Final
 
 from actorraft import codec
 from actorraft.errors import UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.raft.messages import Message
 from transports import RaftNet
 from transports.endpoints import check_bind, check_connect, host_and_port
 
-logger = logging.getLogger("actorraft.transports")
+logger = guarded_logger("actorraft.transports")
 
 PROTOCOL_VERSION: Final = 1
 TOKEN_BYTES: Final = 32

@@ -7,7 +7,6 @@ Threads:    a RaftNet has one of its own, which owns its mailbox.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import threading
 from collections import deque
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from actorraft import codec
 from actorraft.errors import UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.ports import Kinds
 from actorraft.raft.messages import Message
 from transports import RaftNet
@@ -25,7 +25,7 @@ from transports.mailbox import ZeroMQClientChannel, ZeroMQMailbox
 
 __all__ = ["ZeroMQClientChannel", "ZeroMQMailbox", "ZeroMQRaftNet"]
 
-logger = logging.getLogger("actorraft.transports")
+logger = guarded_logger("actorraft.transports")
 
 OUTGOING_MAX: Final = 10_000  # messages that a RaftNet's thread has not taken yet
 EARLY_MAX: Final = 1000  # messages for a peer that was never there yet

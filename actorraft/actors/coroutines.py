@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
+from actorraft.loggers import guarded_logger
 from actorraft.pickling import exceptions
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 
 def is_asynchronous(cls: type) -> bool:

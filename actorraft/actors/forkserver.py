@@ -22,7 +22,6 @@ import array
 import contextlib
 import gc
 import importlib
-import logging
 import marshal
 import os
 import select
@@ -41,8 +40,9 @@ from actorraft.actors.guardian import arm_early, divide, has_ended
 from actorraft.actors.process import fds_of_parent, nameless_file, output_file, paths, read_lines
 from actorraft.actors.surroundings import environment, inherited, interpreter, interpreter_flags
 from actorraft.errors import StartError
+from actorraft.loggers import guarded_logger
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 FORK_S: Final = 20.0  # what a server gets to fork a child, its own start included
 END_S: Final = 5.0  # what is killed gets to be gone

@@ -8,7 +8,6 @@ Threads:    every function from any.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -17,8 +16,9 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from actorraft.actors.wire import ASK, TELL, loads
+from actorraft.loggers import guarded_logger
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 KEPT_MAX: Final = 1000  # letters
 CONTENT_BYTES_MAX: Final = 4096  # of a message that is kept with its letter

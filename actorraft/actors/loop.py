@@ -14,7 +14,6 @@ import contextlib
 import heapq
 import inspect
 import itertools
-import logging
 import os
 import sys
 import time
@@ -51,6 +50,7 @@ from actorraft.actors.wire import (
     read_bulk,
 )
 from actorraft.errors import StartError, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.pickling import exceptions
 from actorraft.ports import Kinds
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from actorraft.actors.records import Address
     from actorraft.ports import Mailbox
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 FLUSH_S: Final = 0.001  # answers wait for each other no longer than this
 AGAIN_S: Final = 0.005  # when to try again with a sender that does not read

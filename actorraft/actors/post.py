@@ -13,7 +13,6 @@ Threads:    `send` and `watch` from any; all else in the post's own thread.
 from __future__ import annotations
 
 import heapq
-import logging
 import os
 import pickle
 import threading
@@ -44,10 +43,11 @@ from actorraft.actors.wire import (
 )
 from actorraft.errors import ActorDead, ActorRaftError, MailboxFull, OutcomeUnknown, UsageError
 from actorraft.futures import ResultFuture, resolve_many
+from actorraft.loggers import guarded_logger
 from actorraft.pickling import exceptions
 from actorraft.ports import Kinds
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 BATCH_MAX: Final = 500  # messages in one frame
 BATCH_BYTES_MAX: Final = 256 << 10

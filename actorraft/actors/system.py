@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import re
 import signal
@@ -46,12 +45,13 @@ from actorraft.actors.records import (
 from actorraft.actors.rundir import RunDir
 from actorraft.actors.surroundings import check_descriptors, interpreter
 from actorraft.errors import ActorDead, StartError, UsageError
+from actorraft.loggers import guarded_logger
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
     from actorraft.actors.supervision import Supervision
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 START_S: Final = 30.0
 KILL_S: Final = 5.0
@@ -208,7 +208,7 @@ class System:
             (child.address, str(self.run_dir), child.code),
             name=f"actor {name}",
             run_dir=self.run_dir,
-            logger=logging.getLogger(f"actorraft.actor.{name}"),
+            logger=guarded_logger(f"actorraft.actor.{name}"),
             forks=self._forks,
         )
         child.process = process

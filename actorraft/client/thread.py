@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import math
 import os
 import threading
@@ -47,6 +46,7 @@ from actorraft.client.session import FRAME_BYTES_MAX, NONE_TRACED, Call, ClientS
 from actorraft.client.tracing import Tracing
 from actorraft.errors import ActorRaftError, OutcomeUnknown, ResultLost, Unavailable, UsageError
 from actorraft.futures import ResultFuture, end_untold, log_raised, resolve_many
+from actorraft.loggers import guarded_logger
 from actorraft.pickling.exceptions import summary
 from actorraft.pickling.results import decode_many, decode_result, is_unknown_type
 from actorraft.ports import Kinds
@@ -55,7 +55,7 @@ from actorraft.steady import monotonic
 if TYPE_CHECKING:
     from actorraft.ports import Channel
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 _Ext = msgspec.msgpack.Ext
 HEAD_BYTES = 1024  # of a frame, at most, beside its commands

@@ -14,7 +14,6 @@ Invariant:  a tracer is the program's code: what it raises ends tracing, never a
 
 from __future__ import annotations
 
-import logging
 import sys
 from concurrent.futures import Future
 from functools import partial
@@ -22,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from actorraft.errors import ActorRaftError
 from actorraft.futures import ResultFuture, log_raised
+from actorraft.loggers import guarded_logger
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 
 class Tracing:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import time
 import warnings
@@ -29,10 +28,11 @@ from actorraft.client.thread import ClientThread
 from actorraft.cluster.nodes import Node, Nodes
 from actorraft.cluster.processes import END_S, NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
+from actorraft.loggers import guarded_logger
 
 M = TypeVar("M")
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 LOOK_S = 1.0  # how often a spawn that waits for a leader looks whether there can be one
 DAY_S: Final = 86_400.0  # for ever, as far as a lock can wait

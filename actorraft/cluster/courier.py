@@ -12,7 +12,6 @@ Threads:    the courier's own, from the first time that its node leads; `lead` i
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from actorraft.actors.effects import Deliveries, Effect, Key, told_error
 from actorraft.actors.records import Address, down_file, read_record, record_file
 from actorraft.actors.system import join_system
 from actorraft.errors import ActorDead, ActorRaftError, Busy, MailboxFull, OutcomeUnknown, Unavailable
+from actorraft.loggers import guarded_logger
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from actorraft.actors.ref import ActorRef
     from actorraft.cluster.replicated_actor import ReplicatedActor
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 AGAIN_S: Final = 0.05  # when to try again with a receiver that cannot take anything now
 SETTLE_S: Final = 0.02  # so long it may stay unsettled that a tell was taken

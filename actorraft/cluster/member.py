@@ -8,7 +8,6 @@ Threads:    every public method may be called from any.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import weakref
@@ -23,6 +22,7 @@ from actorraft.client.client import Client
 from actorraft.client.connect import open_client
 from actorraft.client.status import Status
 from actorraft.errors import StartError, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.node.folder import NodeFolder
 from actorraft.node.process import run_node
 from actorraft.node.spec import NodeSpec
@@ -46,7 +46,7 @@ class Member(Generic[M]):
         self._machine = machine
         self._client_folder = client_folder
         self._run = RunDir()
-        self._logger = logging.getLogger(f"actorraft.node.{self.id}")
+        self._logger = guarded_logger(f"actorraft.node.{self.id}")
         self._process = ActorProcess(
             run_node,
             (spec,),

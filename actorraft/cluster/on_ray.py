@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -31,11 +30,12 @@ from actorraft.client.connect import open_thread
 from actorraft.cluster.founding import found, join_address
 from actorraft.cluster.joining import create_token, join_cluster
 from actorraft.errors import ActorRaftError, StartError, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.node.folder import Durability, read_folder
 from actorraft.node.standalone import arguments_of, load_machine
 
 M = TypeVar("M")
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 LOOK_S: Final = 0.5  # how often it is looked whether a member is lost
 ANSWER_S: Final = 3.0  # what a member's host may take to say that it is there

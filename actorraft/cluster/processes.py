@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -30,13 +29,12 @@ from actorraft.actors.process import ActorProcess
 from actorraft.actors.supervision import Supervision
 from actorraft.cluster.place import Place
 from actorraft.errors import StartError, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.node.process import run_node
 from actorraft.node.spec import NodeSpec
 from actorraft.raft.config import RaftConfig, deciding
 from actorraft.raft.messages import Configuration
 from actorraft.storage.show import running_entry
-
-logger = logging.getLogger("actorraft")
 
 CUT_S: Final = 2.0  # how long `cut` waits for a node that does not obey
 END_S: Final = 5.0  # what the nodes get to come to one index and leave a snapshot there
@@ -47,7 +45,7 @@ START_CLOSE_S: Final = 0.5  # the same for one that does not serve yet: it owes 
 if TYPE_CHECKING:
     from transports.keys import RunKeys
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 Emit = Callable[[str, int, str], object]  # kind of event, node id, in words
 
@@ -72,7 +70,7 @@ class NodeProcess(ActorProcess):
             (spec,),
             name=f"node {spec.node_id}",
             run_dir=place.run_dir,
-            logger=logging.getLogger(f"actorraft.node.{spec.node_id}"),
+            logger=guarded_logger(f"actorraft.node.{spec.node_id}"),
             hash_seed=place.info.hash_seed,
             launch_prefix=launch_prefix,
         )

@@ -19,7 +19,6 @@ import bisect
 import contextlib
 import functools
 import inspect
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -61,6 +60,7 @@ from actorraft.actors.wire import Call, Inquiry, callable_methods
 from actorraft.cluster.courier import changed, make_courier
 from actorraft.errors import ActorDead, ActorRaftError, CommandFailed, MailboxFull, StorageFailed, UsageError
 from actorraft.futures import ResultFuture
+from actorraft.loggers import guarded_logger
 from actorraft.machine import active, context, default_state, methods_of, restore_default
 from actorraft.pickling import exceptions
 
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ActorOptions", "ReplicatedActor", "ReplicatedActorRef", "actor_ref"]  # the first and last: with replicas
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 # What a command is: one of these, and what is said of each.
 TELL: Final = 0  # message, and the ref of its sender if that is an actor

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 import multiprocessing
 import os
 import sys
@@ -41,6 +40,7 @@ from actorraft.cluster.place import Place
 from actorraft.cluster.processes import NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
 from actorraft.futures import running_loop
+from actorraft.loggers import guarded_logger
 from actorraft.node.folder import read_folder
 from actorraft.node.standalone import arguments_of, overrides_of, plan
 from actorraft.pickling.encoder import encode_factory, machine_name
@@ -49,7 +49,7 @@ from actorraft.storage.portable import check_portable
 
 M = TypeVar("M")
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 P = ParamSpec("P")
 
 

@@ -20,16 +20,16 @@ Not here:   whether a speaker is who it says (its key, in the transport).
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from actorraft.errors import StorageFailed
+from actorraft.loggers import guarded_logger
 from actorraft.raft.messages import Configuration
 from actorraft.storage.files import Files
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 BOOK_FILE: Final = "addresses.json"
 LIVES_MAX: Final = 128  # of its own that a node remembers

@@ -13,7 +13,6 @@ Not here:   the file's format (storage/portable.py); backups that are asked for 
 from __future__ import annotations
 
 import json
-import logging
 import re
 import threading
 import time
@@ -23,12 +22,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from actorraft.errors import CorruptionError, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.node.driver import Driver
 from actorraft.raft.errors import ProposalRefused
 from actorraft.raft.messages import EntryId
 from actorraft.storage.portable import PortableInfo, read_portable, write_portable
 
-logger = logging.getLogger("actorraft.backup")
+logger = guarded_logger("actorraft.backup")
 
 SUFFIX: Final = ".backup"
 ID_DIGITS: Final = 8  # of the cluster's id, in a file's name

@@ -10,19 +10,19 @@ Not here:   what commands keep in modules; `statemachines.testing.check_determin
 
 from __future__ import annotations
 
-import logging
 import pickle
 import sys
 import types
 from typing import Any, NamedTuple
 
+from actorraft.loggers import guarded_logger
 from actorraft.machine import Method
 from actorraft.pickling import canonical
 from actorraft.pickling.definitions import Definitions
 from actorraft.pickling.exceptions import name as class_name
 from actorraft.pickling.names import name_of
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 _ABSENT: Any = object()
 _OURS = frozenset(("actorraft", "statemachines", *sys.stdlib_module_names))

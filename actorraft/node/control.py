@@ -8,7 +8,6 @@ Threads:    every method but `client_append_entry`, `become_leader`, `start` and
 
 from __future__ import annotations
 
-import logging
 import queue
 import random
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 
 from actorraft import codec
 from actorraft.errors import OutcomeUnknown, Unavailable, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.node.driver import Driver, Event, MessageEvent, Observer, TickEvent
 from actorraft.node.executor import LogOnly
 from actorraft.node.logtime import Ticks
@@ -31,7 +31,7 @@ from actorraft.raft.ready import FollowerState, LeaderState
 from actorraft.raft.server import RaftServer
 from actorraft.storage.memory import MemoryStorage
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 
 class _Futures(Observer):

@@ -25,7 +25,6 @@ Invariant:  a sample depends on the log alone, never on a clock, a restart or an
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -34,10 +33,11 @@ from zlib import crc32
 import msgspec
 
 from actorraft import codec
+from actorraft.loggers import guarded_logger
 from actorraft.node.guest import HookFailed
 from actorraft.pickling.canonical import SCALARS
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 STATE_S: Final = 0.05
 MIXED_S: Final = 1.0  # between two checks while nodes run different code

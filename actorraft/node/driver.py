@@ -15,7 +15,6 @@ Not here:   what clients ask (requests.py); when snapshots are taken (snapshotti
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 
 from actorraft import __version__, codec
 from actorraft.errors import StorageFailed
+from actorraft.loggers import guarded_logger
 from actorraft.node import work
 from actorraft.node.clock import SystemClock
 from actorraft.node.digests import Checked, Schedule
@@ -60,7 +60,7 @@ from actorraft.raft.ready import NOT_URGENT, LeaderState, LostLog, Ready
 from actorraft.raft.server import RaftServer
 from actorraft.storage.marks import Marks
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 COMMIT_TOLD_S = 0.001  # after a commit, if no append has told followers of it by then
 

@@ -14,7 +14,6 @@ One idea:   what is replicated, and each step that changes it. Holding at an ent
 
 from __future__ import annotations
 
-import logging
 import math
 import pickle
 import struct
@@ -27,6 +26,7 @@ import msgspec
 
 from actorraft import codec
 from actorraft.errors import ActorRaftError, CorruptionError, NoRoom, StorageFailed
+from actorraft.loggers import guarded_logger
 from actorraft.machine import CommandContext
 from actorraft.node.digests import EVERY_ENTRIES_MASK, Checked, Checks
 from actorraft.node.guest import HookFailed
@@ -67,8 +67,8 @@ from actorraft.storage.marks import COMMITTED, HELD, HELD_POSITION, RUNNING, Mar
 from actorraft.storage.records import entry_checksum
 from actorraft.storage.show import describe
 
-logger = logging.getLogger("actorraft")
-slow_logger = logging.getLogger("actorraft.slow")
+logger = guarded_logger("actorraft")
+slow_logger = guarded_logger("actorraft.slow")
 
 SLOW_MAX = 20  # slow entries that are remembered
 NOT_BEFORE = "; and the state before it cannot be had now"

@@ -17,10 +17,10 @@ Not here:   which entries are other code's (rules.py); a log that is too short, 
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 from actorraft.errors import NoRoom
+from actorraft.loggers import guarded_logger
 from actorraft.node.snapshotting import Snapshotting
 from actorraft.ports import Net, SnapshotWriter, Storage
 from actorraft.raft.config import RaftConfig
@@ -28,7 +28,7 @@ from actorraft.raft.messages import NO_ENTRY, EntryId, StatePart, StateWanted
 from actorraft.raft.ready import LeaderState
 from actorraft.raft.server import RaftServer
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 PATIENCE: Final = 10  # election timeouts without an answer
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import io
-import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ import msgspec
 
 from actorraft import codec
 from actorraft.errors import ActorRaftError, NotYet, StorageFailed, UnknownType, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.machine import (
     NO_HOOKS,
     CommandContext,
@@ -63,7 +63,7 @@ from actorraft.pickling.formats import (
 from actorraft.pickling.pins import Pins
 from actorraft.pickling.results import encode_error, encode_loss
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 T = TypeVar("T")
 _Ext = msgspec.msgpack.Ext

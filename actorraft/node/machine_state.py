@@ -21,7 +21,6 @@ import collections
 import contextlib
 import io
 import itertools
-import logging
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
@@ -29,6 +28,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from actorraft.errors import UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.machine import (
     NO_HOOKS,
     Hooks,
@@ -46,7 +46,7 @@ from actorraft.pickling.definitions import Definitions
 from actorraft.pickling.exceptions import name as class_name
 from actorraft.pickling.exceptions import summary
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 SAMPLE_BYTES: Final = 1 << 19  # of the state, for comparing replicas: about 6 ms
 PART_BYTES: Final = 1 << 15  # of each attribute, likewise

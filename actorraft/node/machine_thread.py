@@ -20,7 +20,6 @@ Source:     docs/decisions/0014 and 0019.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import queue
@@ -31,11 +30,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from actorraft.loggers import guarded_logger
 from actorraft.node.capture import Capture
 from actorraft.node.executor import Executor
 from actorraft.node.work import Applied, Apply, Done, Restore, Stopped, TakeSnapshot, TryAgain, Work
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 EXIT_MACHINE: Final = 70  # EX_SOFTWARE: the machine cannot go on as the others do
 LATE_S: Final = 0.005  # a piece of work that takes longer has the loop taken away from its thread

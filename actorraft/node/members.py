@@ -10,12 +10,12 @@ Threads:    the node's loop.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
 from actorraft import codec
+from actorraft.loggers import guarded_logger
 from actorraft.node.addresses import AddressBook, Announcement
 from actorraft.node.driver import Driver
 from actorraft.node.spec import NodeSpec
@@ -26,7 +26,7 @@ from actorraft.raft.membership import AddVoter
 from actorraft.raft.messages import Configuration
 from actorraft.raft.ready import LeaderState
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 PROMOTE_S: Final = 0.2  # how often the leader looks for machines that have joined and do not vote yet
 JOIN_ROLE: Final = "join"  # of a token's key: it may ask to join, and nothing else

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import gc
 import json
-import logging
 import os
 import queue
 import sys
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from actorraft import __version__, codec
 from actorraft.descriptors import raise_limit
 from actorraft.errors import CorruptionError, StorageFailed, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.machine import defined
 from actorraft.memory import keep_freed
 from actorraft.node import logs
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from actorraft.ports import Mailbox
     from actorraft.raft.server import RaftServer
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 ON_PROBATION: Final = "on-probation"  # a file in the data directory, while it is so
 REMOVED: Final = "removed"  # likewise, once this node is no member any more

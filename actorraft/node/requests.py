@@ -12,12 +12,12 @@ Not here:   reads while they wait (reads.py), watches (watches.py); what is done
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from actorraft import codec, roles
+from actorraft.loggers import guarded_logger
 from actorraft.node import admission, work
 from actorraft.node.logtime import LogTime
 from actorraft.node.metrics import Metrics
@@ -34,7 +34,7 @@ from actorraft.raft.messages import EntryId
 from actorraft.raft.ready import LeaderState
 from actorraft.raft.server import RaftServer
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 CLIENTS_MAX: Final = 10_000  # clients that are told of leader changes; the least recently seen are forgotten first
 CLIENT_SHARE: Final = 4  # a client may have a quarter of what the leader takes

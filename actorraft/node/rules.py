@@ -15,11 +15,11 @@ Not here:   what an entry of other code does to a node (executor.py).
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from actorraft import codec
+from actorraft.loggers import guarded_logger
 from actorraft.node.interpreters import Interpreters
 from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import LogEntry
@@ -27,7 +27,7 @@ from actorraft.raft.quorum import VoteResult, vote_result
 from actorraft.raft.ready import LeaderState
 from actorraft.raft.server import RaftServer
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 COMPARE_S: Final = 1.0  # so long commands wait for nodes to be found equal; if they are not, the older code rules on
 

@@ -7,11 +7,11 @@ Not here:   who asked for one (requests.py).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from actorraft.errors import NoRoom
+from actorraft.loggers import guarded_logger
 from actorraft.node.work import ExecutorPort, Restore, TakeSnapshot
 from actorraft.ports import SnapshotMeta, SnapshotWriter, Storage
 from actorraft.raft.config import RaftConfig
@@ -19,7 +19,7 @@ from actorraft.raft.errors import ProposalRefused
 from actorraft.raft.messages import EntryId, InstallSnapshot, LogEntry
 from actorraft.raft.server import RaftServer
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 
 class Snapshotting:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import queue
 import signal
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 from actorraft.errors import UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.node.addresses import Announcement
 from actorraft.node.folder import FIRST_START, SECRET_FILE, SEED_FILE, NodeFolder, take_first_start
 from actorraft.node.process import ON_PROBATION, REMOVED
@@ -43,7 +43,7 @@ from actorraft.storage.portable import read_portable
 if TYPE_CHECKING:
     from transports.keys import Keys
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 TRY_ANEW_S: Final = 60.0  # of wall time, until a command that ended this process is tried once more
 DECIDING: Final = ("machine", "args", "kwargs", *deciding(RaftConfig()))  # replicated state

@@ -17,7 +17,6 @@ Invariant:  a tracer is a guest: what it raises ends tracing here, and nothing e
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import sys
@@ -29,8 +28,9 @@ from typing import Any, Final
 
 from actorraft import __version__
 from actorraft.futures import log_raised
+from actorraft.loggers import guarded_logger
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 UNDER_WAY_MAX: Final = 1_000  # traced frames that are appended and not applied; more are not traced
 WAITING_MAX: Final = 1_000  # traced frames whose spans wait to be made; likewise

@@ -5,18 +5,18 @@ Not here:   doing it (executor.py); in which thread (machine_thread.py).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 from actorraft import codec
+from actorraft.loggers import guarded_logger
 from actorraft.node.digests import Checked
 from actorraft.ports import SnapshotMeta, SnapshotWriter, Storage
 from actorraft.raft.messages import LogEntry
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 # --- Work, in the order given ---
 

@@ -20,17 +20,17 @@ import functools
 import hashlib
 import importlib.util
 import linecache
-import logging
 import sys
 import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from actorraft.loggers import guarded_logger
 from actorraft.machine import Method
 from actorraft.pickling import exceptions
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

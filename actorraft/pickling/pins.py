@@ -18,7 +18,6 @@ import contextlib
 import importlib.abc
 import importlib.machinery
 import json
-import logging
 import os
 import sys
 import sysconfig
@@ -29,7 +28,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
 
-logger = logging.getLogger("actorraft")
+from actorraft.loggers import guarded_logger
+
+logger = guarded_logger("actorraft")
 
 _INSTALLED: Final = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OWN: Final = str(Path(__file__).parents[2] / "actorraft")

@@ -13,7 +13,6 @@ Invariant: `APPLIED` never falls. `HELD` is set, synced, before this node tells 
 from __future__ import annotations
 
 import contextlib
-import logging
 import mmap
 import os
 import struct
@@ -22,10 +21,11 @@ from pathlib import Path
 from typing import Final, cast
 from zlib import crc32
 
+from actorraft.loggers import guarded_logger
 from actorraft.storage.boot import boot_id
 from actorraft.storage.files import FILE_MODE
 
-logger = logging.getLogger("actorraft")
+logger = guarded_logger("actorraft")
 
 MARKS_FILE: Final = "marks"
 DEATHS_MAX: Final = 2  # in one entry; then it is not tried again by itself

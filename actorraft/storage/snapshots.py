@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import logging
 import os
 import struct
 import threading
@@ -25,13 +24,14 @@ import msgspec
 
 from actorraft.descriptors import open_file
 from actorraft.errors import CorruptionError, NoRoom, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.ports import SnapshotMeta
 from actorraft.raft.messages import Configuration, EntryId
 from actorraft.storage.checksum import crc32
 from actorraft.storage.files import Files
 from actorraft.storage.records import decode_configuration, encode_configuration
 
-logger = logging.getLogger(__name__)
+logger = guarded_logger(__name__)
 
 MAGIC = b"ARaftSnp\x01\0\0\0\0\0\0\0"
 BLOCK_BYTES = 1 << 16

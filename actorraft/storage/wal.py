@@ -25,20 +25,20 @@ Threads:   one, the node's loop.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from actorraft.errors import CorruptionError, UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.raft.messages import EntryId, HardState, LogEntry
 from actorraft.storage import records
 from actorraft.storage.files import Files
 from actorraft.storage.image import LogImage, TermRuns
 from actorraft.storage.records import Compact, Reset, SegmentHeader, Start
 
-logger = logging.getLogger(__name__)
+logger = guarded_logger(__name__)
 
 SEGMENT_BYTES = 64 << 20
 JOINED_BYTES_MAX = 1 << 16  # a batch that is larger is written from where its parts are, not copied together

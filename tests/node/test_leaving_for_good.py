@@ -24,7 +24,8 @@ def hears(tmp_path: Path) -> Callable[..., bool]:
     server = SimpleNamespace(
         configuration=Configuration(), configurations=[(-1, None)], commit_index=-1, state=FollowerState, probation=None
     )
-    rules, requests = SimpleNamespace(mine=None), SimpleNamespace(endpoints=[])
+    rules = SimpleNamespace(mine=None, interpreters=SimpleNamespace(mine="3.11"))
+    requests = SimpleNamespace(endpoints=[])
     driver: Any = SimpleNamespace(server=server, rules=rules, requests=requests, refused={})
     mailbox: Any = SimpleNamespace(judge=None, introduce=lambda _: None, incarnation=b"\xff")
     spec: Any = SimpleNamespace(node_id=3, keys=None, seeds={}, directory=tmp_path, advertise=("here:1", "here:2"))

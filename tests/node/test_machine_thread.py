@@ -6,17 +6,17 @@ import itertools
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from actorraft import StateMachine, codec, command
-from actorraft.errors import StorageFailed
+from actorraft.machine import CommandContext
 from actorraft.node import machine_thread as turns
 from actorraft.node.executor import Executor
-from actorraft.node.host import MachineHost
+from actorraft.node.host import MachineHost, MachineStopped
 from actorraft.node.machine_thread import MachineThread
 from actorraft.node.work import Applied, Apply, Done, SnapshotTaken, Stopped, TakeSnapshot, Work
 from actorraft.ports import SnapshotMeta
@@ -25,12 +25,11 @@ from tests.cluster.helpers import eventually
 from tests.cluster.machines import EndsTheProcess
 
 
-class BrokenDisk(StateMachine):
+class BrokenDisk(MachineHost):
     """Meets an error that no other node has."""
 
-    @command
-    def use_the_disk(self) -> None:
-        raise StorageFailed("the disk refused")
+    def apply_in_order(self, commands: Sequence[Any], ctx: CommandContext) -> list[Any]:
+        raise MachineStopped("StorageFailed: the disk refused")
 
 
 def entry(request: object) -> LogEntry:
@@ -53,14 +52,14 @@ def test_nothing_is_applied_after_a_machine_that_stopped_so_its_own_reason_is_th
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("os._exit", sys.exit)  # of its thread only
-    body = codec.join_body([codec.encode(["use_the_disk"])])
+    body = codec.join_body([codec.encode(["anything"])])
     works = [
         Apply(0, [entry(codec.Register(7))]),
         Apply(1, [entry(codec.Commands(0, 0, 0, 1, body))]),
         Apply(2, [LogEntry(1, None)]),  # handed over before the loop has heard of it
     ]
     woken = threading.Semaphore(0)
-    executor = MachineThread(Executor(MachineHost(BrokenDisk), session_expiry_s=10.0), woken.release)
+    executor = MachineThread(Executor(BrokenDisk(EndsTheProcess), session_expiry_s=10.0), woken.release)
     for work in works:
         executor.submit(work)
     for _ in works[:2]:

@@ -52,8 +52,8 @@ def test_options_that_there_are_not_are_named() -> None:
         ReplicatedStateMachine(Ledger).spawn(1, transport="udp")
     with pytest.raises(UsageError, match='"os" or "fsync", not \'never\''):
         ReplicatedStateMachine(Ledger).spawn(1, durability="never")
-    with pytest.raises(ValueError, match="must be above"):
-        RaftConfig(election_timeout_ticks=1)
+    with pytest.raises(ValueError, match=r"election_timeout_ticks \(3\) must be above heartbeat_ticks"):
+        RaftConfig(election_timeout_ticks=3, heartbeat_ticks=3)
 
 
 # --- Machines ---

@@ -122,6 +122,7 @@ class ActorProcess:
         self._failure: tuple[list[str], str, str] | None = None  # type names, message, traceback
         self._starting = threading.RLock()  # one that is closed meanwhile is ended all the same; a signal may close it
         self._sending = threading.Lock()
+        self._unsent = b""  # the rest of an order of which a part has left
         self._reading = threading.Lock()
         self._hearing = threading.Lock()  # of what the guardian said
 
@@ -200,7 +201,7 @@ class ActorProcess:
         """Write all that the child needs to know into a file that only it and we can see."""
         header = {
             "path": paths(),
-            "argv": list(sys.argv) or [""],
+            "argv": list(getattr(sys, "argv", ())) or [""],  # an embedded interpreter may have none
             "name": self.name,
             "log_level": self.logger.getEffectiveLevel(),
         }
@@ -357,15 +358,19 @@ class ActorProcess:
             UsageError: it is gone, or does not read for 5 s.
         """
         data = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
-        view = memoryview(LENGTH.pack(len(data)) + data)
         deadline_s = time.monotonic() + SEND_S
         with self._sending:
+            before, self._unsent = self._unsent, b""
+            frames = before + LENGTH.pack(len(data)) + data
+            view = memoryview(frames)
             while view:
                 try:
                     view = view[os.write(self._orders_fd, view) :]
                 except BlockingIOError:
                     left_s = deadline_s - time.monotonic()
                     if left_s <= 0 or not wait_for(self._orders_fd, select.POLLOUT, left_s):
+                        written = len(frames) - len(view)  # an order that has left in part is followed by its rest
+                        self._unsent = frames[written:] if written > len(before) else before[written:]
                         raise UsageError(f"{self.name} takes no orders: it is paused, or stuck") from None
                 except OSError as error:
                     raise UsageError(f"{self.name} is gone and cannot be told anything: {error.strerror}") from error

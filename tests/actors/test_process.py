@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from actorraft.actors import process as process_module
 from actorraft.actors.monitor import Monitor
 from actorraft.actors.process import ActorProcess, describe_exit
 from actorraft.actors.supervision import Supervision
@@ -115,6 +116,25 @@ def test_orders_and_reports_arrive_whole_and_in_order(start: Start) -> None:
         process.send(order)
 
     assert [process.receive(20.0) for _ in orders] == orders
+
+
+def test_what_is_told_after_an_order_that_has_left_in_part_is_understood(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(_echo)
+    process.send("before")
+    assert process.receive(20.0) == "before"
+    process.pause()
+    monkeypatch.setattr(process_module, "SEND_S", 0.05)
+    large = b"x" * 2_000_000
+    for order in (large, "never begun", "nor this"):
+        with pytest.raises(UsageError, match="takes no orders"):
+            process.send(order)
+    monkeypatch.undo()
+    process.resume()
+    process.send("after")
+
+    assert [process.receive(20.0) for _ in range(2)] == [large, "after"]
 
 
 def test_a_report_never_holds_up_the_child(start: Start) -> None:

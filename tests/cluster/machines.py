@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actorraft import StateMachine, StorageFailed, command, context, query
+from actorraft import StateMachine, command, context, query
 
 
 class Ledger(StateMachine):
@@ -141,9 +141,18 @@ class EndsTheProcess(StateMachine):
         raise RecursionError("too deep")
 
     @command
+    def break_the_library(self) -> None:
+        """Have the library's own part of the node's process stop it at the next entry."""
+        from actorraft.node.host import MachineHost, MachineStopped
+
+        def refuse(*_: Any) -> Any:
+            raise MachineStopped("no disk is left")
+
+        MachineHost.apply_in_order = refuse  # type: ignore[method-assign]
+
+    @command
     def lose_the_disk(self) -> None:
-        """Raise what stops a node."""
-        raise StorageFailed("no disk is left")
+        """Nothing: it is not reached."""
 
     @command
     def stay_in_c(self, seconds: int) -> None:

@@ -46,6 +46,7 @@ def test_a_machine_that_cannot_go_on_stops_its_node_with_the_reason_and_is_given
 ) -> None:
     caplog.set_level(logging.WARNING, logger="actorraft")
     cluster = raft_cluster(EndsTheProcess, nodes=1, supervision=Supervision(max_restarts=2, backoff_s=(0.01, 0.02)))
+    cluster.proxy().break_the_library()
     with contextlib.suppress(ActorRaftError):
         cluster.proxy(timeout=0.5).lose_the_disk()
     eventually(lambda: "stays down" in caplog.text, what="it is given up")

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from statemachines import updates
-from statemachines.ranges import cut
+from statemachines.ranges import checksum, cut
 
 if TYPE_CHECKING:
     from statemachines.updates import Vector
@@ -43,4 +43,4 @@ class Sender:
         *ranges, last = cut(encoded)
         for number, data in enumerate(ranges):
             self._server.put_range.submit(self._number, number, len(encoded), data)
-        return push(updates.ranged(self._number, len(encoded), last))
+        return push(updates.ranged(self._number, len(encoded), checksum(ranges), last))

@@ -2,7 +2,8 @@
 
 A machine that takes such values has a `Ranges` in its state. Each sender has one value under way at a time; its first
 range makes room for all of it, or is refused, so that no two senders who each have half of theirs wait for each other.
-Ranges may be sent without waiting for answers: the log keeps their order, and where one is missing the last says so.
+Ranges may be sent without waiting for answers: the log keeps their order, and where one is missing, or is of a value
+that the same sender began before and gave up, the last says so by a checksum of those before it.
 
 Shape:      a value of `size` bytes is cut every RANGE_BYTES; ranges count from 0, and the last one, which may be
             shorter, comes with the command that commits the value.
@@ -87,17 +88,22 @@ class Ranges:
         value.crc = crc32(data, value.crc)
         value.changed_s = now_s
 
-    def whole(self, sender: int, size: int, last: bytes | memoryview) -> bytes:
+    def whole(self, sender: int, size: int, crc: int, last: bytes | memoryview) -> bytes:
         """Return a value, of which `last` is the last range. It stays until it is forgotten.
 
+        Args:
+            crc: the checksum of those before it.
+
         Raises:
-            RangeMissing: there are ranges missing.
+            RangeMissing: there are ranges missing, or some are another value's.
             WrongRange: the last one has not the length that is left.
         """
         value = self._values.get(sender)
         ranges = value.ranges if value is not None and value.size == size else []
         if len(ranges) != (size - 1) // RANGE_BYTES:
             raise RangeMissing(f"sender {sender}: {len(ranges)} ranges of {size} bytes are there")
+        if ranges and value is not None and value.crc != crc:
+            raise RangeMissing(f"sender {sender}: what is there of {size} bytes is not all of this value")
         if len(last) != size - len(ranges) * RANGE_BYTES:
             raise WrongRange(f"the last range of {size} bytes has {len(last)}")
         return b"".join((*ranges, last))
@@ -129,3 +135,11 @@ class Ranges:
 def cut(data: bytes) -> list[bytes]:
     """Return the ranges of a value, the last one last."""
     return [data[start : start + RANGE_BYTES] for start in range(0, len(data), RANGE_BYTES)]
+
+
+def checksum(ranges: Iterable[bytes]) -> int:
+    """Return what tells the ranges before a value's last one from those of another value."""
+    crc = 0
+    for data in ranges:
+        crc = crc32(data, crc)
+    return crc

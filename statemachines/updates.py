@@ -8,7 +8,8 @@ times as long where numbers are small.
 
 Shape:      two little-endian uint32, the kind and the number of entries that follow; then, WHOLE: float32 each;
             ROUNDED: the upper 16 bits of each; LARGEST: the positions, rising, as uint32, then a float32 for each.
-            RANGED: of an update of so many bytes, the last range, behind its sender, as int64.
+            RANGED: of an update of so many bytes, the last range, behind its sender, as int64, and the
+            checksum of the ranges before it, as uint32.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 WHOLE, ROUNDED, LARGEST, RANGED = range(4)
 _HEAD: Final = struct.Struct("<II")
-_RANGED: Final = struct.Struct("<IIq")
+_RANGED: Final = struct.Struct("<IIqI")
 
 
 def whole(vector: Vector) -> bytes:
@@ -74,17 +75,21 @@ def bytes_max(size: int) -> int:
     return _HEAD.size + 4 * size
 
 
-def ranged(sender: int, size: int, last: bytes) -> bytes:
-    """Return what to push for an update of `size` bytes whose ranges, but for the last, have gone ahead."""
-    return _RANGED.pack(RANGED, size, sender) + last
+def ranged(sender: int, size: int, crc: int, last: bytes) -> bytes:
+    """Return what to push for an update of `size` bytes whose ranges, but for the last, have gone ahead.
+
+    Args:
+        crc: their checksum (ranges.py).
+    """
+    return _RANGED.pack(RANGED, size, sender, crc) + last
 
 
-def read_ranged(data: Any) -> tuple[int, int, memoryview] | None:
-    """Return (sender, size, last range), or None: this is all of an update."""
+def read_ranged(data: Any) -> tuple[int, int, int, memoryview] | None:
+    """Return (sender, size, checksum, last range), or None: this is all of an update."""
     if len(data) < _RANGED.size or kind_of(data) != RANGED:
         return None
-    _, size, sender = _RANGED.unpack_from(data)
-    return sender, size, memoryview(data)[_RANGED.size :]
+    _, size, sender, crc = _RANGED.unpack_from(data)
+    return sender, size, crc, memoryview(data)[_RANGED.size :]
 
 
 def read(data: Any, size: int) -> Vector:

@@ -398,7 +398,8 @@ def some_range(rng: random.Random, machine: ParameterServer, update: Any) -> Cal
         return "put_range", (sender, number, len(encoded), parts[number])
     worker, told = rng.choice("abc"), machine.progress()
     step = told.steps.get(worker, 0) + 1
-    ranged = updates.ranged(sender, len(encoded), last[: rng.choice([99, 99, 99, 1])])
+    crc = ranges.checksum(parts if rng.random() < 0.9 else parts[1:])
+    ranged = updates.ranged(sender, len(encoded), crc, last[: rng.choice([99, 99, 99, 1])])
     if rng.random() < 0.5:
         return "push", (worker, step, told.version, ranged)
     return "push_sum", ([(worker, step, told.version)], ranged)
@@ -489,7 +490,7 @@ def put(machine: ParameterServer, sender: int, encoded: bytes) -> bytes:
     *parts, last = ranges.cut(encoded)
     for number, part in enumerate(parts):
         assert machine.put_range(sender, number, len(encoded), part) == number
-    return updates.ranged(sender, len(encoded), last)
+    return updates.ranged(sender, len(encoded), ranges.checksum(parts), last)
 
 
 @pytest.mark.parametrize("encode", [updates.whole, updates.rounded, lambda some: updates.largest(some, 3)])
@@ -528,13 +529,13 @@ def test_a_snapshot_in_the_middle_of_an_update_in_ranges_has_those_that_had_come
     taken = [next(chunks)]
     for number, part in enumerate(parts[2:], 2):
         machine.put_range(5, number, len(encoded), part)
-    machine.push("b", 1, 0, updates.ranged(5, len(encoded), last))
+    machine.push("b", 1, 0, updates.ranged(5, len(encoded), ranges.checksum(parts), last))
     copy = server(Mean(momentum=0.5))
     copy.restore(iter([*taken, *chunks]))
     assert copy.digest() == before
     for number, part in enumerate(parts[2:], 2):
         copy.put_range(5, number, len(encoded), part)
-    copy.push("b", 1, 0, updates.ranged(5, len(encoded), last))
+    copy.push("b", 1, 0, updates.ranged(5, len(encoded), ranges.checksum(parts), last))
     assert copy.digest() == machine.digest()
 
 

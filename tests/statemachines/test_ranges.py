@@ -28,15 +28,22 @@ def fill(some: Ranges, sender: int, value: bytes, now_s: float = 0.0) -> bytes:
     return last
 
 
+def whole(some: Ranges, sender: int, value: bytes) -> bytes:
+    """Ask for a value whose ranges have gone ahead."""
+    *parts, last = ranges.cut(value)
+    return some.whole(sender, len(value), ranges.checksum(parts), last)
+
+
 def test_a_value_is_whole_when_its_last_range_comes_and_stays_until_it_is_forgotten() -> None:
     some = Ranges(2, 100)
     value = bytes(range(30))
     last = fill(some, 7, value)
-    assert some.whole(7, 30, last) == value == some.whole(7, 30, memoryview(last))
+    crc = ranges.checksum(ranges.cut(value)[:-1])
+    assert some.whole(7, 30, crc, last) == value == some.whole(7, 30, crc, memoryview(last))
     some.forget(7)
     with pytest.raises(RangeMissing):
-        some.whole(7, 30, last)
-    assert some.whole(7, 3, b"abc") == b"abc", "of one range there is nothing to wait for"
+        some.whole(7, 30, crc, last)
+    assert some.whole(7, 3, 0, b"abc") == b"abc", "of one range there is nothing to wait for"
 
 
 def test_a_range_that_comes_without_those_before_it_is_refused_and_the_first_begins_anew() -> None:
@@ -47,9 +54,19 @@ def test_a_range_that_comes_without_those_before_it_is_refused_and_the_first_beg
         with pytest.raises(RangeMissing):
             some.put(7, number, size, b"efgh", 0.0)
     with pytest.raises(RangeMissing):
-        some.whole(7, 20, b"abcd")
-    last = fill(some, 7, b"another value")
-    assert some.whole(7, 13, last) == b"another value"
+        some.whole(7, 20, ranges.checksum([b"abcd"] * 2), b"abcd")
+    fill(some, 7, b"another value")
+    assert whole(some, 7, b"another value") == b"another value"
+
+
+def test_ranges_of_a_value_that_was_given_up_are_not_taken_for_another_ones() -> None:
+    some = Ranges(2, 100)
+    some.put(7, 0, 10, b"aaaa", 0.0)  # all that came of "aaaaaaaaaa",
+    some.put(7, 1, 10, b"bbbb", 0.0)  # and of "bbbbbbbbbb" all but this was lost
+    with pytest.raises(RangeMissing, match="not all of this value"):
+        whole(some, 7, b"bbbbbbbbbb")
+    fill(some, 7, b"bbbbbbbbbb")
+    assert whole(some, 7, b"bbbbbbbbbb") == b"bbbbbbbbbb"
 
 
 @pytest.mark.parametrize(
@@ -67,17 +84,17 @@ def test_what_is_no_range_of_a_value_is_refused(number: Any, size: Any, data: An
 def test_senders_beyond_the_bound_wait_and_one_who_died_makes_room_in_the_end() -> None:
     some = Ranges(2, 100)
     fill(some, 1, b"of the one who died")
-    last = fill(some, 2, b"of the second", 5.0)
+    fill(some, 2, b"of the second", 5.0)
     before = some.state()
     with pytest.raises(NoRoomForRanges):
         some.put(3, 0, 20, b"abcd", 10.0)
     assert some.state() == before
     some.put(2, 0, 20, b"abcd", 10.0)  # one who has room begins anew in it
-    last = fill(some, 2, b"of the second", IDLE_S)
+    fill(some, 2, b"of the second", IDLE_S)
     some.put(3, 0, 20, b"abcd", IDLE_S)
     with pytest.raises(RangeMissing):
         some.put(1, 1, 19, b"abcd", IDLE_S)
-    assert some.whole(2, 13, last) == b"of the second"
+    assert whole(some, 2, b"of the second") == b"of the second"
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.integers(0, 24), st.floats(0, 99)), max_size=60))

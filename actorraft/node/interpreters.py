@@ -4,8 +4,8 @@ What a command comes to may differ between minor versions (how deep it may recur
 cluster's: the first leader's own is written into the log, beside what else decides replicated state. A node that runs
 another one stores and votes, applies nothing, and says so. While somebody of the cluster's version is linked, it waits
 longer before it campaigns (its log may be the only one that is long enough), and hands over if it leads. When a
-majority of the voters has said that it runs the leader's, and nobody who is linked runs another, that becomes the
-cluster's: after a stop of all, or when the last node was started anew.
+majority of the voters has said that it runs the leader's, and no voter that is linked runs the cluster's or says
+nothing, the leader's becomes that: after a stop of all, or when the last node was started anew.
 
 Source:     docs/decisions/0043.
 Invariant:  what is committed behind an entry that names a version is applied by nodes of that version only.
@@ -91,14 +91,13 @@ class Interpreters:
         ruling = self._said_in(configuration)
         if ruling == mine or server.transfer_target is not None:
             return
-        members = configuration.members
-        others = [one for one, python in self._heard.items() if python != mine and one in members]
+        able = self._who(ruling) or self._who("")  # who says nothing looks after none of this, and takes commands
         said = {one: True for one, python in self._heard.items() if python == mine} | {server.node_id: True}
         won = vote_result(configuration.voters, said, configuration.voters_outgoing) is VoteResult.WON
         with contextlib.suppress(RaftError):  # later, then
-            if not ruling or (won and not others):
+            if not ruling or (won and not able):
                 server.annotate(named(configuration, mine))
-            elif able := self._who(ruling):
+            elif able:
                 server.transfer_leadership(min(able))
 
     def _said_in(self, configuration: Configuration) -> str:

@@ -244,6 +244,7 @@ class Rules:
     def tick(self) -> None:
         """Look whether the log's code can be this node's now; hand over if this node may not take commands."""
         self.interpreters.tick()
+        self._find_unfit()  # of another version than the cluster's is who was of its version until that changed
         if self.mine is None or self._server.state is not LeaderState or self._server.transfer_target is not None:
             return
         if self._restoring or not self._server.committed_in_own_term:
@@ -256,7 +257,7 @@ class Rules:
                 self._begin_term()
             if self._in_log is None:
                 return  # with the first command
-            if self.may_append():
+            if self.may_append() or not self.interpreters.may_append():
                 return
             able = [one for one, code in self._heard.items() if code == self._in_log]
             if able or self._heard.keys() >= self._server.configuration.members - {self._server.node_id}:

@@ -154,9 +154,10 @@ class Traces:
 
     def close(self) -> None:
         """Give what has not been sent a moment to leave."""
-        if self._thread is not None:
+        thread = self._thread  # which forgets itself where a tracer raises
+        if thread is not None:
             self._waiting.put(None)
-            self._thread.join(END_S)
+            thread.join(END_S)
 
     # --- In a thread of its own ---
 

@@ -9,6 +9,7 @@ from actorraft.raft.messages import StateWanted
 from actorraft.raft.ready import LeaderState
 from tests.node.helpers import Publisher
 from tests.node.test_rules import World as Nodes
+from tests.node.test_rules import says
 
 CODE = codec.Code(0, "aaaaaaaa")
 
@@ -185,3 +186,51 @@ def test_its_log_may_be_the_only_one_that_is_long_enough_and_then_it_leads_for_a
     assert world.leader() == 1
     assert away.rules.may_append()
     assert world.counts() == {1: 2, 2: 0}
+
+
+def test_who_was_of_another_version_is_fit_once_that_is_the_clusters() -> None:
+    world = World("3.11", "3.11", "3.11")
+    world.emit()
+    world.stop()
+    for node_id in (0, 1, 2):
+        world.run(node_id, "3.12")
+    leader = world.up[0]
+    leader.process_event(lambda: leader.server.become_leader_now(9))
+    leader.rules.lost(1)  # this leader's term begins before a majority has said what it runs
+    leader.rules.lost(2)
+    world.turn()
+    assert world.ruling() == {'"3.11"'}
+    for node_id in (1, 2):
+        says(leader.rules, node_id, CODE, "3.12")
+    assert leader.server.unfit == {1, 2}
+    world.turn()
+
+    assert world.ruling() == {'"3.12"'}
+    assert leader.server.unfit == set()
+
+
+def test_where_nobody_runs_the_clusters_version_one_that_says_nothing_leads_and_takes_commands() -> None:
+    world = World("3.11", "3.11", "")
+    world.emit()
+    for node_id in (0, 1):
+        world.run(node_id, "3.12")
+    world.lead(9)
+    world.turns()
+
+    assert world.leader() == 2
+    assert world.up[2].rules.may_append()
+
+
+def test_a_node_of_a_third_version_keeps_a_majority_from_nothing() -> None:
+    world = World("3.11", "3.11", "3.11")
+    world.emit()
+    world.stop()
+    for node_id, python in enumerate(("3.12", "3.12", "3.13")):
+        world.run(node_id, python)
+    world.lead(9)
+    world.turns()
+    world.emit()
+
+    assert world.leader() == 0, "it hands over to nobody meanwhile"
+    assert world.ruling() == {'"3.12"'}
+    assert world.counts() == {0: 2, 1: 2, 2: 0}

@@ -6,6 +6,7 @@ logged: in the thread that restarts nodes, or in the one that all calls of a cli
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import traceback
@@ -21,8 +22,9 @@ class _Guarded(logging.Logger):
             if isinstance(error, KeyboardInterrupt):
                 raise
             if logging.raiseExceptions and sys.stderr is not None:
-                print(f"--- A filter or a handler of the logger {self.name!r} raised ---", file=sys.stderr)
-                traceback.print_exc()
+                with contextlib.suppress(Exception):  # closed, or nobody reads it: that may be what was raised
+                    print(f"--- A filter or a handler of the logger {self.name!r} raised ---", file=sys.stderr)
+                    traceback.print_exc()
 
 
 def guarded_logger(name: str) -> logging.Logger:

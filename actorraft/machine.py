@@ -186,7 +186,7 @@ def methods_of(cls: type) -> MachineMethods:
             else:
                 if name in kinds:
                     _forget(kinds, name)
-                _check_hides_none(base, name, value)
+                _check_hides_none(base, name, value, [kind[each] for each, kind in kinds.items()])
     if kinds:
         return MachineMethods(commands, queries, "methods")
     apply, ask = _hook(cls, "apply"), _hook(cls, "query")
@@ -200,8 +200,12 @@ def _forget(kinds: dict[str, dict[str, Callable[..., Any]]], name: str) -> None:
         del kinds.pop(name)[name]
 
 
-def _check_hides_none(cls: type, name: str, value: Any) -> None:
-    """See that no decorator was put around a command or query: it would silently be none."""
+def _check_hides_none(cls: type, name: str, value: Any, found: list[Callable[..., Any]]) -> None:
+    """See that no decorator was put around a command or query: it would silently be none.
+
+    Args:
+        found: commands and queries that are not hidden; a helper may look like one of them.
+    """
     kind = type(value)
     inner: Any = None
     if kind in (classmethod, staticmethod):
@@ -212,7 +216,7 @@ def _check_hides_none(cls: type, name: str, value: Any) -> None:
         inner = value.func
     elif kind is types.FunctionType:
         inner = vars(value).get("__wrapped__")  # as functools.wraps leaves it
-    if issubclass(type(inner), Method):
+    if issubclass(type(inner), Method) and inner.function not in found:
         around = "another decorator" if kind is types.FunctionType else kind.__name__
         raise UsageError(
             f"{cls.__qualname__}.{name}: @{inner.kind} stands inside {around}, where it marks nothing; it goes "
@@ -251,7 +255,9 @@ def hooks_of(cls: type) -> Hooks:
     serving = vars(cls).get("snapshot_while_serving")  # the commands of a subclass do not know of its guard
     called = {name: _hook(cls, name) for name in ("apply", "query")} | found
     for name, member in called.items():
-        function = inspect.unwrap(member) if inspect.isfunction(member) else None
+        function = member if inspect.isfunction(member) else None
+        if function is not None and name in found:  # around `apply` a decorator may make a result of what it gives
+            function = inspect.unwrap(function)
         never_run = name in _NO_GENERATORS and inspect.isgeneratorfunction(function)
         if never_run or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             what = "a generator" if never_run else "async"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -42,6 +44,17 @@ def handler(request: pytest.FixtureRequest) -> Iterator[RaisingHandler]:
     logging.getLogger("actorraft").addHandler(handler)
     yield handler
     logging.getLogger("actorraft").removeHandler(handler)
+
+
+def test_where_stderr_is_closed_as_well_nothing_is_said_and_it_goes_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    ours = guarded_logger("actorraft.of_this_test")
+    handler = logging.StreamHandler(closed)
+    ours.addHandler(handler)
+    ours.error("something")
+    ours.removeHandler(handler)
 
 
 @pytest.mark.parametrize("error", ERRORS)

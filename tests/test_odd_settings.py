@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import abc
+import enum
+import json
 import math
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import fields
 from decimal import Decimal
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from actorraft import Actor, ActorOptions, RaftConfig, Supervision, UsageError, actor_ref, spawn
 from actorraft.actors import actor
-from actorraft.raft.config import BOUNDS, COUNT_MAX
+from actorraft.actors.supervision import RestartLog
+from actorraft.raft.config import BOUNDS, COUNT_MAX, deciding
 
 ODD: list[Any] = ["x", b"1", [1], {}, None, 1j, Decimal("0.5"), math.nan, -1, int, object()]
 CONFIG = {field.name: type(field.default) for field in fields(RaftConfig)}
@@ -27,6 +32,33 @@ def test_each_field_of_raft_config_names_what_it_does_not_take(name: str) -> Non
     for value in (*ODD, *another, *([] if kind is bool else [math.inf, -math.inf, 10**400])):
         with pytest.raises((TypeError, ValueError), match=rf"RaftConfig\.{name} is "):
             RaftConfig(**{name: value})
+
+
+class Size(enum.IntEnum):
+    FRAME = 1 << 20
+
+
+@pytest.mark.parametrize(
+    "number", [np.int64(1 << 20), Size.FRAME, np.float64(1 << 20), np.float32(1 << 20), Fraction(1 << 20)]
+)
+def test_a_number_of_another_library_is_kept_as_a_plain_one_and_the_log_has_it_as_json(number: Any) -> None:
+    name = "frame_bytes_max" if isinstance(number, int | np.int64) else "session_expiry_s"
+    config = RaftConfig(**{name: number})
+    assert type(getattr(config, name)) in (int, float)
+    assert json.loads(deciding(config)[name]) == 1 << 20
+
+
+def test_numbers_of_other_libraries_will_do_for_actors() -> None:
+    options = ActorOptions(mailbox_max=np.int64(5), pool=Size.FRAME)  # type: ignore[arg-type]
+    assert [(type(each), each) for each in (options.mailbox_max, options.pool)] == [(int, 5), (int, 1 << 20)]
+    rule = Supervision(max_restarts=np.int64(2), period_s=Fraction(5), backoff_s=(np.float32(0.5), Fraction(3, 4)))  # type: ignore[arg-type]
+    log = RestartLog(rule)
+    assert [log.next_delay_s(0.0, crashed=True) for _ in range(3)] == [0.5, 0.75, None]
+
+
+def test_what_may_be_restarted_for_ever_is_after_a_thousand_times_too() -> None:
+    log = RestartLog(Supervision(max_restarts=10_000, period_s=math.inf, backoff_s=(0.1, 5.0)))
+    assert [log.next_delay_s(0.0, crashed=True) for _ in range(2000)][-1] == 5.0
 
 
 @pytest.mark.parametrize("name", BOUNDS)

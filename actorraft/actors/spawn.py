@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from actorraft.actors import wire
@@ -80,8 +81,9 @@ class ActorOptions:
     def __post_init__(self) -> None:
         for name in ("mailbox_max", "mailbox_bytes_max", "concurrency", "pool", "replicas"):
             number = getattr(self, name)
-            if type(number) is not int or number < 1:
+            if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
                 raise UsageError(f"{name} is a whole number, at least 1, not {number!r}")
+            object.__setattr__(self, name, int(number))  # an actor's process need not have numpy, say
         if self.supervision is not None and not isinstance(self.supervision, Supervision):
             raise UsageError(f"supervision is a Supervision or None, not {self.supervision!r}")
         if type(self.public) is not bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from actorraft.errors import UsageError
@@ -41,7 +42,7 @@ class Supervision:
             if getattr(self, name) not in words:
                 raise UsageError(f"{name} is one of {', '.join(map(repr, words))}, not {getattr(self, name)!r}")
         most: Any = self.max_restarts  # whatever a caller without a type checker gave
-        if type(most) is not int or most < 0:
+        if isinstance(most, bool) or not isinstance(most, Integral) or most < 0:
             raise UsageError(f"max_restarts is a whole number, 0 or more, not {most!r}")
         if not _is_number(self.period_s) or not self.period_s > 0:
             raise UsageError(f"period_s is a number of seconds above 0, not {self.period_s!r}")
@@ -60,7 +61,7 @@ _WORDS = {
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class RestartLog:
@@ -89,6 +90,6 @@ class RestartLog:
         if len(self._times) >= rule.max_restarts:
             return None
         first_s, longest_s = rule.backoff_s
-        delay_s = min(longest_s, first_s * 2.0 ** len(self._times))
+        delay_s = min(longest_s, first_s * 2.0 ** min(len(self._times), 1000))  # of 2.0 ** 1024 there is none
         self._times.append(now_s)
         return delay_s

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
 
 LINK_MS_MAX = 600_000  # libzmq counts a heartbeat's time in tenths of a second, in 16 bits
 MESSAGE_BYTES_MAX = 1 << 30  # of what travels as one frame: lengths on the wire are of 32 bits
@@ -42,7 +44,8 @@ class RaftConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _check(field.name, getattr(self, field.name), type(field.default))
+            kind = type(field.default)
+            object.__setattr__(self, field.name, _checked(field.name, getattr(self, field.name), kind))
         if self.link_timeout_ms <= self.link_heartbeat_ms:
             raise ValueError(
                 f"RaftConfig.link_timeout_ms ({self.link_timeout_ms}) must be above link_heartbeat_ms "
@@ -108,8 +111,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
-def _check(name: str, value: object, kind: type) -> None:
-    """See that a field has the kind of its default and lies within its bounds.
+def _checked(name: str, value: Any, kind: type) -> Any:
+    """See that a field has the kind of its default and lies within its bounds; return it as a plain number.
+
+    Numbers of other kinds, numpy's among them, are shown in other words than JSON's, which the log takes.
 
     Raises:
         TypeError: it is of another kind.
@@ -118,12 +123,14 @@ def _check(name: str, value: object, kind: type) -> None:
     if kind is bool:
         if not isinstance(value, bool):
             raise TypeError(f"RaftConfig.{name} is True or False, not {value!r}")
-        return
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
+        return value
+    wanted: Any = Integral if kind is int else Real
+    if isinstance(value, bool) or not isinstance(value, wanted):
         raise TypeError(f"RaftConfig.{name} is a {'whole ' if kind is int else ''}number, not {value!r}")
     least, most = BOUNDS.get(name, (1, COUNT_MAX))
     if not least <= value <= most:
         raise ValueError(f"RaftConfig.{name} is {least} to {most}, not {value!r}")
+    return value if type(value) in (int, float) else int(value) if isinstance(value, Integral) else float(value)
 
 
 DECIDING = ("frame_bytes_max", "session_expiry_s")

@@ -14,7 +14,7 @@ import pytest
 import actorraft as ar
 import actorraft.testing
 from actorraft import Replace, StateMachine, UsageError, command, context, query
-from actorraft.machine import BoundCommand, CommandContext, methods_of
+from actorraft.machine import BoundCommand, CommandContext, hooks_of, methods_of
 
 
 class Bank(StateMachine):
@@ -193,6 +193,32 @@ def test_what_cannot_be_a_command_is_refused_where_it_is_written(mark: Any) -> N
         mark(mark(lambda self: None))
     with pytest.raises(UsageError, match="plain method"):
         mark("name")
+
+
+def test_a_decorator_may_make_a_result_of_what_a_generator_or_a_coroutine_gives() -> None:
+    def listed(function: Any) -> Any:
+        return functools.wraps(function)(lambda self, command: list(function(self, command)))
+
+    class Counts:
+        @listed
+        def apply(self, command: int) -> Iterator[int]:
+            yield command
+
+        @listed
+        async def query(self, request: int) -> int:
+            return request
+
+    hooks_of(Counts)
+    assert methods_of(Counts).row == "apply"
+
+
+def test_a_helper_that_looks_like_a_command_is_a_helper() -> None:
+    class Helps(Bank):
+        @functools.wraps(Bank.note)
+        def note_it(self) -> Any:
+            return self.note()
+
+    assert methods_of(Helps).commands == methods_of(Bank).commands
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,9 @@ def hooks_of(cls: type) -> Hooks:
     """
     found = {name: _hook(cls, name) for name in Hooks._fields[:5]}
     serving = vars(cls).get("snapshot_while_serving")  # the commands of a subclass do not know of its guard
-    called = {name: _hook(cls, name) for name in ("apply", "query")} | found
+    called = dict(found)
+    if methods_of(cls).row == "apply":  # else these names are helpers of its own
+        called |= {name: _hook(cls, name) for name in ("apply", "query")}
     for name, member in called.items():
         function = member if inspect.isfunction(member) else None
         if function is not None and name in found:  # around `apply` a decorator may make a result of what it gives

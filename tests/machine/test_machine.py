@@ -212,6 +212,17 @@ def test_a_decorator_may_make_a_result_of_what_a_generator_or_a_coroutine_gives(
     assert methods_of(Counts).row == "apply"
 
 
+def test_what_is_called_apply_or_query_beside_commands_is_a_helper_of_whatever_kind() -> None:
+    class Helps(Bank):
+        async def query(self) -> None: ...
+
+        def apply(self) -> Iterator[int]:
+            yield 1
+
+    hooks_of(Helps)
+    assert methods_of(Helps).commands == methods_of(Bank).commands
+
+
 def test_a_helper_that_looks_like_a_command_is_a_helper() -> None:
     class Helps(Bank):
         @functools.wraps(Bank.note)

@@ -31,6 +31,7 @@ import struct
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -52,7 +53,7 @@ LOADER: Final = (
     "from actorraft.actors.forkserver import serve;"
     "serve(*map(int,sys.argv[2:4]))"
 )
-FORKED: Final = struct.Struct("<i")  # the answer to a request: which process it is; a descriptor of it comes along
+FORKED: Final = struct.Struct("<i")  # the answer: which process it is; with its pidfd, and the pipe that lets it begin
 
 
 class Forked:
@@ -66,7 +67,12 @@ class Forked:
     def kill(self) -> None:
         """SIGKILL; nothing happens if it is gone."""
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def __del__(self) -> None:
+        if self._pidfd >= 0:  # nobody has waited for it to the end
+            os.close(self._pidfd)
 
     def wait(self, timeout: float) -> None:
         """Wait until it is gone, and let go of it.
@@ -78,7 +84,8 @@ class Forked:
             raise subprocess.TimeoutExpired(str(self.pid), timeout)
         with contextlib.suppress(ChildProcessError):  # of somebody else; ours, if we were given orphans
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
-        os.close(self._pidfd)
+        pidfd, self._pidfd = self._pidfd, -1
+        os.close(pidfd)
 
 
 class ForkServer:
@@ -106,8 +113,8 @@ class ForkServer:
         Args:
             fds: those of the specification, orders, reports, liveness and end, the output, and the working directory.
         """
-        like = inherited()
         with self._asking:
+            like = inherited()  # as it is now that it is our turn
             if like is None or like == self._unfit or self._busy:
                 return None
             self._busy = True
@@ -122,7 +129,7 @@ class ForkServer:
                 if self._server is None or self._like != like:
                     self.close()
                     self._start()
-                    self._like = like
+                    self._like = like if inherited() == like else None  # else it was changed while that started
                 forked = self._ask(fds)
                 self._proven = True
                 return forked
@@ -161,8 +168,13 @@ class ForkServer:
                     pass_fds=given,
                     process_group=0,
                 )
+                try:
+                    self._server = Forked(popen.pid, os.pidfd_open(popen.pid))
+                except OSError:  # a sandbox may forbid it
+                    popen.kill()
+                    popen.wait()
+                    raise
                 popen.returncode = 0  # from here on it is known by what cannot become another's
-                self._server = Forked(popen.pid, os.pidfd_open(popen.pid))
                 arm_early(liveness_r, popen.pid)
         finally:
             os.close(liveness_r)
@@ -184,32 +196,37 @@ class ForkServer:
                 self._server.kill()  # then it has answered, or does not any more, and the child has not begun
                 wait_for(self._channel, select.POLLIN, END_S)
             channel.setblocking(False)
-            answer, pidfds, _, _ = socket.recv_fds(channel, FORKED.size, 1)
+            answer, held, _, _ = socket.recv_fds(channel, FORKED.size, 2, socket.MSG_CMSG_CLOEXEC)
             if not answer:
                 raise EOFError("the server has left")
         finally:
             channel.detach()
         (pid,) = FORKED.unpack(answer)
-        if not pidfds:  # there was no descriptor left for it
-            os.kill(pid, signal.SIGKILL)
+        forked = Forked(pid, held[0] if held else -1)
+        if len(held) < 2:  # what was forked leaves, as it is never told to go on
             raise StartError("too few file descriptors are left: close some, or raise the limit (ulimit -n)")
-        os.set_inheritable(pidfds[0], False)
-        return Forked(pid, pidfds[0])
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it has ended already, and its pipes say so
+                os.write(held[1], b"g")
+        finally:
+            os.close(held[1])
+        return forked
 
     def close(self) -> None:
         """End the server; what it has forked goes on. Idempotent."""
         with self._asking:
             server, self._server = self._server, None
-            if server is not None:
-                server.kill()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    server.wait(END_S)
             fds = (self._channel, self._liveness)
             self._channel = self._liveness = -1
             for fd in fds:
                 if fd >= 0:
                     fds_of_parent.discard(fd)
                     os.close(fd)
+            if server is not None:
+                with contextlib.suppress(PermissionError):  # to another user it has become; the pipe has ended it then
+                    server.kill()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    server.wait(END_S)
 
 
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
@@ -226,6 +243,7 @@ def serve(channel_fd: int, parent_fd: int) -> NoReturn:
     import transports.zeromq  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what it forks is others' to wait for
+    os.chdir("/")  # each child is told where to be; nothing is kept busy meanwhile
     channel = socket.socket(fileno=channel_fd)
     gc.collect()
     gc.freeze()  # what is never looked at stays shared
@@ -252,7 +270,7 @@ def _fork(channel: socket.socket, parent_fd: int, fds: list[int]) -> None:
         channel.close()
         os.setpgid(0, 0)
         if not os.read(go_r, 1):
-            os._exit(1)  # the server has ended, and nobody knows of this process
+            os._exit(1)  # nobody knows of this process
         os.close(go_r)
         _begin(*fds)
     try:
@@ -260,10 +278,9 @@ def _fork(channel: socket.socket, parent_fd: int, fds: list[int]) -> None:
         arm_early(liveness_fd, pid)
         if has_ended(liveness_fd):
             os.kill(pid, signal.SIGKILL)
-        rights = array.array("i", [pidfd])
+        rights = array.array("i", [pidfd, go_w])  # the word to go on is the parent's: the server may end at any time
         channel.sendmsg([FORKED.pack(pid)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         os.close(pidfd)
-        os.write(go_w, b"g")
     finally:
         os.close(go_r)
         os.close(go_w)
@@ -285,5 +302,7 @@ def _begin(
         importlib.invalidate_caches()
         divide(liveness_fd, end_fd, (specification_fd, orders_fd, reports_fd))
         main(specification, orders_fd, reports_fd, header)
+    except BaseException:
+        traceback.print_exc()  # its last words, as those of a fresh interpreter
     finally:
         os._exit(1)

@@ -243,7 +243,17 @@ class ActorProcess:
 
     def kill(self) -> None:
         """SIGKILL, for it and for what it started."""
-        self._signal(signal.SIGKILL)
+        try:
+            self._signal(signal.SIGKILL)
+        except PermissionError:  # to another user this process has become: what is armed with the pipe still may
+            with self._sending:
+                self._close_liveness()
+
+    def _close_liveness(self) -> None:
+        fd, self._liveness_fd = self._liveness_fd, -1
+        if fd >= 0:
+            fds_of_parent.discard(fd)
+            os.close(fd)
 
     def pause(self) -> None:
         """SIGSTOP; return once it stands still, or after a second: on a busy machine its threads go on for a while."""
@@ -342,8 +352,9 @@ class ActorProcess:
             self._kill_guardian()
             self.wait(SEND_S)
         with self._sending, self._reading, self._hearing:
-            fds = (self._orders_fd, self._liveness_fd, self.reports_fd, self._end_fd)
-            self._orders_fd = self._liveness_fd = self.reports_fd = self._end_fd = -1
+            self._close_liveness()
+            fds = (self._orders_fd, self.reports_fd, self._end_fd)
+            self._orders_fd = self.reports_fd = self._end_fd = -1
             for fd in fds:
                 if fd >= 0:
                     fds_of_parent.discard(fd)

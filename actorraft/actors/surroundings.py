@@ -111,12 +111,20 @@ def inherited() -> tuple[object, ...] | None:
             [os.readlink(own / "ns" / name) for name in os.listdir(own / "ns")],
             (root := os.stat("/")).st_dev,
             root.st_ino,
+            _security_label(own),
             os.getsid(0),
             os.getpriority(os.PRIO_PROCESS, 0),
             os.sched_getscheduler(0),
         )
     except OSError:
         return None
+
+
+def _security_label(own: Path) -> bytes:
+    try:
+        return (own / "attr" / "current").read_bytes()
+    except OSError:  # no module of the kernel's gives any
+        return b""
 
 
 def check_descriptors(processes: int) -> None:

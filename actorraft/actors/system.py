@@ -141,7 +141,9 @@ class System:
         except BaseException:
             self._bury(child)
             raise
-        self._watch(process, child)
+        with self._lock:
+            if not self.closed and self._children.get(process.name) is child:  # else it was up, and ended, already
+                self._watch(process, child)
         return address
 
     def _publish(self, child: _Child) -> None:
@@ -211,7 +213,10 @@ class System:
             logger=guarded_logger(f"actorraft.actor.{name}"),
             forks=self._forks,
         )
-        child.process = process
+        with self._lock:
+            if self._children.get(process.name) is not child:  # killed, or this process is ending
+                raise StartError(f"{name} was ended before it was started")
+            child.process = process
         try:
             process.start()
             process.receive(START_S)
@@ -376,7 +381,8 @@ class System:
         """End every actor that this process started. Idempotent; does nothing in a fork; starts no thread."""
         if self.pid != os.getpid() or self.closed:
             return
-        self.closed = True
+        with self._lock:
+            self.closed = True
         for end in self.at_close:
             end()
         if self._monitor is not None:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actorraft.actors import forkserver
+from actorraft.actors import forkserver, system
 from actorraft.actors.forkserver import Forked, ForkServer
 from actorraft.actors.process import ActorProcess
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.spawn import ActorOptions
-from actorraft.actors.surroundings import inherited
+from actorraft.actors.surroundings import environment, inherited
 from actorraft.actors.system import close_system
+from actorraft.errors import StartError
 from tests.actors.helpers import Echo, parent_of, until
 from tests.cluster.helpers import is_gone
 
@@ -64,6 +66,10 @@ def start(tmp_path: Path, forks: ForkServer) -> Iterator[Start]:
 
 def is_forked(process: ActorProcess) -> bool:
     return isinstance(process._popen, Forked)
+
+
+def children_of(pid: int) -> set[str]:
+    return {word for each in Path(f"/proc/{pid}/task").glob("*/children") for word in each.read_text().split()}
 
 
 # --- What runs in the children ---
@@ -176,6 +182,37 @@ def test_a_child_with_an_environment_or_a_program_of_its_own_is_a_fresh_interpre
     assert not is_forked(start(_say, launch_prefix=["nice"]))
 
 
+def test_what_changes_while_the_server_starts_stays_with_no_child(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(more: Mapping[str, str]) -> dict[str, str]:
+        return {**environment(more), "ACTORRAFT_TEST_WORD": os.environ.setdefault("ACTORRAFT_TEST_WORD", "word")}
+
+    monkeypatch.setenv("ACTORRAFT_TEST_WORD", "")
+    monkeypatch.delenv("ACTORRAFT_TEST_WORD")
+    monkeypatch.setattr(forkserver, "environment", changed)
+    first = start(_tell_all)
+    monkeypatch.setattr(forkserver, "environment", environment)
+    del os.environ["ACTORRAFT_TEST_WORD"]
+
+    second = start(_tell_all)
+
+    assert is_forked(first)
+    assert is_forked(second)
+    assert first.receive(30.0)["environment"]["ACTORRAFT_TEST_WORD"] == "word"
+    assert "ACTORRAFT_TEST_WORD" not in second.receive(30.0)["environment"]
+
+
+def test_a_fork_that_cannot_begin_says_why(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest, **more: real(__file__ if path == "." else path, *rest, **more))
+
+    process = start(_say)
+
+    with pytest.raises(StartError, match="NotADirectoryError"):
+        process.receive(30.0)
+
+
 def test_actors_that_are_started_side_by_side_come_from_one_server() -> None:
     with ThreadPoolExecutor(8) as starting:
         refs: list[ActorRef] = list(starting.map(lambda _: ActorOptions().spawn(Echo), range(8)))
@@ -209,6 +246,18 @@ def test_children_live_on_without_the_server_and_the_next_one_has_another(start:
     assert first.wait(30.0) == -signal.SIGKILL
 
 
+def test_a_server_that_is_ended_as_soon_as_it_has_answered_takes_no_child_along(
+    start: Start, forks: ForkServer
+) -> None:
+    processes = []
+    for _ in range(5):
+        processes.append(start(_say))
+        forks.close()
+
+    assert [process.receive(30.0) for process in processes] == ["up"] * 5
+    assert all(map(is_forked, processes))
+
+
 def test_a_server_that_does_not_answer_is_ended_and_a_child_comes_up_without_it(
     start: Start, forks: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,7 +287,81 @@ def test_a_python_that_has_threads_from_its_start_is_not_forked(tmp_path: Path) 
     assert said.split() == ["[1,", "1]", "True"]
 
 
+def test_where_no_process_can_be_held_children_are_fresh_and_nobody_is_left(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    before = children_of(os.getpid())
+    monkeypatch.setattr(os, "pidfd_open", forbidden)
+
+    process = start(_say)
+
+    assert process.receive(30.0) == "up"
+    assert not is_forked(process)
+    process.close()
+    assert children_of(os.getpid()) - before == set()
+
+
 # --- And nothing of it is left ---
+
+
+def test_an_owner_that_has_become_another_user_ends_them_all_the_same() -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    program = (
+        "import os, sys, tempfile\nfrom actorraft.actors.forkserver import ForkServer\n"
+        "from actorraft.actors.process import ActorProcess\nfrom pathlib import Path\n"
+        "from tests.actors.test_forkserver import LOGGER, _say\nfrom tests.actors.helpers import parent_of\n"
+        "with tempfile.TemporaryDirectory() as place:\n"
+        "    os.chmod(place, 0o777)\n"
+        "    forks = ForkServer(Path(place))\n"
+        "    process = ActorProcess(_say, name='one', run_dir=Path(place), logger=LOGGER, forks=forks)\n"
+        "    process.start()\n    process.receive(30.0)\n"
+        "    pids = process.pid, parent_of(process.pid), parent_of(parent_of(process.pid))\n"
+        "    assert pids[2] != os.getpid()\n"
+        "    os.setresuid(65534, 65534, 0)\n"
+        "    process.close()\n    forks.close()\n"
+        "    os.seteuid(0)\n"
+        "print(*pids)\n"
+    )
+
+    said = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True, timeout=60)
+
+    until(lambda: all(is_gone(int(pid)) for pid in said.split()))
+
+
+def test_a_process_that_is_not_gone_in_time_costs_no_descriptor() -> None:
+    with subprocess.Popen(["sleep", "600"]) as child:
+        try:
+            pidfd = os.pidfd_open(child.pid)
+            forked = Forked(child.pid, pidfd)
+            with pytest.raises(subprocess.TimeoutExpired):
+                forked.wait(0.0)
+
+            del forked
+            gc.collect()
+
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(pidfd)
+        finally:
+            child.kill()
+
+
+def test_an_actor_that_is_being_started_while_all_are_ended_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = children_of(os.getpid())
+
+    def made(*args: Any, **more: Any) -> ActorProcess:
+        process = ActorProcess(*args, **more)
+        close_system()
+        return process
+
+    monkeypatch.setattr(system, "ActorProcess", made)
+
+    with pytest.raises(StartError, match="ended before it was started"):
+        ActorOptions().spawn(Echo)
+    assert children_of(os.getpid()) - before == set()
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -270,6 +393,7 @@ def test_a_closed_server_leaves_no_process_and_no_descriptor(start: Start, forks
     guardian = parent_of(process.pid)
 
     process.close()
+    assert os.readlink(f"/proc/{server.pid}/cwd") == "/"  # which keeps no directory busy
     forks.close()
 
     assert is_gone(server.pid)

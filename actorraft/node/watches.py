@@ -19,21 +19,19 @@ from actorraft.node.work import ExecutorPort
 from actorraft.ports import GONE, Clock
 
 AGAIN_S: Final = 0.1  # from one try to reach a watcher that is behind to the next
-FORGET_S: Final = 60.0  # a watcher that takes nothing for so long is taken to be gone
 CLIENT_WATCHES_MAX: Final = 1_000
 
 
 class _Watch:
     """One watch."""
 
-    __slots__ = ("asked", "behind", "next_index", "since_s", "topic")
+    __slots__ = ("asked", "behind", "next_index", "topic")
 
     def __init__(self, topic: str, next_index: int | None) -> None:
         self.topic = topic
         self.next_index = next_index  # of the first entry that its watcher is owed; None: what comes from now on
         self.behind = True  # events are not passed on as they come: they would leave a gap
         self.asked = True  # the executor looks up what it is owed
-        self.since_s = 0.0  # when it fell behind
 
 
 class Watches:
@@ -124,9 +122,7 @@ class Watches:
 
     def _fall_behind(self, key: tuple[Any, int], watch: _Watch) -> None:
         watch.behind = True
-        if key not in self._behind:
-            self._behind[key] = watch
-            watch.since_s = self._clock.monotonic()
+        self._behind[key] = watch
 
     def _forget(self, key: tuple[Any, int]) -> None:
         self._watches.pop(key, None)
@@ -146,8 +142,8 @@ class Watches:
                 continue
             sent = self._send(client, codec.Published(watch_id, watch.next_index - 1, []))
             if sent is not False and sent is not GONE:
-                watch.asked, watch.since_s = True, now_s
+                watch.asked = True
                 self._executor.submit(work.Watch(client, codec.Watch(watch_id, watch.topic, watch.next_index)))
                 del self._behind[key]
-            elif sent is GONE or now_s - watch.since_s > FORGET_S:
+            elif sent is GONE:  # never for being slow: it could not know that it is watched no more
                 self._forget(key)

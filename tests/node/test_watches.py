@@ -95,14 +95,23 @@ def test_a_watcher_that_stays_away_too_long_for_the_history_is_told_so(monkeypat
     assert [1] == values(node)  # it has ended
 
 
-@pytest.mark.parametrize("how", ["gone", "takes nothing"])
-def test_a_watcher_that_is_gone_is_forgotten(how: str) -> None:
+def test_a_watcher_that_is_gone_is_forgotten() -> None:
     node = watching()
-    node.clients.full["watcher"] = GONE if how == "gone" else False
+    node.clients.full["watcher"] = GONE
     node.call("emit")
     node.tick(1.0)
-    node.tick(watches.FORGET_S + 1.0)
     assert 0 == len(node.control.requests.watches)
+
+
+def test_a_watcher_that_takes_nothing_for_long_but_is_there_gets_what_it_is_owed_once_it_does() -> None:
+    node = watching()
+    node.clients.full["watcher"] = False
+    node.call("emit", 3)
+    for _ in range(100):
+        node.tick(10.0)
+    node.clients.full.clear()
+    node.tick(2 * watches.AGAIN_S)
+    assert [1, 2, 3] == values(node)
 
 
 def test_a_full_queue_of_one_watcher_changes_nothing_for_another_nor_for_another_topic() -> None:

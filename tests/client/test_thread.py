@@ -7,7 +7,6 @@ import copy
 import gc
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
@@ -27,17 +26,17 @@ from actorraft.client.client import Client
 from actorraft.client.thread import ClientThread
 from actorraft.futures import ResultFuture
 from actorraft.ports import Envelope, Kinds
+from tests.client.helpers import ByHand
 from transports.sockets import LinkTimes
 from transports.zeromq import ZeroMQClientChannel, ZeroMQMailbox
 
 
-class Node:
+class Node(ByHand):
     """A channel to one node that leads and answers every command with 1 and every read with 2, unless it is mute."""
 
     def __init__(self) -> None:
-        self.queue: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
+        super().__init__()
         self.mute = False
-        self.refusals: dict[Any, str] = {}
 
     def set_endpoints(self, endpoints: Mapping[int, str]) -> None:
         self.queue.put(Envelope(Kinds.CONNECTED, 0))
@@ -45,35 +44,14 @@ class Node:
     def send(self, node_id: int, frame: bytes) -> bool:
         match codec.decode_request(frame):
             case codec.Hello():
-                self.say(codec.LeaderIs(1, 0))
+                self.say(0, codec.LeaderIs(1, 0))
             case codec.Register(nonce=nonce):
-                self.say(codec.Registered(nonce, 5))
+                self.say(0, codec.Registered(nonce, 5))
             case codec.Commands(first_sequence=first, count=count) if not self.mute:
-                self.say(codec.Results(5, first, [1] * count, 7))
+                self.say(0, codec.Results(5, first, [1] * count, 7))
             case codec.Query(request_id=request_id, count=count) if not self.mute:
-                self.say(codec.Answers(request_id, [2] * count))
+                self.say(0, codec.Answers(request_id, [2] * count))
         return True
-
-    def say(self, reply: codec.Reply) -> None:
-        self.queue.put(Envelope(Kinds.FRAME, 0, codec.encode(reply)))
-
-    def wait(self, timeout_s: float) -> list[Envelope]:
-        came: list[Envelope | None] = []
-        try:
-            came.append(self.queue.get(timeout=max(timeout_s, 0.0001)))
-            while True:
-                came.append(self.queue.get_nowait())
-        except queue.Empty:
-            return [each for each in came if each is not None]
-
-    def set_keys(self, keys: Any) -> None:
-        pass
-
-    def wake(self) -> None:
-        self.queue.put(None)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -424,8 +402,8 @@ def test_nodes_that_answer_nothing_are_not_called_leaderless() -> None:
 
 
 def test_a_cluster_says_how_large_a_frame_may_be(client: Client[Any], node: Node) -> None:
-    node.say(codec.LeaderIs(1, 0, 64 << 10))
-    node.say(codec.LeaderIs(2, 0, 64 << 10))
+    node.say(0, codec.LeaderIs(1, 0, 64 << 10))
+    node.say(0, codec.LeaderIs(2, 0, 64 << 10))
     while client._thread.term < 2:
         time.sleep(0.001)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,18 +12,18 @@ from actorraft import codec
 from actorraft.client.client import Client
 from actorraft.client.thread import ClientThread
 from actorraft.ports import Envelope, Kinds
+from tests.client.helpers import ByHand
 
 MEMBERS = {0: "zero", 1: "one", 4: "four"}  # the client comes with 0, 1 and 2
 
 
-class Nodes:
+class Nodes(ByHand):
     """A channel to nodes that say who the members are; 0 leads, 2 is gone."""
 
     def __init__(self) -> None:
-        self.queue: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
+        super().__init__()
         self.linked: set[int] = set()
         self.endpoints: dict[int, str] = {}
-        self.refusals: dict[Any, str] = {}
         self.tells = True  # where members are; else that question is not answered
 
     def set_endpoints(self, endpoints: Mapping[int, str]) -> None:
@@ -43,27 +42,6 @@ class Nodes:
                 said = [[each, at, f"key {each}"] for each, at in MEMBERS.items()]
                 self.say(node_id, codec.AdminReply(request_id, "", said))
         return node_id in self.linked
-
-    def say(self, node_id: int, reply: codec.Reply) -> None:
-        self.queue.put(Envelope(Kinds.FRAME, node_id, codec.encode(reply)))
-
-    def wait(self, timeout_s: float) -> list[Envelope]:
-        came: list[Envelope | None] = []
-        try:
-            came.append(self.queue.get(timeout=max(timeout_s, 0.0001)))
-            while True:
-                came.append(self.queue.get_nowait())
-        except queue.Empty:
-            return [each for each in came if each is not None]
-
-    def set_keys(self, keys: Any) -> None:
-        pass
-
-    def wake(self) -> None:
-        self.queue.put(None)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture

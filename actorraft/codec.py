@@ -49,7 +49,7 @@ def _ext_hook(code: int, data: memoryview) -> Any:
 
 
 _decoders = [msgspec.msgpack.Decoder(kind, ext_hook=_ext_hook) for kind in MESSAGE_TYPES]
-_codes = {kind: code for code, kind in enumerate(MESSAGE_TYPES)}
+_codes = {kind: bytes((code,)) for code, kind in enumerate(MESSAGE_TYPES)}
 
 
 LARGE_BYTES: Final = 32 << 10  # of an item that is joined to its message, instead of growing with an encoder's buffer
@@ -57,18 +57,26 @@ LARGE_BYTES: Final = 32 << 10  # of an item that is joined to its message, inste
 
 def encode_message(message: Message) -> bytes:
     """Encode a Raft message; items of entries are bytes, None, a Configuration or plain data that msgpack holds."""
-    if isinstance(message, AppendEntries):
-        if any(type(item) is bytes and len(item) >= LARGE_BYTES for _, item in message.entries):
-            return _joined(message)
-        if any(type(item) is Configuration for _, item in message.entries):
-            message = message._replace(entries=[LogEntry(term, _wire_item(item)) for term, item in message.entries])
-    return _codes[type(message)].to_bytes(1, "little") + _encoder.encode(message)
+    kind = type(message)
+    if kind is AppendEntries:
+        for _, item in message.entries:  # type: ignore[union-attr]  # see above
+            if type(item) is bytes:
+                if len(item) >= LARGE_BYTES:
+                    return _joined(message)  # type: ignore[arg-type]
+            elif type(item) is Configuration:
+                message = _without_configurations(message)  # type: ignore[arg-type]
+                break
+    return _codes[kind] + _encoder.encode(message)
+
+
+def _without_configurations(message: AppendEntries) -> AppendEntries:
+    return message._replace(entries=[LogEntry(term, _wire_item(item)) for term, item in message.entries])
 
 
 def _joined(message: AppendEntries) -> bytes:
     """Encode the same, touching each byte of a large item once; an encoder's buffer moves them as it grows."""
     where = len(AppendEntries._fields) - AppendEntries._fields.index("entries")
-    parts = [_codes[AppendEntries].to_bytes(1, "little"), _array_head(len(message))]
+    parts = [_codes[AppendEntries], _array_head(len(message))]
     parts += map(_encoder.encode, message[:-where])
     parts.append(_array_head(len(message.entries)))
     for term, item in message.entries:

@@ -320,10 +320,12 @@ def _tell(futures: list[ResultFuture[Any]]) -> None:
     loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for future in futures:
         state = future.__dict__
-        for sleeper in _taken(state.get("_sleepers")):
-            sleeper.release()
-        for loop, woken in _taken(state.get("_tasks")):
-            loops.setdefault(loop, []).append(woken)
+        if (sleepers := state.get("_sleepers")) is not None:
+            for sleeper in _taken(sleepers):
+                sleeper.release()
+        if (tasks := state.get("_tasks")) is not None:
+            for loop, woken in _taken(tasks):
+                loops.setdefault(loop, []).append(woken)
     for loop, several in loops.items():
         try:
             loop.call_soon_threadsafe(_wake, several)
@@ -336,7 +338,7 @@ def _tell(futures: list[ResultFuture[Any]]) -> None:
         _call_back(future)
 
 
-def _taken(waiting: list[Any] | None) -> Iterable[Any]:
+def _taken(waiting: list[Any]) -> Iterable[Any]:
     """Take out one after the other, so that each is somebody's only once."""
     while waiting:
         try:
@@ -346,7 +348,8 @@ def _taken(waiting: list[Any] | None) -> Iterable[Any]:
 
 
 def _tell_waiters(future: ResultFuture[Any]) -> None:
-    for waiter in _taken(future.__dict__.get("_waiters")):
+    waiters = future.__dict__.get("_waiters")
+    for waiter in _taken(waiters) if waiters is not None else ():
         if future._exception is None:
             waiter.add_result(future)
         else:
@@ -355,7 +358,8 @@ def _tell_waiters(future: ResultFuture[Any]) -> None:
 
 def _call_back(future: ResultFuture[Any], kept: type[BaseException] = BaseException) -> None:
     """Call what waits for the end. It is the user's: nothing that it raises ends a thread of ours."""
-    for callback in _taken(future.__dict__.get("_done_callbacks")):
+    callbacks = future.__dict__.get("_done_callbacks")
+    for callback in _taken(callbacks) if callbacks is not None else ():
         try:
             callback(future)
         except kept as error:

@@ -107,15 +107,13 @@ Drain = Callable[[list[Envelope], bool], None]  # told whether its descriptor ha
 
 def has(socket: zmq.Socket[bytes], event: int) -> bool:
     """Whether a socket is ready; also makes libzmq look at what has come in meanwhile."""
-    events = socket.getsockopt(_EVENTS)
-    assert isinstance(events, int)
+    events: Any = socket.getsockopt(_EVENTS)
     return bool(events & event)
 
 
-def take(socket: zmq.Socket[bytes], parts_max: int) -> list[zmq.Frame]:
-    """Take the parts of a message up to its end; of one with too many, one more than `parts_max` comes back."""
+def take_all(socket: zmq.Socket[bytes], part: zmq.Frame, parts_max: int) -> list[zmq.Frame]:
+    """Take the parts of a message behind its first; of one with too many, one more than `parts_max` comes back."""
     receive = socket.recv
-    part = receive(_NOW, False)
     parts = [part]
     while part.more:
         part = receive(_NOW, False)
@@ -211,7 +209,9 @@ class Sockets:
 
     def wait(self, timeout_s: float) -> list[Envelope]:
         """Wait until something happens, or `timeout_s` passes; return what happened: at times nothing."""
-        happened, self._unsaid = self._unsaid, []
+        happened: list[Envelope] = []
+        if self._unsaid:
+            happened, self._unsaid = self._unsaid, happened
         now_s = time.monotonic()
         if now_s >= self._look_s:
             self._look_after_links(now_s, happened)
@@ -508,8 +508,12 @@ class Sockets:
             for taken in range(BATCH_MAX):
                 if taken < 3 and not (signalled and not taken) and not has(dealer, _POLLIN):
                     return
-                parts = take(dealer, 1 + self.introduction.receive_bytes_max // PART_BYTES_MAX)
-                frame = parts[0].bytes if len(parts) == 1 else join_parts(parts, 0)
+                part = dealer.recv(_NOW, False)
+                if part.more:
+                    parts_max = 1 + self.introduction.receive_bytes_max // PART_BYTES_MAX
+                    frame = join_parts(take_all(dealer, part, parts_max), 0)
+                else:
+                    frame = part.bytes
                 if frame.startswith(hello.MAGIC):
                     self._on_word(link, frame, happened)
                     if link.dealer is not dealer:
@@ -537,14 +541,16 @@ class Sockets:
             return Sent.GONE
         if beside and not link.whole:
             frame, beside = b"".join((frame, *(part.buffer for part in beside))), ()
-        size = len(frame) + sum(map(len, beside)) if beside else len(frame)
+        size = len(frame)
+        joined = size <= JOINED_BYTES_MAX and not beside
+        if beside:
+            size += sum(map(len, beside))
         if size > link.takes_bytes:
             said = f"{size} bytes; node {link_id} takes {link.takes_bytes}"
             self.drop("a frame that is too large, unsent", said)
             return Sent.TOO_LARGE
         dealer = link.dealer
         assert dealer is not None
-        joined = len(frame) <= JOINED_BYTES_MAX and not beside
         first, flags = (link.tag + frame, _NOW) if joined else (link.tag, _NOW_MORE)
         try:
             dealer.send(first, flags)

@@ -112,9 +112,9 @@ class Reads:
         self._round_robin = 0
 
     @property
-    def idle(self) -> bool:
-        """Whether no read is outstanding."""
-        return not (self._waiting or self._frames)
+    def outstanding(self) -> bool:
+        """Whether a read is."""
+        return bool(self._waiting or self._frames)
 
     def add(self, call: QueryCall) -> None:
         """Queue a read."""

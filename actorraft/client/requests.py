@@ -68,9 +68,9 @@ class Requests:
         self._early: dict[int, Early] = {}  # by request id
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing is outstanding."""
-        return not (self._asked or self._early)
+    def outstanding(self) -> bool:
+        """Whether something is."""
+        return bool(self._asked or self._early)
 
     def ask(
         self, node_id: int, verb: str, arguments: dict[str, Any], future: Any, deadline_s: float, link_by_s: float
@@ -185,6 +185,11 @@ class Watches:
             if watch.asked is None:
                 frame = codec.encode(codec.Watch(watch_id, watch.topic, watch.next_index))
                 watch.asked = leader if self._send(leader, frame) else None
+
+    @property
+    def watched(self) -> bool:
+        """Whether something is."""
+        return bool(self._watches)
 
     @property
     def untold(self) -> bool:

@@ -144,7 +144,12 @@ class ClientSession:
     @property
     def idle(self) -> bool:
         """Whether nothing is outstanding."""
-        return not (self._queue or self._frames) and self._reads.idle and self._requests.idle
+        return not (self._queue or self._frames or self._reads.outstanding or self._requests.outstanding)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something for who asked."""
+        return bool(self.results or self.answers or self.failures or self.published or self.admin_replies)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Queue commands, in order."""
@@ -349,46 +354,53 @@ class ClientSession:
 
     def advance(self, now_s: float) -> None:
         """Send what may leave, end what is too late."""
-        self._watches.tell(self.leader)
-        if self.idle and self.leader is not None:
+        leadership, reads, requests = self.leadership, self._reads, self._requests
+        if self._watches.watched:
+            self._watches.tell(leadership.leader)
+        if self.idle and leadership.leader is not None:
             return
         if now_s >= self._queue_deadline_s:
             self._expire_queue(now_s)
         for frame in self._frames.values():
             if now_s >= frame.deadline_s:
                 self._expire_frame(frame, now_s)
-        if not self._reads.idle:
-            self._reads.expire(now_s)
-        if not self._requests.idle:
-            self._requests.expire(now_s)
+        if reads.outstanding:
+            reads.expire(now_s)
+        if requests.outstanding:
+            requests.expire(now_s)
         if now_s >= self._retry_s:
             self._retry_s = math.inf
         oldest = next(iter(self._frames.values()), None)
         if oldest is not None and oldest.in_flight and now_s >= oldest.sent_s + self.RESEND_S:
             for frame in self._frames.values():
                 frame.in_flight = False
-            self.leadership.ask(now_s)
+            leadership.ask(now_s)
         if self._registering_s is not None and now_s >= self._registering_s + self.RESEND_S:
             self._registering_s = None
-        self.leadership.advance(now_s)
+        leadership.advance(now_s)
         self._pump(now_s)
 
     def deadline_s(self) -> float:
         """Return when `advance` must be called at the latest, whatever happens."""
-        if self.idle and self.leader is not None:
+        leadership, reads, requests = self.leadership, self._reads, self._requests
+        reading, asking = reads.outstanding, requests.outstanding
+        if not (self._queue or self._frames or reading or asking) and leadership.leader is not None:
             return math.inf
-        times = [
-            self._queue_deadline_s,
-            self._retry_s,
-            self.leadership.deadline_s(),
-            self._reads.deadline_s(),
-            self._requests.deadline_s(),
-        ]
+        due_s = min(self._queue_deadline_s, self._retry_s)
+        if leadership.leader is None:
+            due_s = min(due_s, leadership.deadline_s())
+        if reading:
+            due_s = min(due_s, reads.deadline_s())
+        if asking:
+            due_s = min(due_s, requests.deadline_s())
         for frame in self._frames.values():
-            times.append(min(frame.deadline_s, frame.sent_s + self.RESEND_S) if frame.in_flight else frame.deadline_s)
+            if frame.deadline_s < due_s:
+                due_s = frame.deadline_s
+            if frame.in_flight and frame.sent_s + self.RESEND_S < due_s:
+                due_s = frame.sent_s + self.RESEND_S
         if self._registering_s is not None:
-            times.append(self._registering_s + self.RESEND_S)
-        return min(times)
+            due_s = min(due_s, self._registering_s + self.RESEND_S)
+        return due_s
 
     def last_deadline_s(self, endless_s: float) -> float:
         """Return when the last of what is outstanding ends; what has no deadline counts as `endless_s`."""

@@ -397,7 +397,8 @@ class ClientThread:
     def _step(self, envelopes: Iterable[Any]) -> None:
         """One round: what came in, what waits, what is due, what is done."""
         session, now_s = self._session, monotonic()
-        before = (session.leader, session.term)
+        leadership = session.leadership
+        leader, term = leadership.leader, leadership.term
         for kind, node_id, frame in envelopes:
             if kind == Kinds.FRAME:
                 try:
@@ -410,21 +411,23 @@ class ClientThread:
             elif kind == Kinds.DISCONNECTED:
                 session.disconnected(node_id, now_s)
                 self._learn_s = min(self._learn_s, now_s + LOST_S)
-        self._take_work()
+        if self._requests or self._inbox:
+            self._take_work()
         session.advance(now_s)
-        self._hand_out()
-        stranger = session.leadership.stranger
+        if session.has_news:
+            self._hand_out()
+        stranger = leadership.stranger
         if stranger is not None and (self._learns or stranger not in self._endpoints):
             self._ask_where(now_s)
-        elif self._learns and session.leader is not None and now_s >= self._learn_s:
+        elif self._learns and leadership.leader is not None and now_s >= self._learn_s:
             self._learn_s = now_s + (LEARN_S if self._endpoints.keys() <= session.nodes else LOST_S)
-            self._ask_for_endpoints(session.leader, now_s)
+            self._ask_for_endpoints(leadership.leader, now_s)
         if session.frame_bytes_max:
             self._command_bytes_max = session.frame_bytes_max - HEAD_BYTES
-        if (session.leader, session.term) != before:
+        if leadership.leader != leader or leadership.term != term:
             self._learn_s = 0.0
-            if session.leader not in (None, before[0]):
-                self.events.emit("leader", session.leader, f"leads in term {session.term}")
+            if leadership.leader not in (None, leader):
+                self.events.emit("leader", leadership.leader, f"leads in term {leadership.term}")
             self.changed.ring()
 
     def _take_work(self) -> None:
@@ -480,7 +483,8 @@ class ClientThread:
         """Give everybody what the session has for them; each list is empty before anybody is told."""
         session = self._session
         if session.results:
-            for calls, values, index in _all_of(session.results):
+            results, session.results[:] = session.results[:], []
+            for calls, values, index in results:
                 _resolve([call[1] for call in calls], values, None if index < 0 else index)
         if session.answers:
             for queries, values in _all_of(session.answers):

@@ -262,6 +262,14 @@ class Driver:
             self.server, net, marks, self._log_time, skips if skips is not None else {}, keep_skips
         )
         self.fetching = Fetching(self.server, net, storage, self.snapshots, config)
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Holds: self.holding.on_message,
+            MayTry: self.holding.on_message,
+            Compared: self._on_compared,
+            StateWanted: self._on_state,
+            StatePart: self._on_state,
+        }
+        self._careful = self.skipping.careful  # as of the last batch
         self._gate: Gate | None = Gate() if noop and not isinstance(executor, LogOnly) else None
         self._shut_out: list[LogEntry] = []  # by the gate, or for what another interpreter applies
         if snapshot is None:
@@ -288,21 +296,19 @@ class Driver:
         if self._tell_at_s is not None and self.clock.monotonic() >= self._tell_at_s:
             self._tell_at_s = None
             server.tell_commit()
+        careful = self._careful = self.skipping.careful
+        handlers = self._handlers
         for event in events:
             match event:
                 case MessageEvent(message):
                     kind = type(message)
-                    if kind is Introduction or (self.skipping.careful and not self.skipping.talks_to(message.source)):
+                    if kind is Introduction or (careful and not self.skipping.talks_to(message.source)):
                         self._on_stranger(message)
+                        careful = self._careful = self.skipping.careful
                         continue
-                    if kind is Holds or kind is MayTry:
-                        self.holding.on_message(message)
-                        continue
-                    if kind is Compared:
-                        self._on_compared(message)
-                        continue
-                    if kind is StateWanted or kind is StatePart:
-                        self._on_state(message)
+                    handle = handlers.get(kind)  # what is the node's; all else is the core's
+                    if handle is not None:
+                        handle(message)
                         continue
                     if self._gate is not None:
                         self._gate.hear(message, server.current_term)
@@ -319,6 +325,7 @@ class Driver:
                     self._wake_machine()
                     self._maybe_check()
                     self.requests.tick()
+                    self.metrics.tick()
                 case DisconnectEvent(peer_id):
                     self.rules.lost(peer_id)
                     server.peer_disconnected(peer_id)
@@ -328,6 +335,12 @@ class Driver:
                     server.peer_connected(peer_id)
                 case _:
                     event()
+        self._flush()
+
+    def settle(self) -> None:
+        """Look at what the executor did, and carry out what follows from it. Raises as `process_events` does."""
+        for done in self.executor.poll():
+            self._on_done(done)
         self._flush()
 
     @property
@@ -340,23 +353,23 @@ class Driver:
 
     def _flush(self) -> None:
         """Do what the core asks for; only then look at what the executor did, when core and disk are at one again."""
-        server = self.server
+        server, executor = self.server, self.executor
         while True:
             while server.has_ready():
                 self._carry_out(server.ready())
-            done = self.executor.poll()
+            done = executor.poll()
             if not done:
                 return
             for one in done:
                 self._on_done(one)
 
     def _carry_out(self, ready: Ready) -> None:
-        for message in ready.messages:
-            self._send(message)
+        if ready.messages:
+            self._send(ready.messages)
         self._persist(ready)
         self.server.advance(ready)
-        for message in ready.messages_after_persist:
-            self._send(message)
+        if ready.messages_after_persist:
+            self._send(ready.messages_after_persist)
         if ready.committed:
             self._hand_over(ready.committed_from, ready.committed)
         for read in ready.reads:
@@ -387,15 +400,18 @@ class Driver:
             self.fetching.forget()
             self.requests.handed_over()
         if ready.hard_state is not None or ready.entries_from >= 0:
-            if ready.entries_from >= 0 and self.server.state is not LeaderState:
+            entries = ready.entries
+            leads = self.server.state is LeaderState
+            if ready.entries_from >= 0 and not leads:
                 self.requests.replaced_from(ready.entries_from)
             began_s = self.clock.monotonic()
-            self.storage.persist(ready.hard_state, ready.entries_from, ready.entries)
-            self.metrics.wrote(len(ready.entries), self.clock.monotonic() - began_s)
-            if ready.entries and self.server.state is LeaderState:
-                self.metrics.appended(ready.entries_from + len(ready.entries) - 1, began_s)
-                if self.traces:
-                    self.traces.written(ready.entries_from + len(ready.entries) - 1)
+            self.storage.persist(ready.hard_state, ready.entries_from, entries)
+            self.metrics.wrote(len(entries), self.clock.monotonic() - began_s)
+            if entries and leads:
+                last_index = ready.entries_from + len(entries) - 1
+                self.metrics.appended(last_index, began_s)
+                if self.traces.under_way:
+                    self.traces.written(last_index)
 
     def _on_stranger(self, message: Message) -> None:
         """A peer introduces itself, or says something before that."""
@@ -407,20 +423,23 @@ class Driver:
         except Learned as error:
             raise NodeStopped(str(error)) from error
 
-    def _send(self, message: Message) -> None:
-        if self.skipping.careful and not self.skipping.talks_to(message.dest):
-            return
-        if type(message) is InstallSnapshot:
-            filled = self.snapshots.chunks.fill(message)
-            if filled is None:
-                return  # compacted past it meanwhile; the core sends its newest one when this stays unanswered
-            message = filled
-        elif type(message) is AppendEntries and message.entries:
-            self.metrics.sent(len(message.entries))
-        self.net.send(message)
+    def _send(self, messages: Sequence[Message]) -> None:
+        careful, send = self._careful, self.net.send
+        for message in messages:
+            if careful and not self.skipping.talks_to(message.dest):
+                continue
+            if type(message) is InstallSnapshot:
+                filled = self.snapshots.chunks.fill(message)
+                if filled is not None:  # else compacted past it meanwhile; the core sends its newest one later
+                    send(filled)
+                continue
+            if type(message) is AppendEntries and message.entries:
+                self.metrics.sent(len(message.entries))
+            send(message)
 
     def _hand_over(self, first_index: int, entries: list[LogEntry]) -> None:
-        if self._gate is None and not self._shut_out and not self._look_at_python():
+        fits = self.rules.interpreters.fits() or not self._look_at_python()
+        if self._gate is None and not self._shut_out and fits:
             self._give(first_index, entries)
             return
         known = self.snapshots.handed_index + len(self._shut_out)
@@ -474,43 +493,49 @@ class Driver:
     def _give(self, first_index: int, entries: list[LogEntry]) -> None:
         handed_index = self.snapshots.handed_index
         assert first_index == handed_index + 1, f"handing over {first_index} after {handed_index}"
-        now_s = self.clock.monotonic()
-        self.metrics.committed(first_index + len(entries) - 1, now_s)
-        if self.traces:
-            self.traces.committed(first_index + len(entries) - 1)
-        self._handed.append((first_index + len(entries) - 1, now_s))
-        self.executor.submit(work.Apply(first_index, entries, not self.requests.waiting))
-        self.snapshots.handed_over(first_index, entries)
+        now_s, last_index = self.clock.monotonic(), handed_index + len(entries)
+        self.metrics.committed(last_index, now_s)
+        if self.traces.under_way:
+            self.traces.committed(last_index)
+        self._handed.append((last_index, now_s))
+        size = self.snapshots.handed_over(first_index, entries)
+        self.executor.submit(work.Apply(first_index, entries, not self.requests.waiting, size))
         self.observer.committed(first_index, entries)
         self.requests.handed_over()
 
     # --- What the executor did ---
 
+    def _on_applied(self, done: work.Applied) -> None:
+        index, replies, self._log_time.applied_s, self._wake_at_s, events, checked, hold = done
+        if hold is not self.holding.hold:
+            self.holding.note(hold)
+            self._look_at_code()
+        if events:
+            self.requests.watches.published(events)
+        if hold is None or hold.position != work.BEFORE:
+            self._passed_on = index
+        self.requests.applied(index, replies)
+        self.server.applied(index)
+        if self.traces.under_way:
+            self.traces.applied(index)
+        handed = self._handed
+        if handed and handed[0][0] <= index:
+            now_s = self.clock.monotonic()
+            while handed and handed[0][0] <= index:
+                self.metrics.apply.observe(now_s - handed.popleft()[1])
+        self.snapshots.begin_if_due()
+        for check in checked:
+            self._on_checked(check)
+
     def _on_done(self, done: work.Done) -> None:
         match done:
-            case work.Applied(index, replies, log_time_s, wake_at_s, events, checked, hold):
-                if hold is not self.holding.hold:
-                    self.holding.note(hold)
-                    self._look_at_code()
-                if events:
-                    self.requests.watches.published(events)
-                if hold is None or hold.position != work.BEFORE:
-                    self._passed_on = index
-                self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
-                self.requests.applied(index, replies)
-                self.server.applied(index)
-                if self.traces:
-                    self.traces.applied(index)
-                while self._handed and self._handed[0][0] <= index:
-                    self.metrics.apply.observe(self.clock.monotonic() - self._handed.popleft()[1])
-                self.snapshots.begin_if_due()
-                for check in checked:
-                    self._on_checked(check)
+            case work.Applied():
+                self._on_applied(done)
             case work.Tried(applied, apply, restored):
                 if restored is not None:
                     self._on_done(restored)
                 self.holding.tried(applied.hold, apply=apply)
-                self._on_done(applied)
+                self._on_applied(applied)
             case work.Answered(client, reply):
                 self.requests.answered(client, reply)
             case work.Watched(client, watch, published):

@@ -209,8 +209,10 @@ class Executor:
         return self._done(replies)
 
     def _done(self, replies: list[tuple[int, codec.Reply]]) -> Applied:
-        checked, self._checked = self._checked, []
-        events = self._take_events()
+        checked: Sequence[Checked] = ()
+        if self._checked:
+            checked, self._checked = self._checked, []
+        events = self._take_events() if self._context.events else []
         return Applied(self.last_applied, replies, self.log_time_s, self._wake_at(), events, checked, self.hold)
 
     def _apply_entries(
@@ -221,32 +223,42 @@ class Executor:
             raise MachineHeld(self._doubt, untouched=True)
         held = words[HELD]
         skips = self.skips
+        # What is not so on almost any day: looked at for each entry only where it may be.
+        special = bool(skips) or held >= first_index or self._replay is not None
         timer, slow_s = self._timer, self._slow_s
         began_s = timer()
         index = first_index
         for term, item in entries:
             if type(item) is bytes:
                 words[RUNNING] = index
-                if self._replay is not None and index >= self._replay.from_index:
-                    self._begin_replay(index, term, self._replay)
-                if index == held and index not in self._outcomes:
-                    raise MachineHeld(
-                        "this node held there before its process was started again",
-                        words[HELD_POSITION],
-                        untouched=True,
-                    )
-                if skips and index in skips and skips[index] == entry_checksum(index, LogEntry(term, item)):
+                if special and self._is_skipped(index, term, item):
                     reply = self._skip(index, item)
                 else:
                     reply = self._apply_item(index, term, item)
                 if reply is not None:
                     replies.append((index, reply))
+                elif not special:
+                    special = bool(skips) or self._replay is not None  # if that was what the entry says
                 now_s = timer()
                 if now_s - began_s > slow_s:
                     self._note_slow(index, LogEntry(term, item), now_s - began_s)
                 began_s = now_s
             self.last_applied = index
             index += 1
+
+    def _is_skipped(self, index: int, term: int, item: bytes) -> bool:
+        """Go over to other code where that begins, and hold where this node held; whether this entry is passed over.
+
+        Raises:
+            MachineHeld: this node held there, and the cluster has not decided since.
+        """
+        if self._replay is not None and index >= self._replay.from_index:
+            self._begin_replay(index, term, self._replay)
+        words = self.marks.words
+        if index == words[HELD] and index not in self._outcomes:
+            why = "this node held there before its process was started again"
+            raise MachineHeld(why, words[HELD_POSITION], untouched=True)
+        return index in self.skips and self.skips[index] == entry_checksum(index, LogEntry(term, item))
 
     def _note_slow(self, index: int, entry: LogEntry, took_s: float) -> None:
         shown = describe(index, entry)
@@ -402,10 +414,8 @@ class Executor:
         return None if wake_at is not None and wake_at == self._passed_at else wake_at
 
     def _take_events(self) -> list[tuple[int, str, Any]]:
-        events = self._context.events
-        if events:
-            self._context.events = []
-            self.published.extend(events)
+        events, self._context.events = self._context.events, []
+        self.published.extend(events)
         return events
 
     def _apply_item(self, index: int, term: int, item: bytes) -> codec.Reply | None:

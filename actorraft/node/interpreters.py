@@ -41,6 +41,7 @@ class Interpreters:
         self._heard: dict[int, str] = {}  # what peers on a living link have said
         self._seen = Configuration()  # the one that was looked into last,
         self._said = ""  # and what it says
+        self._fitting: Configuration | None = None  # the one that was found to name this node's version
 
     def hear(self, node_id: int, python: str) -> None:
         """A peer says what it runs; one of an older library says nothing."""
@@ -56,6 +57,11 @@ class Interpreters:
         ruling = self._said_in(self._server.configuration)
         return {one for one, python in self._heard.items() if python and ruling and python != ruling}
 
+    def fits(self) -> bool:
+        """Whether what is committed is known to be for this node's version: so it was, and nothing has changed."""
+        index, configuration = self._server.configurations[-1]
+        return configuration is self._fitting and index <= self._server.commit_index
+
     def look(self) -> str:
         """See whether this node may apply what is committed; returns why not, if so."""
         server = self._server
@@ -67,6 +73,7 @@ class Interpreters:
                 known = configuration
                 break
         ruling = self._said_in(known)
+        self._fitting = known if ruling == self.mine else None
         if ruling in ("", self.mine):
             server.foreign = False
             return ""
@@ -80,7 +87,9 @@ class Interpreters:
 
     def may_append(self) -> bool:
         """Whether this leader may append a command now."""
-        return not self.mine or self._said_in(self._server.configuration) == self.mine
+        known = self._server.configuration
+        said = self._said if known is self._seen else self._said_in(known)
+        return not self.mine or said == self.mine
 
     def tick(self) -> None:
         """Make this leader's version the cluster's, if it can be now; else hand over to a node of the cluster's."""

@@ -66,10 +66,8 @@ class Leaving:
         self._snapshot_at, self._begun = index, False
 
     def follow(self) -> None:
-        """Look how far it is; called after each round of the loop."""
+        """Look how far it is; called after each round of the loop, while no commands are taken."""
         driver, server = self._driver, self._driver.server
-        if not driver.requests.closing:
-            return
         at_end = server.commit_index == len(server.log) - 1 and server.committed_in_own_term
         if not self._told_end and server.state is LeaderState and at_end:
             self._told_end = True

@@ -40,7 +40,9 @@ logger = guarded_logger("actorraft")
 EXIT_MACHINE: Final = 70  # EX_SOFTWARE: the machine cannot go on as the others do
 LATE_S: Final = 0.005  # a piece of work that takes longer has the loop taken away from its thread
 CALM_S: Final = 1.0  # without such a piece, until the loop comes back
-PUT_OFF_S: Final = 0.001  # the longest that work which nobody waits for is put off while nothing else happens
+# The longest that work which nobody waits for is put off while nothing else happens: longer than a command takes from
+# append to append (about 1 ms), or it would begin just when the next append needs the loop.
+PUT_OFF_S: Final = 0.004
 PUT_OFF_BYTES_MAX: Final = 4096  # of entries; more is not put off
 IDLE_LOOKS: Final = 20  # at which nothing was under way; then the watch sleeps until something is
 DISK_WAIT_S: Final = 0.002  # until a snapshot whose disk is behind is looked at again
@@ -82,7 +84,7 @@ class MachineThread:
     def submit(self, work: Work) -> None:
         self._handed += 1
         if type(work) is Apply and work.quiet:
-            self._put_off_bytes += sum(len(item) for _, item in work.entries if type(item) is bytes)
+            self._put_off_bytes += work.size_bytes
             self._pressing |= self._put_off_bytes > PUT_OFF_BYTES_MAX
         else:
             self._pressing = True
@@ -90,7 +92,7 @@ class MachineThread:
 
     def poll(self) -> list[Done]:
         done = self._done
-        return [done.popleft() for _ in range(len(done))]
+        return [done.popleft() for _ in range(len(done))] if done else []
 
     # --- The node's first thread ---
 

@@ -19,21 +19,31 @@ UNDER_WAY_MAX: Final = 10_000  # appended batches whose commit is timed; more ar
 
 
 class Histogram:
-    """How often something took how long."""
+    """How often something took how long.
 
-    __slots__ = ("counts", "sum_s")
+    Attributes:
+        observe: notes one, in seconds. It only keeps the number, since a loop has better to do; `fold` counts them.
+    """
+
+    __slots__ = ("_noted", "counts", "observe", "sum_s")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS_S) + 1)
         self.sum_s = 0.0
+        self._noted: list[float] = []
+        self.observe: Callable[[float], None] = self._noted.append
 
-    def observe(self, seconds: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
-        self.sum_s += seconds
+    def fold(self) -> None:
+        """Count what was noted: once a tick."""
+        counts, noted = self.counts, self._noted
+        for seconds in noted:
+            counts[bisect_left(BOUNDS_S, seconds)] += 1
+        self.sum_s += sum(noted)
+        noted.clear()
 
     def as_list(self) -> list[Any]:
         """Return it as plain data."""
+        self.fold()
         return [list(BOUNDS_S), self.counts[:-1], self.counts[-1], self.sum_s]
 
 
@@ -91,6 +101,11 @@ class Metrics:
             self.leader_found_s = now_s
             self.leader_changes += leader_id != self._last_leader_id
             self._last_leader_id = leader_id
+
+    def tick(self) -> None:
+        """Count what was timed since the last tick."""
+        for one in (self.sync, self.commit, self.apply):
+            one.fold()
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain data."""

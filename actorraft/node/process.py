@@ -60,7 +60,7 @@ from actorraft.node.room import DiskRoom
 from actorraft.node.service_manager import ServiceManager
 from actorraft.node.spec import NodeSpec
 from actorraft.pickling.fingerprint import fingerprint_of
-from actorraft.ports import GONE, Kinds
+from actorraft.ports import GONE, Kinds, Sent
 from actorraft.raft import roster
 from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import Configuration, Message
@@ -151,12 +151,12 @@ class _Clients:
     """Answers to clients over the mailbox."""
 
     def __init__(self, mailbox: Mailbox) -> None:
-        self._send = mailbox.try_send_client
+        self._send = mailbox.send_client
         self.key, self.role, self.is_gone = mailbox.key, mailbox.role, mailbox.is_gone
 
     def send_client(self, client: Any, frame: bytes) -> object:
-        left = self._send(client, frame)
-        return GONE if left is None else left
+        sent = self._send(client, frame)
+        return True if sent is Sent.LEFT else False if sent is Sent.FULL else GONE
 
 
 class Companion(Protocol):
@@ -336,7 +336,7 @@ class RaftNode:
         if self._backups is not None:
             self._backups.start()
         self._manager.tell("READY=1")
-        self._machine.run(self._turn, lambda: self.driver.process_events(()))
+        self._machine.run(self._turn, self.driver.settle)
         if self._backups is not None:
             self._backups.close()
         if self._health is not None:
@@ -386,20 +386,30 @@ class RaftNode:
             self._campaign_when_connected()
         if self._unsettled and driver.server.state is LeaderState:
             self._settle()
-        if self._members is not None and self._members.follow():
-            driver.process_events(())
-        if self._members is not None and self._members.removed:
+        if self._members is not None and self._is_removed(self._members):
+            return None
+        if driver.requests.closing:
+            self._leaving.follow()
+        if self._context.stop_requested and self._may_stop():
+            return None
+        return bool(envelopes)
+
+    def _is_removed(self, members: Members) -> bool:
+        """Follow the members that the log names; whether this node is none of them any more."""
+        if members.follow():
+            self.driver.process_events(())
+        if members.removed:
             logger.warning("node %d is no member any more, and leaves; its directory may go", self._spec.node_id)
             Files().replace(self._spec.directory / REMOVED, b"This node is no member any more.\n")
-            return None
-        self._leaving.follow()
-        if self._context.stop_requested and not self._told_stopping:
+        return members.removed
+
+    def _may_stop(self) -> bool:
+        """The parent asks to stop: whether what is to be done before is done."""
+        if not self._told_stopping:
             self._told_stopping = True
             if not getattr(self._context, "again", False):  # it begins anew in this process: that is no end
                 self._manager.tell("STOPPING=1")
-        if self._context.stop_requested and self._leaving.may_leave():
-            return None
-        return bool(envelopes)
+        return self._leaving.may_leave()
 
     def _settle(self) -> None:
         """Make what decides replicated state the cluster's own, once; a cluster of 0.1.0 has none of it in its log."""

@@ -134,7 +134,10 @@ class Reads:
 
     def handed_over(self) -> None:
         """The executor was given more: reads that waited for it have their turn."""
-        behind, handed_index = self._behind, self._snapshots.handed_index
+        behind = self._behind
+        if not behind:
+            return
+        handed_index = self._snapshots.handed_index
         while behind and behind[0][0] <= handed_index:
             self._queue(heapq.heappop(behind)[2])
 

@@ -18,13 +18,26 @@ from __future__ import annotations
 import sys
 from types import FrameType
 
+_last_depth = 0  # of the caller, when it was last counted
+
 
 def limit_recursion(frames_max: int) -> None:
     """Allow so many frames above the caller's."""
+    global _last_depth  # a guess, which is looked at before it is believed
+    try:
+        if _last_depth and sys._getframe(_last_depth).f_back is None:  # noqa: SLF001 (the interpreter's own)
+            depth = _last_depth
+        else:
+            depth = _last_depth = _depth(sys._getframe(1))  # noqa: SLF001
+    except ValueError:  # the stack is not that deep
+        depth = _last_depth = _depth(sys._getframe(1))  # noqa: SLF001
+    if sys.getrecursionlimit() != depth + frames_max:
+        sys.setrecursionlimit(depth + frames_max)
+
+
+def _depth(frame: FrameType | None) -> int:
     depth = 0
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 (the interpreter's own)
     while frame is not None:
         depth += 1
         frame = frame.f_back
-    if sys.getrecursionlimit() != depth + frames_max:
-        sys.setrecursionlimit(depth + frames_max)
+    return depth

@@ -233,7 +233,7 @@ class Requests:
         """Another leader replaced entries: their clients hear nothing from here and ask there."""
         for index in [index for index in self._pending if index >= first_index]:
             self._take_pending(index)
-        if self._traces:
+        if self._traces.under_way:
             self._traces.replaced_from(first_index)
 
     def _take_pending(self, index: int) -> Any:

@@ -219,7 +219,8 @@ class Rules:
             RaftError: it may not append anything now.
         """
         mine, server = self.mine, self._server
-        if not self.interpreters.may_append():
+        interpreters = self.interpreters
+        if interpreters.mine and not interpreters.may_append():
             return False
         if mine is None or (self._term == server.current_term and self._in_log is mine):
             return True

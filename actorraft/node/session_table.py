@@ -15,6 +15,7 @@ Not here:   what a command is (executor.py, host.py).
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -60,6 +61,7 @@ class Sessions:
     def __init__(self, expiry_s: float) -> None:
         self.expiry_s = expiry_s
         self._sessions: OrderedDict[int, Session] = OrderedDict()
+        self._none_before_s = -math.inf  # up to this log time nobody expires, as was seen when it was last looked at
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -101,9 +103,13 @@ class Sessions:
             Which these are.
         """
         expired: list[int] | tuple[()] = ()
+        if log_time_s <= self._none_before_s:
+            return expired
         while self._sessions:
             client_id, session = next(iter(self._sessions.items()))
-            if session.last_active_s + self.expiry_s >= log_time_s:
+            until_s = session.last_active_s + self.expiry_s
+            if until_s >= log_time_s:
+                self._none_before_s = until_s  # the others were active later, and so is whoever comes
                 break
             del self._sessions[client_id]
             expired = [*expired, client_id]
@@ -123,6 +129,7 @@ class Sessions:
 
     def restore(self, state: list[Any]) -> None:
         """Take over the table of a snapshot; in one of 0.1.0 the results have no index."""
+        self._none_before_s = -math.inf
         self._sessions = OrderedDict(
             (client_id, Session(last_active_s, next_sequence, {row[0]: (row[1], (*row, -1)[2]) for row in rows}))
             for client_id, last_active_s, next_sequence, rows in state

@@ -65,13 +65,17 @@ class Snapshotting:
         if newest is not None:
             executor.submit(Restore.newest(self.newest_index, storage))
 
-    def handed_over(self, first_index: int, entries: Sequence[LogEntry]) -> None:
-        """Note what the executor was given."""
-        self.handed_index = first_index + len(entries) - 1
-        for index, (_, item) in enumerate(entries, first_index):
+    def handed_over(self, first_index: int, entries: Sequence[LogEntry]) -> int:
+        """Note what the executor is given; return how many bytes its items have."""
+        size, index = 0, first_index
+        for _, item in entries:
             if type(item) is bytes:
-                self._log_bytes += len(item)
+                size += len(item)
                 self._last_item_index = index
+            index += 1
+        self.handed_index = index - 1
+        self._log_bytes += size
+        return size
 
     @property
     def to_replay(self) -> bool:
@@ -92,8 +96,8 @@ class Snapshotting:
         """Take one if enough was handed over since the last."""
         entries = self.handed_index - max(self.newest_index, self.tried_index)
         # At least as much log as the last one was large: a large state is not written again and again.
-        due_bytes = max(self._config.snapshot_after_bytes, self._newest_bytes)
-        if self._log_bytes >= due_bytes or entries >= self._config.snapshot_after_entries:
+        enough = self._log_bytes >= self._config.snapshot_after_bytes and self._log_bytes >= self._newest_bytes
+        if enough or entries >= self._config.snapshot_after_entries:
             self.begin()
 
     def begin(self) -> str:

@@ -54,7 +54,7 @@ class Entry:
 
 
 class Traces:
-    """The traced frames that a node has under way, oldest first; false while there are none.
+    """The traced frames that a node has under way, oldest first.
 
     Args:
         node_id: the node's.
@@ -64,14 +64,11 @@ class Traces:
     def __init__(self, node_id: int, counts: Counter[str]) -> None:
         self._node_id = node_id
         self._counts = counts
-        self._under_way: deque[Entry] = deque()
+        self.under_way: deque[Entry] = deque()  # asked before each batch, for nothing is mostly traced
         self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._provider: Any = None  # that this node has set up; ended with it
         self._broken = False
-
-    def __bool__(self) -> bool:
-        return bool(self._under_way)
 
     def taken(self, index: int, term: int, traces: list[str]) -> None:
         """A traced frame came, and is the entry at `index`."""
@@ -79,9 +76,9 @@ class Traces:
             self._thread = threading.Thread(target=self._run, name="tracing", daemon=True)
             self._thread.start()
         if self._thread is not None:
-            self._under_way.append(Entry(index, term, traces[:TRACES_MAX]))
-            if len(self._under_way) > UNDER_WAY_MAX:
-                self._under_way.pop()
+            self.under_way.append(Entry(index, term, traces[:TRACES_MAX]))
+            if len(self.under_way) > UNDER_WAY_MAX:
+                self.under_way.pop()
                 self._counts[NOT_MADE] += 1
 
     def written(self, last_index: int) -> None:
@@ -95,17 +92,17 @@ class Traces:
     def applied(self, last_index: int) -> None:
         """Entries up to here are applied."""
         self._passed(3, last_index)
-        while self._under_way and self._under_way[0].index <= last_index:
-            self._make(self._under_way.popleft())
+        while self.under_way and self.under_way[0].index <= last_index:
+            self._make(self.under_way.popleft())
 
     def replaced_from(self, first_index: int) -> None:
         """Another leader replaced entries from here on; their clients ask there."""
-        while self._under_way and self._under_way[-1].index >= first_index:
-            self._make(self._under_way.pop())
+        while self.under_way and self.under_way[-1].index >= first_index:
+            self._make(self.under_way.pop())
 
     def _passed(self, step: int, last_index: int) -> None:
         now_ns = time_ns()
-        for entry in self._under_way:
+        for entry in self.under_way:
             if entry.index > last_index:
                 return
             if len(entry.times_ns) == step:

@@ -27,6 +27,7 @@ class Apply(NamedTuple):
     first_index: int
     entries: Sequence[LogEntry]
     quiet: bool = False  # nobody waits for it: that it is done may be seen later, with whatever comes next
+    size_bytes: int = 0  # of the items
 
 
 class Read(NamedTuple):

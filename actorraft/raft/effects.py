@@ -16,6 +16,7 @@ from actorraft.raft.messages import AppendEntriesResponse, EntryId, HardState, I
 from actorraft.raft.ready import LostLog, ReadState, Ready, ServerState
 
 Role = tuple[ServerState, int, int | None]  # state, term, leader
+Standing = tuple[ServerState, int, int | None, int | None]  # and vote
 
 
 class Effects:
@@ -41,8 +42,10 @@ class Effects:
         "messages_after_persist",
         "persisted_index",
         "reads",
+        "seldom",
         "snapshot_chunks",
         "snapshot_installed",
+        "standing",
         "unstable_from",
         "urgent_delay_ms",
     )
@@ -56,6 +59,7 @@ class Effects:
         # What the last Ready said
         self._hard_state = hard_state  # durable, once that Ready is advanced
         self._role = role
+        self.standing: Standing = (*role, hard_state.voted_for)  # both, in short
         self._taken: Ready | None = None  # the Ready that is out
         self._clear()
 
@@ -70,6 +74,7 @@ class Effects:
         self.commit_untold = False
         self.begun = False
         self.lost_logs: tuple[LostLog, ...] = ()
+        self.seldom = False  # whether any of those is there that almost no Ready has
 
     # -- what the rules do to the log
 
@@ -91,24 +96,26 @@ class Effects:
         self.unstable_from = snapshot_id.index + 1
         self.snapshot_installed = snapshot_id
 
-    # -- out
+    def write_chunk(self, chunk: InstallSnapshot) -> None:
+        """A piece of a snapshot has come (§7)."""
+        self.snapshot_chunks.append(chunk)
+        self.seldom = True
 
-    def waiting(self, hard_state: tuple[int, int | None], role: Role, commit_index: int) -> bool:
-        """Whether there is something for a driver to do."""
-        return bool(
-            self.messages
-            or self.messages_after_persist
-            or self.unstable_from <= self._log.last_index
-            or self.handed_index < commit_index
-            or self.reads
-            or self.snapshot_chunks
-            or self._hard_state != hard_state
-            or self._role != role
-            or self.urgent_delay_ms is not None
-            or self.commit_untold
-            or self.begun
-            or self.lost_logs
-        )
+    def want_urgent(self, delay_ms: int) -> None:
+        """See `Ready.urgent_delay_ms`."""
+        self.urgent_delay_ms = delay_ms
+        self.seldom = True
+
+    def end_probation(self) -> None:
+        """What this node votes and acknowledges counts from here on."""
+        self.begun = self.seldom = True
+
+    def say_lost(self, lost: LostLog) -> None:
+        """A node came back without what it had acknowledged."""
+        self.lost_logs += (lost,)
+        self.seldom = True
+
+    # -- out
 
     def ready(self, hard_state: HardState, role: Role, commit_index: int) -> Ready:
         """Return what is to be done now, and forget it; `advance` is due before the next one."""
@@ -140,7 +147,7 @@ class Effects:
             commit_untold=self.commit_untold,
             begun=self.begun,
         )
-        self._hard_state, self._role = hard_state, role
+        self._hard_state, self._role, self.standing = hard_state, role, (*role, hard_state.voted_for)
         self._clear()
         return ready
 

@@ -333,7 +333,7 @@ def urgent(self: RaftServer) -> None:
 def arm_urgent(self: RaftServer, delay_ms: int | None) -> None:
     """Let the driver call `urgent` after `delay_ms`; None: not any more."""
     if delay_ms is not None or self.urgent_delay_ms is not None:
-        self.effects.urgent_delay_ms = NOT_URGENT if delay_ms is None else delay_ms
+        self.effects.want_urgent(NOT_URGENT if delay_ms is None else delay_ms)
     self.urgent_delay_ms = delay_ms
 
 

@@ -133,4 +133,4 @@ def check_probation(self: RaftServer, message: AppendEntries) -> None:
 def end_probation(self: RaftServer) -> None:
     """Vote and count from now on."""
     self.probation = None
-    self.effects.begun = True
+    self.effects.end_probation()

@@ -193,6 +193,8 @@ def handle_append_entries_response(self: RaftServer, message: AppendEntriesRespo
             self.note_lost_log(message.source, progress, next_index)
         else:
             progress.reject(message.rejected_index, next_index)
+    if progress.state is not REPLICATE or progress.next_index <= self.log.last_index or progress.append_due:
+        self.send_due = True  # else it has all there is, and `feed` has nothing for it
     self.heard_follower(progress, message.round, leased=self.leases)
 
 
@@ -205,7 +207,6 @@ def hear_follower(self: RaftServer, message: AppendEntriesResponse | InstallSnap
         progress.counts = message.counts
         progress.recent_active = True
         progress.silent_ticks = 0
-        self.send_due = True
     return progress
 
 
@@ -213,8 +214,10 @@ def heard_follower(self: RaftServer, progress: Progress, answered_round: int, *,
     """Go on with what waited for a follower's answer: reads, a transfer, newcomers."""
     if self.state is LeaderState:  # committing its own removal may have ended its leadership
         self.count_round(progress, answered_round, leased=leased)
-        self.check_transfer()
-        self.check_catch_up()
+        if self.transfer_target is not None:
+            self.check_transfer()
+        if self.pending_change is not None:
+            self.check_catch_up()
 
 
 def note_lost_log(self: RaftServer, peer_id: int, progress: Progress, next_index: int) -> None:
@@ -226,7 +229,7 @@ def note_lost_log(self: RaftServer, peer_id: int, progress: Progress, next_index
     # What is compacted here is committed, so no later leader is without it (§5.4.3).
     index = max(progress.match_index, self.log.first_index - 1)
     owed = EntryId(self.log.term_at(index), index)
-    self.effects.lost_logs += (LostLog(peer_id, progress.match_index, next_index - 1),)
+    self.effects.say_lost(LostLog(peer_id, progress.match_index, next_index - 1))
     progress.lose(owed, next_index)
     self.remind(peer_id, progress)
 
@@ -251,14 +254,15 @@ def maybe_commit(self: RaftServer, hint_index: int | None = None) -> None:
     if index > self.commit_index and self.log.term_at(index) == self.current_term:
         first = self.log.term_at(self.commit_index) != self.current_term
         self.commit_to(index)
-        self.send_due = True
         self.effects.commit_untold = self.commit_along
+        if not self.commit_along:
+            self.send_due = True
         if first and self.noop:  # without a no-op, in simulations of the paper, no more is sent than the paper says
             # What stopped the last leader (a command that holds its process up) may be in here, and may stop this one
             # before it has said so; the next one would meet it as a leader too. Told now, all meet it at once. And
             # whose probe was lost since the election is asked again.
             for progress in self.progress.values():
-                progress.append_due = True
+                progress.append_due = self.send_due = True
         self.after_leader_commit()
 
 
@@ -320,7 +324,7 @@ def handle_reminder(self: RaftServer, message: Reminder) -> None:
     owed = EntryId(message.owed_term, message.owed_index)
     if owed > max(self.log.last, self.owed):
         self.owed = owed
-        self.effects.lost_logs += (LostLog(self.node_id, owed.index, self.log.last_index),)
+        self.effects.say_lost(LostLog(self.node_id, owed.index, self.log.last_index))
 
 
 def store_entries(self: RaftServer, first: int, entries: list[LogEntry]) -> None:

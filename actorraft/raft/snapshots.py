@@ -96,6 +96,7 @@ def handle_install_snapshot_response(self: RaftServer, message: InstallSnapshotR
     progress = self.hear_follower(message)
     if progress is None:
         return
+    self.send_due = True
     if progress.state is SNAPSHOT and message.snapshot_index == progress.snapshot_id.index:
         if message.done:
             progress.acknowledge(message.snapshot_index, self.reads.round)
@@ -128,7 +129,7 @@ def handle_install_snapshot(self: RaftServer, message: InstallSnapshot) -> None:
             return
     done = False
     if message.offset == receiving.next_offset:
-        self.effects.snapshot_chunks.append(message)
+        self.effects.write_chunk(message)
         receiving = receiving._replace(next_offset=receiving.next_offset + len(message.data))
         done = message.done
     self.receiving = None if done else receiving

@@ -398,7 +398,8 @@ def explore(seed: int) -> InvariantViolation | None:
         if rng.random() < 0.3:
             costs[index] = rng.choice((0.004, 0.006, 0.006, 0.011, 0.05, 0.4))
         entries = [LogEntry(1, b"x" * rng.choice((1, 1, 3000))) for _ in range(count)]
-        plan.append((at_s, Apply(index, entries, quiet=rng.random() < 0.5)))
+        size = sum(len(entry.item) for entry in entries)
+        plan.append((at_s, Apply(index, entries, rng.random() < 0.5, size)))
         index += count
     plan.append((at_s, Apply(index, [LogEntry(1, b"last")])))  # somebody waits for it
     index += 1

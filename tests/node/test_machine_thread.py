@@ -155,7 +155,8 @@ class Loop:
 
     def entry(self, request: Any, *, quiet: bool = False) -> Apply:
         self._index += 1
-        return Apply(self._index - 1, [entry(request)], quiet)
+        one = entry(request)
+        return Apply(self._index - 1, [one], quiet, len(one.item))
 
     def call(self, name: str, *, quiet: bool = False) -> Apply:
         self._sequence += 1

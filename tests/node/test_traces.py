@@ -50,7 +50,7 @@ def test_each_traced_command_has_a_span_of_each_step_one_after_the_other(exporte
 
     play(traces, 7, [TRACEPARENT, OTHER])
 
-    assert not traces
+    assert not traces.under_way
     traces.close()
     spans = exporter.get_finished_spans()
     assert [span.name for span in spans] == ["append", "commit", "apply"] * 2
@@ -103,7 +103,7 @@ def test_a_tracer_that_raises_is_let_go_and_said_so(
 
         play(traces, 8, [TRACEPARENT])
 
-    assert not traces
+    assert not traces.under_way
     assert traces._thread is None
 
 
@@ -138,7 +138,7 @@ def test_a_process_that_has_nothing_of_opentelemetry_notes_nothing(monkeypatch: 
 
     traces.taken(7, 2, [TRACEPARENT])
 
-    assert not traces
+    assert not traces.under_way
     traces.close()
 
 

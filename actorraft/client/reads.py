@@ -1,9 +1,10 @@
 """The reads of one client: who is asked, when again, and how each ends.
 
 A read is asked of one node, and of another one only when the first has refused it, its link broke, or (for reads that
-go to the leader) another node leads. However long the answer takes, it is taken. A node that says nothing is reminded,
-less and less often, for an answer may be lost on the way: the same request under the same number, which a node that
-is at it already runs no second time.
+go to the leader) another node leads. However long the answer takes, it is taken, also from a node that leads no more:
+else a read that takes longer than leaders last would never end. A node that says nothing is reminded, less and less
+often, for an answer may be lost on the way: the same request under the same number, which a node that is at it already
+runs no second time.
 
 Source:     D§6.4.
 Threads:    one at a time; times are handed in.
@@ -28,7 +29,7 @@ from actorraft.errors import Busy, NotYet, Unavailable, UsageError
 
 PARKED_MAX = 1000  # frames that may wait at nodes, until the log or the machine has got where they ask for
 REMIND_S = 1.0  # an answer that is later than this may be lost; the next time it is asked for after twice as long
-
+LEAST_WAIT_S = 0.001  # of one whose time is over just now: 0.0 means something else to a node
 
 _Ext = msgspec.msgpack.Ext
 
@@ -67,13 +68,19 @@ class QueryFrame:
 
     calls: list[QueryCall | None]  # one that has ended is None: its answer is nobody's
     deadline_s: float  # of the first that ends
-    node_id: int
+    node_id: int  # the one to remind
+    asked: set[int]  # who may still answer; never empty
     to: str | int
-    data: bytes  # the frame as it was sent
+    query: codec.Query  # as it was sent last
     remind_s: float  # when it is sent again
-    patience_s: float = REMIND_S  # how long after that the next time
+    patience_s: float = REMIND_S  # how long after it was sent
     parks: bool = False  # it may wait there, and keeps no other from being sent
     whole: bool = True  # none of its calls has ended
+
+
+def _wait_s(ends_s: float, now_s: float) -> float:
+    """Return for how long a node may keep a frame whose last call ends then; 0.0 if that never ends."""
+    return 0.0 if ends_s == math.inf else max(ends_s - now_s, LEAST_WAIT_S)
 
 
 class Reads:
@@ -128,16 +135,24 @@ class Reads:
 
     # --- What the network tells ---
 
-    def answered(self, reply: codec.Answers) -> None:
-        """Take the answers of one frame; what a node left out is asked again."""
-        frame = self._frames.pop(reply.request_id, None)
+    def answered(self, node_id: int, reply: codec.Answers) -> None:
+        """Take the answers of one frame; what a node left out is asked again.
+
+        What a node says that led before is as good: it still led after it was asked, or it would have refused.
+        """
+        frame = self._frames.get(reply.request_id)
         if frame is None:
             return
-        self._retry_s = 0.0
         calls, values = frame.calls[: len(reply.values)], reply.values
+        some_not_yet = _Ext in set(map(type, values)) and codec.NOT_YET in values
+        if some_not_yet and node_id != frame.node_id:
+            self._give_up(node_id, reply.request_id, frame.remind_s)  # it waits at the new leader
+            return
+        del self._frames[reply.request_id]
+        self._retry_s = 0.0
         if len(values) < len(frame.calls):
             self._again(frame.calls[len(values) :])
-        if _Ext in set(map(type, values)) and codec.NOT_YET in values:
+        if some_not_yet:
             not_yet = [value == codec.NOT_YET for value in values]
             self._again([call and call._replace(alone=True) for call in itertools.compress(calls, not_yet)])
             calls = [None if waits else call for call, waits in zip(calls, not_yet, strict=False)]
@@ -149,12 +164,15 @@ class Reads:
         if living:
             self.answers.append(([call for call, _ in living], [value for _, value in living]))
 
-    def refused(self, request_id: int, retry_s: float, *, busy: bool) -> None:
+    def refused(self, node_id: int, request_id: int, retry_s: float, *, busy: bool) -> None:
         """A node does not serve these now; `busy`: since too many wait there already."""
-        frame = self._frames.pop(request_id, None)
-        if frame is not None:
-            self._again([call and call._replace(busy=busy) for call in frame.calls])
-        self._retry_s = retry_s
+        frame = self._frames.get(request_id)
+        if frame is None:
+            return
+        if node_id == frame.node_id:
+            frame.calls = [call and call._replace(busy=busy) for call in frame.calls]
+        if self._give_up(node_id, request_id, retry_s):
+            self._retry_s = retry_s
 
     def forbidden(self, request_id: int, error: UsageError) -> list[Failure]:
         """This client may not ask for these: they end."""
@@ -163,16 +181,37 @@ class Reads:
 
     def disconnected(self, node_id: int) -> None:
         """A node is gone, and no answer will come from it."""
-        for request_id, frame in list(self._frames.items()):
-            if frame.node_id == node_id:
-                self._ask_again(request_id)
+        for request_id in list(self._frames):
+            self._give_up(node_id, request_id, 0.0)
 
-    def another_leads(self) -> None:
-        """What the old leader was asked goes to the new one."""
-        for request_id, frame in list(self._frames.items()):
+    def another_leads(self, leader: int, now_s: float) -> None:
+        """What the old leader was asked the new one is asked too, under the same number: the first answer is taken."""
+        for frame in self._frames.values():
             if frame.to == "leader":
-                self._ask_again(request_id)
+                frame.patience_s = REMIND_S
+                self._ask_too(frame, leader, now_s)
         self._retry_s = 0.0
+
+    def _ask_too(self, frame: QueryFrame, node_id: int, now_s: float) -> None:
+        """Send a frame to one more node, or again to the same; soon, if that cannot be now."""
+        ends_s = max(call.deadline_s for call in frame.calls if call is not None)
+        frame.query = msgspec.structs.replace(frame.query, wait_s=_wait_s(ends_s, now_s))
+        frame.node_id = node_id
+        if self._send(node_id, codec.encode(frame.query)):
+            frame.asked.add(node_id)
+        frame.remind_s = now_s + (frame.patience_s if node_id in frame.asked else HELLO_S)
+
+    def _give_up(self, node_id: int, request_id: int, retry_s: float) -> bool:
+        """Expect no answer from a node; return whether none is expected from any, so that the reads wait again."""
+        frame = self._frames[request_id]
+        if node_id in frame.asked:
+            frame.asked.remove(node_id)
+            if not frame.asked:
+                self._ask_again(request_id)
+                return True
+            if node_id == frame.node_id:
+                frame.remind_s = retry_s
+        return False
 
     def _ask_again(self, request_id: int) -> None:
         frame = self._frames.pop(request_id, None)
@@ -208,9 +247,7 @@ class Reads:
             self._waiting_deadline_s = min(map(_deadline_of, self._waiting), default=math.inf)
         for frame in self._frames.values():
             if now_s >= frame.remind_s:
-                frame.patience_s *= 2
-                frame.remind_s = now_s + frame.patience_s
-                self._send(frame.node_id, frame.data)
+                self._remind(frame, now_s)
         if late:
             error = Unavailable(f"no node served the read in time ({self._leadership.where()})")
             not_yet = NotYet("the state did not get in time to where the read asked for it")
@@ -218,6 +255,17 @@ class Reads:
             self._failures.extend(
                 Failure(call.future, not_yet if call.alone else busy if call.busy else error) for call in late
             )
+
+    def _remind(self, frame: QueryFrame, now_s: float) -> None:
+        """Send a frame again: to whom it was sent, unless that one will not answer; then to who leads."""
+        leader = self._leadership.leader
+        if frame.node_id in frame.asked:
+            frame.patience_s *= 2
+            self._ask_too(frame, frame.node_id, now_s)
+        elif leader is not None:
+            self._ask_too(frame, leader, now_s)
+        else:
+            frame.remind_s = now_s + HELLO_S  # sooner, when there is a leader
 
     def deadline_s(self) -> float:
         """When `expire` or `pump` has something to do."""
@@ -253,7 +301,6 @@ class Reads:
                 self._wait_on(rest, self._retry_s)
             request_id = next(self._request_ids)
             body = codec.join_body([*map(_encoded_of, calls)])
-            wait_s = max(map(_deadline_of, calls)) - now_s
             query = codec.Query(
                 request_id,
                 consistency,
@@ -261,14 +308,15 @@ class Reads:
                 len(calls),
                 body,
                 min_index,
-                0.0 if wait_s == math.inf else wait_s,
+                _wait_s(max(map(_deadline_of, calls)), now_s),
                 number >= 0,
             )
-            data = codec.encode(query)
-            if self._send(node_id, data):
+            if self._send(node_id, codec.encode(query)):
                 ends_s = min(map(_deadline_of, calls))
                 remind_s = now_s + REMIND_S
-                self._frames[request_id] = QueryFrame([*calls], ends_s, node_id, to, data, remind_s, parks=parks)
+                self._frames[request_id] = QueryFrame(
+                    [*calls], ends_s, node_id, {node_id}, to, query, remind_s, parks=parks
+                )
                 parked += parks
                 at_once[node_id] += not parks
             else:

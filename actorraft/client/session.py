@@ -197,7 +197,7 @@ class ClientSession:
             case codec.Results():
                 self._on_results(reply)
             case codec.Answers():
-                self._reads.answered(reply)
+                self._reads.answered(node_id, reply)
             case codec.LeaderIs():
                 self.leadership.heard.add(node_id)
                 if reply.frame_bytes_max and reply.frame_bytes_max != self.frame_bytes_max:
@@ -213,7 +213,8 @@ class ClientSession:
                     self._denied(node_id, reply.leader_id, now_s)
                 else:
                     self.leadership.refusals += 1
-                self._reads.refused(reply.request_id, now_s + self.leadership.backoff_s(), busy=reply.reason == "busy")
+                retry_s = now_s + self.leadership.backoff_s()
+                self._reads.refused(node_id, reply.request_id, retry_s, busy=reply.reason == "busy")
             case codec.Registered():
                 if reply.nonce == self._nonce and self.client_id is None:
                     self.client_id, self._registering_s = reply.client_id, None
@@ -245,7 +246,7 @@ class ClientSession:
         self._retry_s = math.inf
         for frame in self._frames.values():
             frame.in_flight = False
-        self._reads.another_leads()
+        self._reads.another_leads(self.leader, now_s)
         self._pump(now_s)
 
     def _on_results(self, reply: codec.Results) -> None:

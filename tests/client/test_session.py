@@ -402,6 +402,115 @@ def test_a_read_waits_for_no_larger_index_than_its_own() -> None:
     assert sorted((query.min_index, query.count) for _, query in net.take(codec.Query)) == [(-1, 1), (5, 2), (7, 1)]
 
 
+def read_when_leaders_change(net: Net, deadline_s: float = 9.0, *, full: bool = False) -> tuple[ClientSession, int]:
+    """Ask node 0, the leader, for two reads; then node 1 leads. Return the session, and the number of the reads.
+
+    `full`: nothing can be sent in that moment.
+    """
+    session = net.open()
+    for name in ("a", "b"):
+        session.query(QueryCall(b"\xc0", name, deadline_s, "linearizable", "leader"))
+    session.advance(1.0)
+    ((_, asked),) = net.take(codec.Query)
+    net.up = not full
+    session.receive(1, codec.LeaderIs(2, 1), 3.0)
+    session.advance(3.0)
+    net.up = True
+    return session, asked.request_id
+
+
+def test_reads_under_way_are_asked_of_the_new_leader_too_for_as_long_as_they_are_waited_for() -> None:
+    net = Net()
+    session, request_id = read_when_leaders_change(net)
+
+    ((node_id, again),) = net.take(codec.Query)
+    session.advance(4.0)
+    ((reminded, later),) = net.take(codec.Query)
+
+    assert (node_id, again.request_id, again.count, again.wait_s) == (1, request_id, 2, 6.0)
+    assert (reminded, later.request_id, later.count, later.wait_s) == (1, request_id, 2, 5.0)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_first_answer_to_a_read_is_taken_whether_its_node_still_leads_or_not(first: int) -> None:
+    net = Net()
+    session, request_id = read_when_leaders_change(net)
+    for node_id, values in [(first, [1, 2]), (1 - first, [3, 4])]:
+        session.receive(node_id, codec.Answers(request_id, values), 4.0)
+    session.advance(10.0)
+
+    assert [([query.future for query in queries], values) for queries, values in session.answers] == [
+        (["a", "b"], [1, 2])
+    ]
+    assert (session.failures, session.idle) == ([], True)
+
+
+@pytest.mark.parametrize(
+    "late", [codec.QueryRefused(1, "not leader", None), codec.QueryRefused(1, "busy", 1), codec.NOT_YET]
+)
+def test_that_a_former_leader_cannot_serve_a_read_is_no_reason_to_ask_the_new_one_twice(late: Any) -> None:
+    net = Net()
+    session, request_id = read_when_leaders_change(net)
+    net.sent.clear()
+    if isinstance(late, codec.QueryRefused):
+        session.receive(0, codec.QueryRefused(request_id, late.reason, late.leader_id), 3.1)
+    else:
+        session.receive(0, codec.Answers(request_id, [1, late]), 3.1)
+    session.advance(3.5)
+    asked_again = net.take(codec.Query)
+    session.receive(1, codec.Answers(request_id, [1, 2]), 3.6)
+
+    assert asked_again == []
+    assert [values for _, values in session.answers] == [[1, 2]]
+
+
+@pytest.mark.parametrize("how", ["refused", "busy", "disconnected", "full"])
+def test_a_read_that_the_new_leader_does_not_take_is_still_answered_by_the_former(how: str) -> None:
+    net = Net()
+    session, request_id = read_when_leaders_change(net, full=how == "full")
+    if how == "disconnected":
+        session.disconnected(1, 3.1)
+    elif how != "full":
+        session.receive(1, codec.QueryRefused(request_id, "busy" if how == "busy" else "not leader", None), 3.1)
+    net.sent.clear()
+    session.advance(3.2)
+    session.receive(2, codec.LeaderIs(3, 2), 3.3)
+    session.advance(3.4)
+    asked = net.take(codec.Query)
+    session.receive(0, codec.Answers(request_id, [1, 2]), 3.5)
+    session.advance(10.0)
+
+    before = [1] if how in ("busy", "full") else []  # it leads on, and is asked again meanwhile
+    assert [node_id for node_id, _ in asked] == [*before, 2]
+    assert {query.request_id for _, query in asked} == {request_id}
+    assert [values for _, values in session.answers] == [[1, 2]]
+    assert (session.failures, session.idle) == ([], True)
+
+
+def test_a_read_that_no_node_will_answer_is_asked_as_a_new_one() -> None:
+    net = Net()
+    session, request_id = read_when_leaders_change(net)
+    net.sent.clear()
+    session.receive(1, codec.QueryRefused(request_id, "not leader", None), 3.1)
+    session.receive(0, codec.QueryRefused(request_id, "not leader", None), 3.1)
+    session.receive(2, codec.LeaderIs(3, 2), 3.3)
+    session.advance(3.4)
+    ((node_id, asked),) = net.take(codec.Query)
+    session.receive(2, codec.Answers(asked.request_id, [1, 2]), 3.5)
+
+    assert (node_id, asked.count) == (2, 2)
+    assert [values for _, values in session.answers] == [[1, 2]]
+
+
+def test_a_client_sleeps_while_a_former_leader_is_at_its_read_and_nobody_leads() -> None:
+    net = Net()
+    session, _ = read_when_leaders_change(net, 90.0)
+    session.disconnected(1, 3.1)
+    session.advance(3.2)
+
+    assert session.deadline_s() > 3.2
+
+
 # --- What is watched ---
 
 

@@ -74,6 +74,14 @@ class Ledger(StateMachine):
         return len(self.entries.get(key, []))
 
     @query
+    def pass_gate(self, folder: str) -> int:
+        """Leave word that this node is at the gate; return its pid once that is open to it."""
+        Path(folder, f"{os.getpid()}.asked").touch()
+        while not Path(folder, f"{os.getpid()}.open").exists():
+            time.sleep(0.01)
+        return os.getpid()
+
+    @query
     def environment(self, name: str) -> str | None:
         """Something of the node's own process."""
         return os.environ.get(name)

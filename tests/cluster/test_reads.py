@@ -202,6 +202,21 @@ def test_leadership_is_handed_over_on_purpose_under_load_without_an_error(raft_c
     assert watched.wrong == []
 
 
+def test_a_read_that_is_under_way_when_its_leader_hands_over_is_answered_by_it(
+    raft_cluster: Spawn, tmp_path: Path
+) -> None:
+    cluster = raft_cluster(Ledger, nodes=3)
+    future = cluster.proxy(timeout=60.0).pass_gate.submit(str(tmp_path))
+    first = eventually(lambda: [*tmp_path.glob("*.asked")], what="the read has begun")[0]
+    old = next(node_id for node_id, node in cluster.nodes.items() if first.stem == str(node.pid))
+    target = next(node_id for node_id in cluster.nodes if node_id != old)
+    assert cluster.transfer_leadership(target) == target
+    eventually(lambda: len([*tmp_path.glob("*.asked")]) > 1, what="the new leader is asked as well")
+    first.with_suffix(".open").touch()  # and the gate stays shut to all others
+
+    assert future.result() == cluster.nodes[old].pid
+
+
 def test_a_hand_over_to_a_node_that_cannot_fails_and_the_leader_leads_on(raft_cluster: Spawn) -> None:
     cluster = raft_cluster(Ledger, nodes=3)
     leader, target = cluster.wait_for_leader(), follower_of(cluster)

@@ -286,7 +286,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("a watch is told again what it has seen", way=Way.GUESTS)
 def _(patch: pytest.MonkeyPatch) -> None:
-    def trusting(self: client_requests.Watches, reply: codec.Published) -> None:
+    def trusting(self: client_requests.Watches, node_id: int, reply: codec.Published) -> None:
         watch = self._watches.get(reply.watch_id)
         if watch is not None:
             watch.next_index = reply.index + 1
@@ -298,7 +298,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
     def anew(self: client_requests.Watches, leader: int | None) -> None:
         for watch in self._watches.values():
-            if not watch.told and watch.next_index is not None:
+            if watch.asked is None and watch.next_index is not None:
                 watch.next_index = max(0, watch.next_index - 5)
         tell(self, leader)
 

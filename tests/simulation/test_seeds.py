@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from actorraft.simulation.invariants import InvariantViolation
 from actorraft.simulation.play import Play
 from actorraft.simulation.profile import KINDS, Profile
 from actorraft.simulation.runner import Summary, run_seed, run_seeds
@@ -48,6 +50,37 @@ def test_the_first_seeds_break_no_invariant() -> None:
 )
 def test_seeds_that_found_faults_find_none_any_more(seed: int, steps: int) -> None:
     assert run_seed(seed, steps=steps).violation is None
+
+
+def test_a_read_that_takes_longer_than_leaders_last_is_answered() -> None:
+    for seed in range(3):
+        drawn = Profile.draw(random.Random(1))
+        profile = replace(drawn, kinds=("transfer",), every_us=300_000, guest=True, holds=False, delayed_executor=True)
+        play = Play(seed, profile=profile)
+        for node in play.world.nodes.values():
+            play.world.boot(node)
+        play.nemesis.begin()
+        play.timeline.run(until_us=2_000_000)
+        before = play.world.elections
+        read = play.clients[0].ask("crawl", "k1", 10.0)
+        play.timeline.run(until_us=12_000_000)
+
+        assert read.outcome == "ok"
+        assert play.world.elections > before + 10
+
+
+@pytest.mark.parametrize("seed", [201, 1424])
+def test_calls_succeed_once_removed_nodes_are_ended_where_nothing_keeps_these_from_campaigning(seed: int) -> None:
+    play = Play(seed)
+    assert play.run().violation is None
+    leader = play.world.leader()
+    assert leader is not None
+    assert leader.server is not None
+    assert {node_id for node_id, node in play.world.nodes.items() if node.up} == leader.server.configuration.members
+
+    next(call for call in play.must_succeed if call.command_id < 0).outcome = "fail"  # a read
+    with pytest.raises(InvariantViolation, match="service"):
+        play.judge()
 
 
 @pytest.mark.parametrize("num_nodes", [1, 2, 3, 4])

@@ -171,7 +171,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("what later entries decide is not looked for", way=Way.HOLDS)
 def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Executor, "_look_ahead", lambda self, entries: None)
+    patch.setattr(Executor, "_look_ahead", lambda self, first_index, entries: None)
 
 
 # --- Log time, clock entries, checks ---
@@ -275,8 +275,8 @@ def _(patch: pytest.MonkeyPatch) -> None:
 def _(patch: pytest.MonkeyPatch) -> None:
     on_published = client_requests.Watches.on_published
 
-    def skipping(self: client_requests.Watches, reply: codec.Published) -> None:
-        on_published(self, reply)
+    def skipping(self: client_requests.Watches, node_id: int, reply: codec.Published) -> None:
+        on_published(self, node_id, reply)
         watch = self._watches.get(reply.watch_id)
         if watch is not None and watch.next_index is not None and not reply.values:
             watch.next_index += 1

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from inspect import Parameter
+from typing import Any
+
 import pytest
 
 from actorraft.simulation.invariants import InvariantViolation
@@ -78,6 +83,30 @@ def test_a_planted_bug_is_caught_by_the_story_of_its_circumstances(bug: Bug, mon
 
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         bug.story()
+
+
+def taken_by(function: Callable[..., Any]) -> tuple[int, float, set[str]]:
+    """How many arguments by position a function must and can have, and the names of the others."""
+    parameters = inspect.signature(function).parameters.values()
+    placed = [each for each in parameters if each.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    must = sum(each.default is Parameter.empty for each in placed)
+    can = float("inf") if any(each.kind is Parameter.VAR_POSITIONAL for each in parameters) else len(placed)
+    return must, can, {each.name for each in parameters if each.kind is Parameter.KEYWORD_ONLY}
+
+
+def test_what_is_planted_takes_what_the_code_in_its_place_took() -> None:
+    """Else what is caught is a TypeError, and not the bug."""
+    unfit = []
+    for bug in BUGS:
+        with pytest.MonkeyPatch.context() as patch:
+            bug.plant(patch)
+            for owner, name, sound in patch._setattr:
+                planted = inspect.getattr_static(owner, name)
+                if inspect.isfunction(sound) and inspect.isfunction(planted):
+                    (must, can, named), (musts, cans, names) = taken_by(sound), taken_by(planted)
+                    if musts > must or cans < can or not named <= names:
+                        unfit.append(f"{bug.name}: {name}")
+    assert unfit == []
 
 
 def test_sound_threads_break_nothing() -> None:

@@ -182,7 +182,8 @@ class ResultFuture(Future[T]):
         return self._exception
 
     def _sleep(self, timeout: float | None) -> None:
-        _check_waiting()
+        if no_waiting_in:
+            _check_waiting()
         given: Any = timeout
         if given is not None and (not isinstance(given, numbers.Real) or given != given):
             raise UsageError(f"timeout is a number of seconds, or None for ever, not {timeout!r}")
@@ -321,7 +322,11 @@ def _tell(futures: list[ResultFuture[Any]]) -> None:
     for future in futures:
         state = future.__dict__
         if (sleepers := state.get("_sleepers")) is not None:
-            for sleeper in _taken(sleepers):
+            while sleepers:
+                try:
+                    sleeper = sleepers.pop(0)
+                except IndexError:
+                    break
                 sleeper.release()
         if (tasks := state.get("_tasks")) is not None:
             for loop, woken in _taken(tasks):
@@ -334,8 +339,11 @@ def _tell(futures: list[ResultFuture[Any]]) -> None:
         except BaseException as error:  # a loop of the user's own
             log_raised("the event loop in which a call is awaited", error)
     for future in futures:
-        _tell_waiters(future)
-        _call_back(future)
+        state = future.__dict__
+        if "_waiters" in state:
+            _tell_waiters(future)
+        if "_done_callbacks" in state:
+            _call_back(future)
 
 
 def _taken(waiting: list[Any]) -> Iterable[Any]:

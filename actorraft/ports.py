@@ -227,8 +227,12 @@ class Mailbox(Inbox, Protocol):
     def key(self, client: Any) -> str:
         """As Clients.key."""
 
-    def try_send_client(self, client: Any, frame: bytes) -> bool | None:
-        """Answer a client, never blocking; False if its queue is full now, None if it is gone."""
+    def try_send_client(self, client: Any, frame: bytes, beside: Sequence[bytes] = ()) -> bool | None:
+        """Answer a client, never blocking; False if its queue is full now, None if it is gone.
+
+        Args:
+            beside: what the client gets behind the frame, as one with it.
+        """
 
 
 class Channel(Inbox, Protocol):

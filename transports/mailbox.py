@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 import zmq
 
 from actorraft.errors import UsageError
-from actorraft.ports import Envelope, Gathered, Kinds, Sent
+from actorraft.ports import Envelope, Kinds, Sent
 from transports import hello
 from transports.curve import CLIENTS, PEERS, Gate, listen_with, owners
 from transports.endpoints import check_bind, is_loopback, join
@@ -45,6 +45,7 @@ from transports.sockets import (
     Link,
     LinkTimes,
     Sockets,
+    gather,
     has,
     join_parts,
     send_parts,
@@ -274,6 +275,9 @@ class ZeroMQMailbox(Sockets):
     def _drain(self, door: _Door, happened: list[Envelope], signalled: bool) -> None:
         """Read a ROUTER until it is empty: [routing id, tag + frame], or [routing id, tag, frame in parts]."""
         socket, callers, kind = door.socket, door.callers, door.kind
+        # Asking is cheaper than being refused, and one message at a time is the rule on a quiet day.
+        if not (signalled or has(socket, _POLLIN)):
+            return
         receive = socket.recv
         parts_max = 2 + door.frame_bytes_max // PART_BYTES_MAX
         bytes_max = door.frame_bytes_max + TAG_BYTES
@@ -281,8 +285,7 @@ class ZeroMQMailbox(Sockets):
         size = 0
         try:
             for taken in range(BATCH_MAX):
-                # Asking is cheaper than being refused, and one message at a time is the rule on a quiet day.
-                if taken < 3 and not (signalled and not taken) and not has(socket, _POLLIN):
+                if 0 < taken < 3 and not has(socket, _POLLIN):
                     return
                 routing_id = receive(_NOW)
                 part = receive(_NOW, False)
@@ -308,9 +311,7 @@ class ZeroMQMailbox(Sockets):
                     self.drop("a message that is too large or has too many parts", f"from {caller.said.node_id}")
                     continue
                 if len(parts) > 2 and door.whole and len(head) == len(parts[0]):
-                    gathered = Gathered(parts[1].buffer)
-                    gathered.beside = [part.buffer for part in parts[2:]]
-                    happened.append(Envelope(kind, caller.sender, gathered))
+                    happened.append(Envelope(kind, caller.sender, gather(parts[1:])))
                     size += sum(map(len, parts))
                 else:
                     frame = join_parts(parts, TAG_BYTES)
@@ -429,32 +430,47 @@ class ZeroMQMailbox(Sockets):
         caller = self._client_door.callers.get(self._client_door.tags.get(client, b""))
         return "" if caller is None else caller.key
 
-    def try_send_client(self, client: bytes, frame: bytes) -> bool | None:
-        """Answer a client, never blocking; False if its queue is full now, None if it can never have it."""
-        sent = self.send_client(client, frame)
+    def try_send_client(self, client: bytes, frame: bytes, beside: Sequence[bytes] = ()) -> bool | None:
+        """Answer a client, never blocking; False if its queue is full now, None if it can never have it.
+
+        Args:
+            beside: what a channel that gathers gets behind the frame, as one with it; not copied.
+        """
+        sent = self.send_client(client, frame, beside)
         return None if sent is Sent.GONE or sent is Sent.TOO_LARGE else sent is Sent.LEFT
 
-    def send_client(self, client: bytes, frame: bytes) -> Sent:
+    def send_client(self, client: bytes, frame: bytes, beside: Sequence[bytes] = ()) -> Sent:
         """Answer a client, never blocking."""
         door = self._client_door
         self._again[door.drain] = None  # a send may take the signal that a message has come
         send = door.socket.send
-        large = len(frame) >= LARGE_BYTES
+        size = len(frame)
+        if beside:
+            if door.encrypted:  # there a large frame is in several parts itself
+                frame, beside = b"".join((frame, *beside)), ()
+            size += sum(map(len, beside))
+        large = size >= LARGE_BYTES
         if large:
             caller = door.callers.get(door.tags.get(client, b""))
-            if caller is not None and len(frame) > caller.said.receive_bytes_max:
-                takes = f"{len(frame)} bytes for a client that takes {caller.said.receive_bytes_max}"
+            if caller is not None and size > caller.said.receive_bytes_max:
+                takes = f"{size} bytes for a client that takes {caller.said.receive_bytes_max}"
                 self.drop("an answer that is too large, unsent", takes)
                 return Sent.TOO_LARGE
-            if not self._has_room(client, len(frame)):
+            if not self._has_room(client, size):
                 self.counts["answers not sent: full"] += 1
                 return Sent.FULL
         try:
             send(client, _NOW_MORE)
-            if large:
+            if beside:
+                send(frame, _NOW_MORE)
+                for part in beside:
+                    out = send(part, _NOW if part is beside[-1] else _NOW_MORE, False, True)
+                    assert out is not None
+                    self._large[client].append((out, len(part)))
+            elif large:
                 tracker = send_parts(door.socket, frame, not door.encrypted, track=True)
                 assert tracker is not None
-                self._large[client].append((tracker, len(frame)))
+                self._large[client].append((tracker, size))
             else:
                 send(frame, _NOW)
         except zmq.Again:
@@ -504,6 +520,7 @@ class ZeroMQClientChannel(Sockets):
         keys: the client's own, and the nodes'; needed on tcp.
         cluster_id: which cluster is meant; without one, whichever answers.
         message_bytes_max: bound of what a node may send.
+        gathers: what comes in several parts over ipc is a frame and what lies beside it; else all of it is one frame.
     """
 
     def __init__(
@@ -515,6 +532,7 @@ class ZeroMQClientChannel(Sockets):
         hwm: int = 1000,
         times: LinkTimes = LinkTimes(),  # noqa: B008  # frozen
         plaintext_on_loopback: bool = False,
+        gathers: bool = False,
     ) -> None:
         super().__init__(
             introduction=Introduction(
@@ -525,6 +543,7 @@ class ZeroMQClientChannel(Sockets):
             times=times,
             plaintext=plaintext_on_loopback,
         )
+        self._gathers = gathers
 
     def set_endpoints(self, endpoints: Mapping[Any, str]) -> None:
         """Talk to these from now on: node id (or whatever else names it) -> client endpoint."""

@@ -38,7 +38,7 @@ import zmq
 from actorraft.descriptors import reserved
 from actorraft.errors import UsageError
 from actorraft.loggers import guarded_logger
-from actorraft.ports import Envelope, Kinds, Sent
+from actorraft.ports import Envelope, Gathered, Kinds, Sent
 from transports import hello
 from transports.curve import dial_with
 from transports.endpoints import check_connect, host_and_port, join, split
@@ -131,6 +131,13 @@ def join_parts(parts: list[zmq.Frame], skip_bytes: int) -> bytes:
     return b"".join([parts[0].buffer[skip_bytes:], *(part.buffer for part in parts[1:])])
 
 
+def gather(parts: list[zmq.Frame]) -> Gathered:
+    """Return the first part as a frame, with the others beside it, where they lie."""
+    frame = Gathered(parts[0].buffer)
+    frame.beside = [part.buffer for part in parts[1:]]
+    return frame
+
+
 class Link:
     """One DEALER and its monitor, and how far it is: dialled, connected, up (both ends have introduced themselves).
 
@@ -185,6 +192,7 @@ class Sockets:
         self._hwm = hwm
         self._times = times
         self._plaintext = plaintext
+        self._gathers = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._links: dict[Any, Link] = {}
         self._monitored: set[zmq.Socket[bytes]] = set()
@@ -501,17 +509,18 @@ class Sockets:
 
     def _drain_dealer(self, link: Link, happened: list[Envelope], signalled: bool) -> None:
         dealer = link.dealer
-        if dealer is None:
+        if dealer is None or not (signalled or has(dealer, _POLLIN)):
             return
         size = 0
         try:
             for taken in range(BATCH_MAX):
-                if taken < 3 and not (signalled and not taken) and not has(dealer, _POLLIN):
+                if 0 < taken < 3 and not has(dealer, _POLLIN):
                     return
                 part = dealer.recv(_NOW, False)
                 if part.more:
                     parts_max = 1 + self.introduction.receive_bytes_max // PART_BYTES_MAX
-                    frame = join_parts(take_all(dealer, part, parts_max), 0)
+                    parts = take_all(dealer, part, parts_max)
+                    frame = gather(parts) if self._gathers and link.whole else join_parts(parts, 0)
                 else:
                     frame = part.bytes
                 if frame.startswith(hello.MAGIC):
@@ -522,7 +531,7 @@ class Sockets:
                     self.drop("an answer of a node that has not introduced itself", f"node {link.id}")
                 else:
                     self._on_frame(link, frame, happened)
-                    size += len(frame)
+                    size += len(frame) if not part.more else sum(map(len, parts))
                     if size > BATCH_BYTES_MAX:
                         break
         except zmq.Again:

@@ -15,6 +15,7 @@ import heapq
 import inspect
 import itertools
 import os
+import pickle
 import sys
 import time
 from collections import deque
@@ -39,19 +40,23 @@ from actorraft.actors.wire import (
     HELLO,
     LAST,
     READ,
+    SCALAR_PROTOCOL,
     SCALARS,
     STOP,
     TELL,
+    Bulk,
     Call,
     Inquiry,
     NoSuchMethod,
     callable_methods,
     dump_error,
+    loads,
     read_bulk,
 )
 from actorraft.errors import StartError, UsageError
 from actorraft.loggers import guarded_logger
 from actorraft.pickling import exceptions
+from actorraft.pickling.encoder import BESIDE_BYTES
 from actorraft.ports import Kinds
 
 if TYPE_CHECKING:
@@ -63,6 +68,9 @@ if TYPE_CHECKING:
 logger = guarded_logger("actorraft")
 
 FLUSH_S: Final = 0.001  # answers wait for each other no longer than this
+SMALL_BYTES: Final = BESIDE_BYTES // 4  # a text of so many characters is below BESIDE_BYTES in any case
+ANSWER_BYTES_MAX: Final = FRAME_BYTES_MAX - 1024
+BATCH_MAX: Final = 500  # small answers in one frame
 AGAIN_S: Final = 0.005  # when to try again with a sender that does not read
 FAREWELL_S: Final = 1.0  # how long the last answers of a stopped actor may take to be read
 
@@ -70,6 +78,7 @@ _BULK: Final = bytes([wire.BULK])
 _OURS: Final = frozenset({Call, Inquiry, Effect})
 _PENDING: Final = object()  # in the place of what is told of an effect, while it is being taken
 _decode = msgspec.msgpack.Decoder(list[tuple[int, int, bytes]]).decode
+_loads, _dumps = pickle.loads, pickle.dumps
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -232,9 +241,41 @@ class _Sender:
         self.ref: ActorRef[Any] | None = None  # if it is an actor
         self.turn: tuple[ActorRef[Any] | None] = (None,)
         self.taken = 0
-        self.answers: list[tuple[int, bool, bytes]] = []
+        self.answers: list[tuple[int, bool, bytes | Bulk]] = []
+        self.heavy = False  # whether large ones may be among them
         self.owner = wire.new_owner()  # of what it defines here
-        self.writer = wire.Writer(lambda data: self.answers.append((DEFINITION, True, data)))
+        self.writer = wire.Writer(lambda data: self.add(DEFINITION, True, data))
+
+    def add(self, number: int, ok: bool, data: bytes | Bulk) -> None:
+        """Have one more answer to send."""
+        self.answers.append((number, ok, data))
+        if len(data) >= BESIDE_BYTES:
+            self.heavy = True
+
+    def next_frame(self) -> tuple[int, bytes, list[Any]]:
+        """Return how many answers can go now, the frame with them, and what goes beside it.
+
+        One with buffers goes by itself; how many messages were taken is said in the frame after it.
+        """
+        answers = self.answers
+        if not self.heavy and len(answers) <= BATCH_MAX:
+            return len(answers), _encode((self.taken, answers)), []
+        count = size = 0
+        for number, ok, data in answers:
+            size += len(data)
+            if type(data) is Bulk:
+                if not count:
+                    return 1, data.head(int(ok), number), data.buffers
+                break
+            if count and size > FRAME_BYTES_MAX // 2:
+                break
+            count += 1
+        return count, _encode((self.taken, answers[:count])), []
+
+    def sent(self, count: int) -> None:
+        """Let go of the first answers: they have left."""
+        del self.answers[:count]
+        self.heavy = self.heavy and bool(self.answers)
 
 
 class _Loop:
@@ -262,7 +303,7 @@ class _Loop:
         self._late: deque[tuple[_Turn, bool, bool, Any]] = deque()  # what came to an end elsewhere: see _listen
         self._keeps_memory = False  # of large messages
         self._running = 0  # messages that are being awaited
-        self._flushed_s = 0.0
+        self._flush_due_s = 0.0
         self._crash: BaseException | None = None
         self._messages = self._failures = 0
         self._in_turn: tuple[ActorRef[Any] | None] | None = None
@@ -276,20 +317,22 @@ class _Loop:
             BaseException: what an actor that is to be restarted after an exception let out.
         """
         inbox, inside, concurrency = self._inbox, self._inside, self._manner.concurrency
+        take, popleft = self._take, inbox.popleft
         timed = False  # the last turn was a timer's
         while not inside.leaving or self._running:
             busy = inbox and not inside.leaving and self._running < concurrency
             self._listen(0.0 if busy else min(AGAIN_S if self._due else 1.0, inside.wait_s()))
             while not inside.leaving and self._running < concurrency:
-                timer = inside.take_due() if inside.armed and not (timed and inbox) else None
-                timed = timer is not None  # one that sets itself again and again keeps no message waiting
-                if timer is not None:
+                if inside.armed and not (timed and inbox) and (timer := inside.take_due()) is not None:
+                    timed = True  # one that sets itself again and again keeps no message waiting
                     self._begin(_Turn(None, TELL, 0, timer.message), self._actor.ref)
                 elif inbox:
-                    self._take(*inbox.popleft())
+                    timed = False
+                    take(*popleft())
                 else:
+                    timed = False
                     break
-                if time.monotonic() - self._flushed_s > FLUSH_S:
+                if time.monotonic() > self._flush_due_s:
                     self.flush()
                     if timed:
                         break
@@ -329,25 +372,11 @@ class _Loop:
         sender = self._senders.get(sender_id)
         if sender is None:
             sender = self._senders[sender_id] = _Sender()
-        if kind == STOP:
-            self._count_taken(sender_id)
-            self._inside.stop()
-            return
-        if kind == HELLO:
-            address, definitions = wire.loads(data)
-            sender.ref = ActorRef(*address) if address is not None else None
-            sender.turn = (sender.ref,)
-            for each in definitions:
-                self._define(sender, each)
-            return
-        if kind == DEFINE:
-            self._count_taken(sender_id)
-            self._define(sender, data)
-            return
-        if kind not in (TELL, ASK):
+        if kind > ASK:
+            self._take_word(sender_id, sender, kind, data)
             return
         try:
-            message = wire.loads(data)
+            message = _loads(data) if type(data) is bytes and data[1] == SCALAR_PROTOCOL else loads(data)
         except BaseException as error:
             self._count_taken(sender_id)
             self._on_error(_Turn(sender_id, kind, number, None), error, crashes=False)
@@ -365,13 +394,33 @@ class _Loop:
             self._count_taken(sender_id)
             self._on_error(_Turn(sender_id, kind, number, message), error)
             return
-        if type(result) not in SCALARS:
+        what = type(result)
+        if what not in SCALARS:
             self._finish(_Turn(sender_id, kind, number, message), sender.ref, result)
             return
+        if kind == ASK:
+            large = (what is bytes or what is str) and len(result) >= SMALL_BYTES
+            if large or len(answer := _dumps(result, SCALAR_PROTOCOL)) >= BESIDE_BYTES:
+                self._answer(sender_id, number, True, result)
+            else:
+                sender.answers.append((number, True, answer))
         sender.taken += 1
         self._due[sender_id] = sender
-        if kind == ASK:
-            self._answer(sender_id, number, True, result)
+
+    def _take_word(self, sender_id: bytes, sender: _Sender, kind: int, data: Any) -> None:
+        """Take what is no message for the actor."""
+        if kind == STOP:
+            self._count_taken(sender_id)
+            self._inside.stop()
+        elif kind == HELLO:
+            address, definitions = wire.loads(data)
+            sender.ref = ActorRef(*address) if address is not None else None
+            sender.turn = (sender.ref,)
+            for each in definitions:
+                self._define(sender, each)
+        elif kind == DEFINE:
+            self._count_taken(sender_id)
+            self._define(sender, data)
 
     @staticmethod
     def _define(sender: _Sender, data: bytes) -> None:
@@ -520,20 +569,23 @@ class _Loop:
         if sender is None:
             return  # gone meanwhile
         self._due[sender_id] = sender
+        data: bytes | Bulk
         try:
-            data = sender.writer.dumps(value) if ok else dump_error(value, sender.writer.dumps)
+            data = sender.writer.message(value) if ok else dump_error(value, sender.writer.dumps)
+            if type(data) is Bulk and len(data) <= ANSWER_BYTES_MAX:
+                data.own()
         except BaseException as error:
             ok, data = False, dump_error(error, sender.writer.dumps)
-        if len(data) > FRAME_BYTES_MAX - 1024:
+        if len(data) > ANSWER_BYTES_MAX:
             large = UsageError(f"an answer of {len(data)} bytes is over {FRAME_BYTES_MAX}")
             ok, data = False, dump_error(large, sender.writer.dumps)
-        sender.answers.append((number, ok, data))
+        sender.add(number, ok, data)
 
     def flush(self) -> None:
         """Send what is due: answers, and how many messages were taken."""
         if self._inside.forked:  # the turn in which the actor forked is over in its child too
             _end_fork(None)
-        self._flushed_s = time.monotonic()
+        self._flush_due_s = time.monotonic() + FLUSH_S
         due, self._due = self._due, {}
         for sender_id, sender in due.items():
             while self._send(sender_id, sender):
@@ -566,16 +618,11 @@ class _Loop:
 
     def _send(self, sender_id: bytes, sender: _Sender) -> bool:
         """Send the first of what a sender has coming, in order; return whether it can be sent more."""
-        count = size = 0
-        for _, _, data in sender.answers:
-            size += len(data)
-            if count and size > FRAME_BYTES_MAX // 2:
-                break
-            count += 1
-        sent = self._mailbox.try_send_client(sender_id, _encode((sender.taken, sender.answers[:count])))
+        count, frame, beside = sender.next_frame()
+        sent = self._mailbox.try_send_client(sender_id, frame, beside)
         if sent:
-            del sender.answers[:count]
-            return bool(sender.answers)
+            sender.sent(count)
+            return bool(sender.answers or beside)
         if sent is None:
             self._forget(sender_id)  # gone, and with it all that it had coming
         else:

@@ -16,7 +16,6 @@ import heapq
 import os
 import pickle
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -26,6 +25,7 @@ import msgspec
 from actorraft.actors.letters import ring
 from actorraft.actors.records import UP, Address, Exit, Record, is_running, read_record, record_file
 from actorraft.actors.wire import (
+    BULK,
     DEFINE,
     DEFINITION,
     FRAME_BYTES_MAX,
@@ -40,22 +40,26 @@ from actorraft.actors.wire import (
     load_error,
     loads,
     new_owner,
+    read_bulk,
 )
 from actorraft.errors import ActorDead, ActorRaftError, MailboxFull, OutcomeUnknown, UsageError
 from actorraft.futures import ResultFuture, resolve_many
 from actorraft.loggers import guarded_logger
 from actorraft.pickling import exceptions
 from actorraft.ports import Kinds
+from actorraft.steady import monotonic
 
 logger = guarded_logger("actorraft")
 
 BATCH_MAX: Final = 500  # messages in one frame
 BATCH_BYTES_MAX: Final = 256 << 10
+MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX - 1024
 UNREACHABLE_S: Final = 10.0  # an actor that nobody reaches for so long is dead: longer than a restart takes
 EXIT_KNOWN_S: Final = 2.0  # so long after a link broke, its actor's exit may still become known
 LOOK_S: Final = 0.02  # how often to look after actors that cannot be reached, or were seen to go
 
 _decode = msgspec.msgpack.Decoder(tuple[int, list[tuple[int, bool, bytes]]]).decode
+_BULK: Final = bytes([BULK])
 _encode = msgspec.msgpack.Encoder().encode
 
 Message = tuple[int, int, bytes | Bulk]  # kind, number, pickle
@@ -82,16 +86,15 @@ class Box:
         self.numbers = 0  # given to messages so far
         self.bytes = 0  # of these messages
         self.waiting: deque[Message] = deque()
+        self.numbers_max, self.bytes_max = self.mailbox_max, self.mailbox_bytes_max  # until more is off our hands
         self.sent = 0  # have left
         self.taken = 0  # of these, off this process's hands: the actor has taken them, or they are lost
         self.untaken: deque[Message] = deque()  # have left, and are not taken: sent - taken of them
-        self.taken_bytes = 0
-        self.given_up = self.given_up_bytes = 0  # were never sent
         self.taken_before = 0  # of these, by what was there before the link that is there now
         self.asks: dict[int, ResultFuture[Any]] = {}
         self.linked = False  # whether the channel knows of it
         self.connected = False
-        self.lost_at_s = time.monotonic()  # since when there is no link, where there is none
+        self.lost_at_s = monotonic()  # since when there is no link, where there is none
         self.dead: str | None = None  # why nothing will ever be taken
         self.watchers: list[Watcher] = []
         self.exits_told = -1  # how many exits the watchers know of; -1: nobody asked yet
@@ -100,12 +103,17 @@ class Box:
     @property
     def debt(self) -> int:
         """Messages that the actor has not taken."""
-        return self.numbers - self.taken - self.given_up
+        return self.numbers - self.numbers_max + self.mailbox_max
 
     @property
     def debt_bytes(self) -> int:
         """Bytes of them."""
-        return self.bytes - self.taken_bytes - self.given_up_bytes
+        return self.bytes - self.bytes_max + self.mailbox_bytes_max
+
+    def settle(self, count: int, size: int) -> None:
+        """Say that so many more, and so many bytes, will wait for the actor no longer; the post's thread alone."""
+        self.numbers_max += count
+        self.bytes_max += size
 
     def record(self) -> Record | None:
         """Read what its owner says of it."""
@@ -124,15 +132,16 @@ class Post:
 
         self.pid = os.getpid()
         self._who = who
-        self._channel = ZeroMQClientChannel(message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
+        self._channel = ZeroMQClientChannel(gathers=True, message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
         self._boxes: dict[str, Box] = {}
         # Of `_boxes`, and of what callers accept. A signal handler may send while its thread holds it, and wait for the
         # answer there; so what it takes to send and to be answered needs no lock: see Box.
         self._lock = threading.RLock()
-        self._touched: deque[Box] = deque()  # boxes with something new
+        self._touched: dict[Box, None] = {}  # boxes with something new
         self._deadlines: list[tuple[float, int, int, Box]] = []  # at, number of the message, unique, box
         self._new_deadlines: deque[tuple[float, int, int, Box]] = deque()
         self._unquiet: set[str] = set()  # endpoints of boxes to look after
+        self._wake = self._channel.wake
         self.closed = False
         self._thread = threading.Thread(target=self._run, name="actorraft-post", daemon=True)
         self._thread.start()
@@ -152,8 +161,8 @@ class Post:
             return fresh
         with self._lock:
             box = self._boxes.setdefault(endpoint, fresh)
-            self._touched.append(box)
-        self._channel.wake()
+            self._touched[box] = None
+        self._wake()
         return box
 
     def send(
@@ -167,16 +176,16 @@ class Post:
         """
         if self.closed:
             raise UsageError("this process is ending: its actors can no longer be reached")
-        if len(data) > FRAME_BYTES_MAX - 1024:
-            raise UsageError(f"a message of {len(data)} bytes is over the limit of {FRAME_BYTES_MAX}")
+        size = len(data)
+        if size > MESSAGE_BYTES_MAX:
+            raise UsageError(f"a message of {size} bytes is over the limit of {FRAME_BYTES_MAX}")
         if type(data) is Bulk:  # as it is now, whatever becomes of it later
             data.buffers = [self._channel.part(each) for each in data.buffers]
         with self._lock:
             if box.dead is None:
-                if box.numbers - box.taken - box.given_up >= box.mailbox_max and kind != STOP:
+                if box.numbers >= box.numbers_max and kind != STOP:
                     raise MailboxFull(f"{box.name} has not taken the last {box.mailbox_max} messages")
-                size = len(data)
-                if box.bytes - box.taken_bytes - box.given_up_bytes + size > box.mailbox_bytes_max:
+                if box.bytes + size > box.bytes_max:
                     if size > box.mailbox_bytes_max:
                         raise UsageError(f"a message of {size} bytes is over {box.name}'s {box.mailbox_bytes_max}")
                     raise MailboxFull(f"{box.name} has not taken the last {box.debt_bytes} bytes of messages")
@@ -186,11 +195,11 @@ class Post:
                 if future is not None:
                     box.asks[number] = future
                     if timeout_s is not None:
-                        self._new_deadlines.append((time.monotonic() + timeout_s, number, id(box), box))
+                        self._new_deadlines.append((monotonic() + timeout_s, number, id(box), box))
                 box.waiting.append((kind, number, data))
-                self._touched.append(box)
+                self._touched[box] = None
         if box.dead is None:
-            self._channel.wake()
+            self._wake()
             return
         ring.add(box.name, [(kind, 0, data)], box.dead)
         if future is None:
@@ -205,7 +214,7 @@ class Post:
                 box.waiting.append((DEFINE, box.numbers, data))
                 box.numbers += 1
                 box.bytes += len(data)
-                self._touched.append(box)
+                self._touched[box] = None
 
     def watch(self, box: Box, watcher: Watcher) -> None:
         """Tell of the actor's exits from now on; at once, if it is gone."""
@@ -223,7 +232,7 @@ class Post:
         if self.pid != os.getpid() or self.closed:
             return
         self.closed = True
-        self._channel.wake()
+        self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=5.0)
 
@@ -252,30 +261,40 @@ class Post:
                 if self._who is not None or box.definitions:
                     hello = pickle.dumps((self._who, list(box.definitions)))
                     self._channel.send(endpoint, _encode([(HELLO, 0, hello)]))
-                self._touched.append(box)
+                self._touched[box] = None
             elif kind == Kinds.DISCONNECTED:
                 self._on_lost(box)
-        touched = self._touched
-        fresh = {box.endpoint: box for box in [touched.popleft() for _ in range(len(touched))] if box.dead is None}
-        if not all(box.linked for box in fresh.values()):
-            self._link()
-        for box in fresh.values():
-            self._flush(box)
-        self._end_overdue()
-        for endpoint in list(self._unquiet):
-            box = self._boxes.get(endpoint)
-            if box is not None:  # else it went with the one before it: one directory held both
-                self._look_after(box)
+        if self._touched:
+            self._flush_touched()
+        if self._deadlines and self._deadlines[0][0] <= monotonic():
+            self._end_overdue()
+        if self._unquiet:
+            for endpoint in list(self._unquiet):
+                box = self._boxes.get(endpoint)
+                if box is not None:  # else it went with the one before it: one directory held both
+                    self._look_after(box)
 
     def _wait_s(self) -> float:
         if self._touched:
             return 0.0
+        deadlines, fresh = self._deadlines, self._new_deadlines
+        while fresh:
+            heapq.heappush(deadlines, fresh.popleft())
         wait_s = LOOK_S if self._unquiet else 1.0
-        while self._new_deadlines:
-            heapq.heappush(self._deadlines, self._new_deadlines.popleft())
-        if self._deadlines:
-            wait_s = min(wait_s, self._deadlines[0][0] - time.monotonic())
-        return max(0.0, wait_s)
+        if deadlines:
+            left_s = deadlines[0][0] - monotonic()
+            if left_s < wait_s:
+                return left_s if left_s > 0.0 else 0.0
+        return wait_s
+
+    def _flush_touched(self) -> None:
+        touched = self._touched
+        for box in list(touched):  # in one step
+            del touched[box]  # before it is looked at: what is accepted from now on touches it again
+            if box.dead is None and not box.linked:
+                self._link()
+            if box.dead is None:
+                self._flush(box)
 
     def _link(self) -> None:
         """Have a link to each actor that there is a box for, and to no other."""
@@ -297,16 +316,22 @@ class Post:
     def _flush(self, box: Box) -> None:
         """Send what waits, as much in a frame as is sensible."""
         waiting = box.waiting
+        popleft = waiting.popleft
         while waiting and box.connected:
             batch: list[Message] = []
             size = 0
-            while waiting and len(batch) < BATCH_MAX and size < BATCH_BYTES_MAX:
-                if type(waiting[0][2]) is Bulk:
-                    size = BATCH_BYTES_MAX  # goes alone
+            for _ in range(min(len(waiting), BATCH_MAX)):
+                message = popleft()
+                data = message[2]
+                if type(data) is Bulk:  # goes alone
                     if batch:
+                        waiting.appendleft(message)
                         break
-                batch.append(waiting.popleft())
-                size += len(batch[-1][2])
+                    size = BATCH_BYTES_MAX
+                batch.append(message)
+                size += len(data)
+                if size >= BATCH_BYTES_MAX:
+                    break
             box.sent += len(batch)
             box.untaken.extend(batch)
             kind, number, data = batch[0]
@@ -323,58 +348,70 @@ class Post:
                 return
 
     def _on_frame(self, box: Box, frame: bytes) -> None:
+        answers: list[tuple[int, bool, Any]]
         try:
-            taken, answers = _decode(frame)
+            if frame[:1] == _BULK:
+                ok, number, bulk = read_bulk(frame)
+                taken, answers = 0, [(number, bool(ok), bulk)]
+            else:
+                taken, answers = _decode(frame)
         except msgspec.DecodeError:
             self._channel.drop(f"an answer from {box.name} that does not decode")
             return
         newly = min(box.sent, box.taken_before + taken) - box.taken
         if newly > 0:
-            untaken = box.untaken
-            box.taken_bytes += sum([len(untaken.popleft()[2]) for _ in range(newly)])
+            popleft, size = box.untaken.popleft, 0
+            for _ in range(newly):
+                size += len(popleft()[2])
             box.taken += newly
+            box.settle(newly, size)
         results: list[tuple[ResultFuture[Any], Any]] = []
         failures: list[tuple[ResultFuture[Any], BaseException]] = []
+        asks = box.asks
         for number, ok, data in answers:
-            if number == LAST:
-                self._channel.send(box.endpoint, _encode([(READ, 0, b"")]))  # what came before it is read
+            if number < 0:
+                self._on_word(box, number, data)
                 continue
-            if number == DEFINITION:
-                try:
-                    define(data, box.owner)
-                except BaseException as error:
-                    logger.warning("what %s defined cannot be built here: %s", box.name, exceptions.summary(error))
-                continue
-            future = box.asks.pop(number, None)
+            future = asks.pop(number, None)
             if future is None:
                 continue
             try:
                 if ok:
                     results.append((future, loads(data)))
                 else:
-                    failures.append((future, load_error(data)))
+                    failures.append((future, load_error(data)))  # of an error nothing lies beside
             except BaseException as error:
                 lost = ActorRaftError(f"the answer of {box.name} cannot be read here: {exceptions.summary(error)}")
                 lost.__cause__ = error
                 failures.append((future, lost))
         resolve_many(results, failures)
 
+    def _on_word(self, box: Box, number: int, data: bytes) -> None:
+        """Take what is no answer."""
+        if number == LAST:
+            self._channel.send(box.endpoint, _encode([(READ, 0, b"")]))  # what came before it is read
+        elif number == DEFINITION:
+            try:
+                define(data, box.owner)
+            except BaseException as error:
+                logger.warning("what %s defined cannot be built here: %s", box.name, exceptions.summary(error))
+
     def _on_lost(self, box: Box) -> None:
-        box.connected, box.lost_at_s = False, time.monotonic()
+        box.connected, box.lost_at_s = False, monotonic()
         with self._lock:
             box.taken = box.sent
             lost, box.untaken = box.untaken, deque()
-            box.taken_bytes += sum(len(data) for _, _, data in lost)
+            box.settle(len(lost), sum(len(data) for _, _, data in lost))
             unsent = {number for _, number, _ in box.waiting}
             futures = [box.asks.pop(number) for number in list(box.asks) if number not in unsent]
         ring.add(box.name, lost, "died before it had taken this, or while it did")
         error = f"{box.name} died with this ask on its hands: it may have been done or not"
         resolve_many((), [(future, ActorDead(error)) for future in futures])
-        box.look_until_s = time.monotonic() + EXIT_KNOWN_S
+        box.look_until_s = monotonic() + EXIT_KNOWN_S
         self._unquiet.add(box.endpoint)
 
     def _end_overdue(self) -> None:
-        now_s = time.monotonic()
+        now_s = monotonic()
         overdue: dict[Box, set[int]] = {}
         while self._deadlines and self._deadlines[0][0] <= now_s:
             _, number, _, box = heapq.heappop(self._deadlines)
@@ -385,8 +422,8 @@ class Post:
                 unsent = {number for _, number, _ in box.waiting} & numbers
                 kept = [message for message in box.waiting if message[1] not in unsent]
                 if unsent:
-                    box.given_up += len(box.waiting) - len(kept)
-                    box.given_up_bytes += sum(len(message[2]) for message in box.waiting if message[1] in unsent)
+                    never_sent = [len(message[2]) for message in box.waiting if message[1] in unsent]
+                    box.settle(len(never_sent), sum(never_sent))
                     box.waiting.clear()
                     box.waiting.extend(kept)
                 futures = [(number in unsent, box.asks.pop(number)) for number in numbers]
@@ -400,7 +437,7 @@ class Post:
         """See whether an actor that cannot be reached is gone for good, and tell the watchers of exits."""
         record = box.record()
         self._tell_watchers(box, record)
-        now_s = time.monotonic()
+        now_s = monotonic()
         if box.connected:
             self._flush(box)
             if not box.waiting and now_s >= box.look_until_s:

@@ -2,7 +2,8 @@
 
 Wire:       to an actor, a msgpack array of [kind, number, pickle]; from it, [messages taken from this sender so far,
             array of [number, ok, pickle]]. The count is the sender's credit: nobody holds more than `mailbox_max`.
-            A message with large buffers is a frame of its own: its head, and these behind it (Bulk).
+            A message or an answer with large buffers is a frame of its own: its head, and these behind it (Bulk); what
+            was taken is then said in the frame after it.
             A message is taken when the actor is done with it.
 Pickles:    made in the sender's thread and read by the receiver alone, as commands are: classes and functions that the
             other process can import go by name; others (of `__main__`, a notebook, a module that is not on sys.path)
@@ -56,6 +57,7 @@ _definitions = Definitions(own_first=True)  # what others have defined here
 _owners = itertools.count(1)
 _building = threading.Lock()  # held by who builds classes, so not by who only names them
 os.register_at_fork(after_in_child=lambda: globals().__setitem__("_building", threading.Lock()))
+_loads = pickle.loads
 _decode = msgspec.msgpack.decode
 _encode = msgspec.msgpack.Encoder().encode
 _HEAD: Final = struct.Struct("<BI")
@@ -84,6 +86,10 @@ class Bulk:
         """Return what goes ahead of the buffers."""
         head = _encode((kind, number, self.data, [len(each) for each in self.buffers], self.read_only))
         return _HEAD.pack(BULK, len(head)) + head
+
+    def own(self) -> None:
+        """Take what is in the buffers as it is now, whatever becomes of it later."""
+        self.buffers = [bytes(each) for each in self.buffers]
 
     def value(self) -> Any:
         """Read it, where it lies, if nobody else has that; what was read-only is so here."""
@@ -202,7 +208,7 @@ def loads(data: bytes | Bulk) -> Any:
         return data.value()
     assert type(data) is bytes
     if data[1] == SCALAR_PROTOCOL:
-        return pickle.loads(data)
+        return _loads(data)
     if data[0] == BY_VALUE:
         with _building:
             return _definitions.loads(data)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from actorraft import Actor, ActorRef, MailboxFull, UsageError
-from actorraft.actors.wire import BULK, Bulk, Writer, loads, read_bulk
+from actorraft.actors import actor
+from actorraft.actors.loop import Inside, _Loop
+from actorraft.actors.wire import ASK, BULK, Bulk, Writer, loads, read_bulk
 from actorraft.pickling.encoder import BESIDE_BYTES
-from actorraft.ports import Gathered
+from actorraft.ports import Envelope, Gathered, Kinds
 
 LARGE = BESIDE_BYTES
 
@@ -72,6 +75,79 @@ def test_buffers_that_came_in_parts_of_their_own_are_used_where_they_lie() -> No
     frame.beside = [memoryview(part)[1:]]
     with pytest.raises(msgspec.DecodeError):
         read_bulk(frame)
+
+
+class Answering:
+    """What an actor's loop sees of its mailbox: messages come, and what is sent is kept."""
+
+    def __init__(self, *messages: tuple[int, int, bytes]) -> None:
+        self.came = [Envelope(Kinds.CLIENT, b"caller", msgspec.msgpack.encode(messages))]
+        self.sent: list[tuple[bytes, list[bytes]]] = []
+
+    def wait(self, timeout_s: float) -> list[Envelope]:
+        came, self.came = self.came, []
+        return came
+
+    def wake(self) -> None:
+        return
+
+    def try_send_client(self, client: bytes, frame: bytes, beside: Sequence[bytes] = ()) -> bool:
+        self.sent.append((frame, list(beside)))
+        return True
+
+
+class Making(Actor):
+    """Answers with arrays, or bytes, of the size that it is asked for, and ends with the last one."""
+
+    def __init__(self) -> None:
+        self.made = np.zeros(LARGE, dtype="u1")
+
+    def receive(self, message: Any) -> Any:
+        if message == "stop":
+            actor.inside.stop()  # type: ignore[union-attr]
+            return None
+        if message == "bytes":
+            return b"b" * LARGE
+        self.made[:] = message
+        return self.made
+
+
+def test_large_buffers_of_an_answer_go_beside_it_and_are_as_they_were_when_it_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = [3, 4, "bytes", "stop"]
+    mailbox = Answering(*[(ASK, number, Writer(lambda _: None).dumps(each)) for number, each in enumerate(asked)])
+    inside = Inside()
+    monkeypatch.setattr(actor, "inside", inside)
+    loop = _Loop(Making(), mailbox, SimpleNamespace(report=lambda said: None), inside)  # type: ignore[arg-type]
+
+    loop.run()
+
+    bulks = [(frame, beside) for frame, beside in mailbox.sent if beside]
+    assert [beside for _, beside in bulks] == [[b"\3" * LARGE], [b"\4" * LARGE], [b"b" * LARGE]]
+    assert all(len(frame) < 1000 for frame, _ in mailbox.sent)
+    taken, answers = msgspec.msgpack.decode(mailbox.sent[-1][0])
+    assert (taken, [number for number, _, _ in answers]) == (4, [3])
+    arrived = []
+    for frame, beside in bulks:
+        gathered = Gathered(frame)
+        gathered.beside = [memoryview(bytearray(each)) for each in beside]
+        arrived.append((read_bulk(gathered)[1], bytes(loads(read_bulk(gathered)[2]))))
+    assert arrived == [(0, b"\3" * LARGE), (1, b"\4" * LARGE), (2, b"b" * LARGE)]
+
+
+@pytest.mark.cluster
+def test_answers_large_and_small_come_in_order_and_arrays_may_be_written_to(start: Callable[..., ActorRef]) -> None:
+    ref = start(Making)
+    futures = [ref.ask(each, 20.0) for _ in range(20) for each in (1, "bytes", 2)]
+    for number, future in enumerate(futures):
+        answer = future.result()
+        if number % 3 == 1:
+            assert answer == b"b" * LARGE
+        else:
+            answer += 1
+            assert set(answer.tolist()) == {2 + number % 3 // 2}
+    assert ref.debt == 0
 
 
 class Holder(Actor):

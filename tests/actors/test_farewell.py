@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +34,7 @@ class Mailbox:
         self.frames: list[list[int]] = []  # numbers of the answers in each frame that left
         self.waiting: list[Envelope] = []
 
-    def try_send_client(self, client: bytes, frame: bytes) -> bool | None:
+    def try_send_client(self, client: bytes, frame: bytes, beside: Sequence[bytes] = ()) -> bool | None:
         sent = next(self.sends, True)
         if sent:
             _, answers = module.msgspec.msgpack.decode(frame)

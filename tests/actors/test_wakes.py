@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Mailbox:
         self.takes_bytes = 0
         self.sent: list[int] = []  # the number of each answer
 
-    def try_send_client(self, client: bytes, frame: bytes) -> bool:
+    def try_send_client(self, client: bytes, frame: bytes, beside: Sequence[bytes] = ()) -> bool:
         if len(frame) > self.takes_bytes:
             return False
         self.sent += [number for number, _, _ in msgspec.msgpack.decode(frame)[1]]

@@ -11,6 +11,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-script-location
 PYTEST := $(BIN)/python -m pytest -q
+# Where this is set, each process of the tests, and each that it starts, would compile all of them anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Compiled when installed, as pip does with what is not editable: nodes start twice as fast as when each compiles it.
 LIBRARY := actorraft transports statemachines parameter_server
 CODE   := $(LIBRARY) benchmarks examples tests
@@ -68,8 +70,10 @@ static: $(VENV)/dev.stamp
 	@echo "== import contracts"; $(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 	@echo "== longest";          $(BIN)/python -m tests.longest
 
+# One process more than there are cores, for each waits at times: for a socket, or for a deadline that is tested.
+WORKERS = $(shell expr 1 + $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN))
 fast: $(VENV)/dev.stamp
-	@echo "== fast tests";       ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) --numprocesses auto -m "not cluster and not long and not slow and not soak"
+	@echo "== fast tests";       ACTORRAFT_SKIPPED=$(SKIPPED) $(PYTEST) --numprocesses $(WORKERS) -m "not cluster and not long and not slow and not soak"
 
 fix: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix --quiet $(CODE)

@@ -91,7 +91,8 @@ def imports(file: Path, *, type_checking: bool = False) -> tuple[tuple[int, str]
                 inner = f"{node.module}.{alias.name}"
                 yield node.lineno, inner if _is_module(inner) else node.module
         for child in ast.iter_child_nodes(node):
-            yield from visit(child)
+            if not isinstance(child, ast.expr):  # no expression holds an import
+                yield from visit(child)
 
     return tuple(visit(parsed(file)))
 
@@ -101,6 +102,7 @@ def parsed(file: Path) -> ast.Module:
     return ast.parse(file.read_text())
 
 
+@functools.cache
 def _is_module(name: str) -> bool:
     path = ROOT.joinpath(*name.split("."))
     return path.with_suffix(".py").is_file() or path.is_dir()

@@ -130,11 +130,11 @@ def rendered(directory: Path, *more: str) -> list[dict[str, Any]]:
 def test_kubernetes_accepts_every_object(tmp_path: Path) -> None:
     program = needs("kubernetes-validate")
     documents = rendered(founded(tmp_path), "--with-secret", "--storage-class", "fast", "--namespace", "banks")
-    for number, document in enumerate(documents):
-        file = tmp_path / f"{number}.yaml"
+    files = [tmp_path / f"{number}-{document['kind']}.yaml" for number, document in enumerate(documents)]
+    for file, document in zip(files, documents, strict=True):
         file.write_text(json.dumps(document))
-        done = subprocess.run([program, "--strict", file], capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, (document["kind"], done.stdout, done.stderr)
+    done = subprocess.run([program, "--strict", *files], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, (done.stdout, done.stderr)
     assert [document["kind"] for document in documents] == [
         "Secret", "Service", "Service", "PodDisruptionBudget", "StatefulSet"
     ]  # fmt: skip

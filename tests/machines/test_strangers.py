@@ -91,7 +91,9 @@ def opens_pickles(file: Path) -> set[str]:
         for child in ast.iter_child_nodes(node):
             visit(child, name)
 
-    visit(ast.parse(file.read_text()), "")
+    text = file.read_text()
+    if "load" in text or "Unpickler" in text:  # else it need not be parsed
+        visit(ast.parse(text), "")
     return found
 
 

@@ -132,7 +132,7 @@ def rule_of(way: str, workers: int) -> Any:
         "plain": Mean(),
         "ssp": Async(0.0, steps_ahead_max=4),
         "k-of-n": Mean(k=max(1, workers - 1)),
-    }.get(way, Async(0.5))
+    }.get(way, Async(0.25))
 
 
 def measure(way: str, size: int, plan: Plan, seed: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ Threads:    any may call; one thread of this client's own has what is under way.
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import secrets
 import threading
@@ -25,9 +26,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actorraft import ActorDead, ActorRaftError, Client, MailboxFull, NotYet, Unavailable, UsageError
 from actorraft.futures import ResultFuture
-from parameter_server.sending import Sender
+from parameter_server import sending
 from statemachines import updates
 from statemachines.parameter_server import GIVEN_UP, GivenUp, PushRefused, StepAhead, TooFarAhead, WrongUpdate
+from statemachines.ranges import RangeRefused
 
 if TYPE_CHECKING:
     from actorraft import ActorRef
@@ -44,6 +46,7 @@ class Way(Protocol):
     def push(self, member: Member, examples: float, update: bytes) -> Future[int]: ...
     def skip(self, worker: str | int, step: int, life: int) -> Future[int]: ...
     def pull(self, min_version: int) -> Future[tuple[int, bytes]]: ...
+    def pull_range(self, fetcher: int, number: int, min_version: int) -> Future[tuple[int, int, bytes]]: ...
     def join(self, worker: str | int, examples: float, life: int) -> Future[int]: ...
     def leave(self, worker: str | int) -> Future[bool]: ...
     def layout(self) -> Future[list[tuple[str, tuple[int, ...]]]]: ...
@@ -62,6 +65,9 @@ class _Front:
     def pull(self, min_version: int) -> Future[tuple[int, bytes]]:
         return self._ref.ask(("pull", min_version), ASK_S)
 
+    def pull_range(self, fetcher: int, number: int, min_version: int) -> Future[tuple[int, int, bytes]]:
+        return self._ref.ask(("pull_range", fetcher, number, min_version), ASK_S)
+
     def join(self, worker: str | int, examples: float, life: int) -> Future[int]:
         return self._ref.ask(("join", worker, examples, life), ASK_S)
 
@@ -76,7 +82,7 @@ class _Direct:
     def __init__(self, client: Client[Any]) -> None:
         self._commands: Any = client.proxy(timeout=ASK_S)
         self._reads: Any = client.proxy(timeout=ASK_S, consistency="stale")
-        self._sender = Sender(self._commands)
+        self._sender = sending.Sender(self._commands)
 
     def push(self, member: Member, examples: float, update: bytes) -> Future[int]:
         worker, step, base_version, life = member
@@ -88,6 +94,9 @@ class _Direct:
 
     def pull(self, min_version: int) -> Future[tuple[int, bytes]]:
         return self._reads.pull_vector.submit(min_version)  # type: ignore[no-any-return]
+
+    def pull_range(self, fetcher: int, number: int, min_version: int) -> Future[tuple[int, int, bytes]]:
+        return self._reads.pull_range.submit(fetcher, number, min_version)  # type: ignore[no-any-return]
 
     def join(self, worker: str | int, examples: float, life: int) -> Future[int]:
         return self._commands.join.submit(worker, examples, life)  # type: ignore[no-any-return]
@@ -118,6 +127,9 @@ class ParameterClient:
         compress: None; "bfloat16"; or the share of entries to send, as 0.01: what is held back is added to the next
             update (error feedback).
         outstanding_max: pushes without an answer; the next one waits.
+        behind_max: of those, how many a pull may be without; it waits for the others. Parameters that lack a worker's
+            own last updates are old, and what is computed from them is worth less: more updates a second, and for some
+            models a longer way to the same accuracy.
         timeout: seconds to join, and for each pull; None waits for ever.
 
     Attributes:
@@ -132,6 +144,7 @@ class ParameterClient:
         examples: float = 1,
         compress: str | float | None = None,
         outstanding_max: int = 4,
+        behind_max: int = 0,
         timeout: float | None = 30.0,
     ) -> None:
         if not (compress in (None, "bfloat16") or (isinstance(compress, float) and 0.0 < compress <= 1.0)):
@@ -148,7 +161,9 @@ class ParameterClient:
         self._compress = compress
         self._timeout = timeout
         self._way = 0
-        self._room = threading.BoundedSemaphore(outstanding_max)
+        self._outstanding_max, self._behind_max = outstanding_max, behind_max
+        self._unanswered = 0  # pushes; fewer of them are told by this:
+        self._answered = threading.Condition()
         self._residual: Vector | None = None  # what compression held back
         self._residual_lock = threading.Lock()
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -179,10 +194,11 @@ class ParameterClient:
             UsageError: this client is closed, or the update does not have the parameters' shapes.
         """
         vector = self._vector(update)
-        self._room.acquire()
-        if self._closed:
-            self._room.release()
-            raise UsageError("this client is closed")
+        with self._answered:
+            self._answered.wait_for(lambda: self._closed or self._unanswered < self._outstanding_max)
+            if self._closed:
+                raise UsageError("this client is closed")
+            self._unanswered += 1
         encoded, sent = self._encode(vector)
         push = _Push(base_version, encoded, sent, ResultFuture())
         self._todo.put(lambda: self._begin(push))
@@ -190,6 +206,8 @@ class ParameterClient:
 
     def pull(self, min_version: int = 0) -> tuple[int, dict[str, Any]]:
         """Return the version, and the parameters by name, read-only: at `min_version` or later.
+
+        It waits until at most `behind_max` pushes are without an answer.
 
         Raises:
             NotYet: there was no such version in time.
@@ -207,8 +225,22 @@ class ParameterClient:
         """Return the same as one vector of float32."""
         import numpy as np
 
-        version, data = self._ask(lambda way: way.pull(min_version))
-        return version, np.frombuffer(data, "<f4")
+        self._catch_up()
+        if 4 * self._size <= sending.ENTRY_BYTES_MAX:
+            version, data = self._ask(lambda way: way.pull(min_version))
+        else:  # each range has ASK_S
+            version, data = self._ask(lambda way: sending.Fetch(way.pull_range, min_version).future, math.inf)
+        return version, np.frombuffer(memoryview(data).toreadonly(), "<f4")
+
+    def _catch_up(self) -> None:
+        if threading.current_thread() is self._thread:
+            return  # a callback of a push: what it would wait for waits for it
+        with self._answered:
+            enough = self._answered.wait_for(
+                lambda: self._closed or self._unanswered <= self._behind_max, self._timeout
+            )
+        if not enough:
+            raise Unavailable("pushes are still without an answer")
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until every push has ended.
@@ -229,7 +261,9 @@ class ParameterClient:
     def close(self) -> None:
         """End at once; pushes without an answer end as Unavailable, though they may be applied."""
         if not self._closed:
-            self._closed = True
+            with self._answered:
+                self._closed = True
+                self._answered.notify_all()
             self._todo.put(None)
             self._thread.join()
 
@@ -269,15 +303,16 @@ class ParameterClient:
 
     # --- Asking one way, then the next ---
 
-    def _ask(self, ask: Callable[[Way], Future[Any]]) -> Any:
+    def _ask(self, ask: Callable[[Way], Future[Any]], each_s: float = ASK_S) -> Any:
         deadline_s = None if self._timeout is None else time.monotonic() + self._timeout
         backoff_s = AGAIN_S[0]
         for number in itertools.count():
-            left_s = ASK_S if deadline_s is None else deadline_s - time.monotonic()
+            left_s = math.inf if deadline_s is None else deadline_s - time.monotonic()
+            wait_s = max(0.0, min(each_s, left_s))
             way = self._ways[(self._way + number) % len(self._ways)]
             try:
-                return ask(way).result(max(0.0, min(ASK_S, left_s)))
-            except (ActorRaftError, TimeoutError) as error:
+                return ask(way).result(None if wait_s == math.inf else wait_s)
+            except (ActorRaftError, RangeRefused, TimeoutError) as error:
                 if isinstance(error, UsageError) or (deadline_s is not None and time.monotonic() >= deadline_s):
                     raise error if isinstance(error, UsageError | NotYet) else Unavailable(str(error)) from error
             time.sleep(backoff_s)
@@ -303,7 +338,6 @@ class ParameterClient:
             if push.given_up:
                 continue
             push.future.set_exception(Unavailable("the client was closed before an answer came"))
-            self._room.release()
         for done in self._idle:
             done.set()
 
@@ -383,7 +417,9 @@ class ParameterClient:
         self._send(0)
 
     def _end(self, push: _Push, result: int | PushRefused) -> None:
-        self._room.release()
+        with self._answered:
+            self._unanswered -= 1
+            self._answered.notify_all()
         if not push.given_up:
             if isinstance(result, PushRefused):
                 push.future.set_exception(result)

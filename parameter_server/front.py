@@ -7,8 +7,8 @@ Its workers ask again, here after a restart or at another front, and are answere
 
 Process:    an actor's. Messages come in its loop; all else is done by one thread, in the order in which it comes.
 Shape:      messages are tuples of scalars: ("push", worker, step, base version, life, examples, update),
-            ("pull", version), ("skip", worker, step, life), ("join", worker, examples, life), ("leave", worker),
-            ("layout",).
+            ("pull", version), ("pull_range", fetcher, number, version), ("skip", worker, step, life),
+            ("join", worker, examples, life), ("leave", worker), ("layout",).
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import Actor, ActorRaftError, NotYet, OutcomeUnknown, Unavailable, UsageError, connect
-from parameter_server.sending import Sender
+from parameter_server import sending
 from statemachines import updates
 from statemachines.parameter_server import (
     GIVEN_UP,
+    VERSIONS_MAX,
     AlreadyApplied,
     GivenUp,
     NotFinite,
@@ -36,7 +37,7 @@ from statemachines.parameter_server import (
     Superseded,
     WrongUpdate,
 )
-from statemachines.ranges import RangeRefused
+from statemachines.ranges import Fetches, RangeRefused
 
 if TYPE_CHECKING:
     from statemachines.parameter_server import Member
@@ -67,8 +68,9 @@ class _Push:
 @dataclass
 class _Pull:
     min_version: int
-    future: Future[tuple[int, bytes]]
+    future: Future[Any]
     deadline_s: float
+    fetcher: int | None = None  # it begins to fetch in ranges
 
 
 class ParameterFront(Actor):
@@ -114,6 +116,8 @@ class ParameterFront(Actor):
                 return self._bench.push(worker, step, base_version, life, examples, update)
             case ("pull", min_version):
                 return self._bench.pull(min_version)
+            case ("pull_range", fetcher, number, min_version):
+                return self._bench.pull_range(fetcher, number, min_version)
             case ("join", worker, examples, life):
                 return self._server.join.submit(worker, examples, life)
             case ("leave", worker):
@@ -135,7 +139,7 @@ class _Bench:
 
     def __init__(self, server: Any, reader: Any, size: int, window_max: int, outstanding_max: int) -> None:
         self._server = server
-        self._sender = Sender(server)
+        self._sender = sending.Sender(server)
         self._reader = reader
         self._size = size
         self._window_max = window_max
@@ -148,7 +152,8 @@ class _Bench:
         self._outstanding = 0  # windows
         self._singly = 0  # of those gathered, how many go one by one: their sum was refused as a whole
         self._known = 0  # a version that there certainly is
-        self._copy: tuple[int, bytes] = (-1, b"")
+        self._copy: tuple[int, bytes | bytearray] = (-1, b"")
+        self._fetches = Fetches(VERSIONS_MAX)
         self._pulls: list[_Pull] = []
         self._fetching: list[int] = []  # the least versions that are asked for
         self._again_s: float | None = None
@@ -166,7 +171,16 @@ class _Bench:
     def pull(self, min_version: int) -> Future[tuple[int, bytes]]:
         """Return a future of the parameters, at that version or later."""
         future: Future[tuple[int, bytes]] = Future()
-        self._todo.put(lambda: self._add_pull(_Pull(min_version, future, time.monotonic() + PULL_S)))
+        self._todo.put(lambda: self._add_pull(min_version, future))
+        return future
+
+    def pull_range(self, fetcher: int, number: int, min_version: int) -> Future[tuple[int, int, bytes]]:
+        """Return a future of a range of the parameters, as of a ParameterServer's; the first is at that version."""
+        future: Future[tuple[int, int, bytes]] = Future()
+        if number == 0:
+            self._todo.put(lambda: self._add_pull(min_version, future, fetcher))
+        else:
+            self._todo.put(lambda: self._answer_range(future, fetcher, number))
         return future
 
     def stop(self) -> None:
@@ -294,38 +308,53 @@ class _Bench:
 
     # --- Pulls ---
 
-    def _add_pull(self, pull: _Pull) -> None:
-        self._pulls.append(pull)
+    def _add_pull(self, min_version: int, future: Future[Any], fetcher: int | None = None) -> None:
+        """What is known to be there when it is asked for, it sees; what comes later, it need not wait for."""
+        self._pulls.append(_Pull(max(min_version, self._known), future, time.monotonic() + PULL_S, fetcher))
+
+    def _answer_range(self, future: Future[Any], fetcher: int, number: int) -> None:
+        version, data = self._copy
+        try:
+            future.set_result(self._fetches.get(fetcher, number, version, memoryview(data)))
+        except RangeRefused as error:
+            future.set_exception(error)
 
     def _serve_pulls(self) -> None:
         """Answer from the copy those for whom it is recent enough; have another one fetched for the rest."""
         version = self._copy[0]
-        if version >= self._known and self._pulls:
-            for pull in self._pulls:
-                if pull.min_version <= version:
-                    pull.future.set_result(self._copy)
-            self._pulls = [pull for pull in self._pulls if pull.min_version > version]
+        for pull in self._pulls:
+            if pull.min_version <= version:
+                if pull.fetcher is None:
+                    pull.future.set_result((version, bytes(self._copy[1])))
+                else:
+                    self._answer_range(pull.future, pull.fetcher, 0)
+        self._pulls = [pull for pull in self._pulls if pull.min_version > version]
         if not self._pulls or self._again_s is not None:
             return
         now_s = time.monotonic()
         for pull in self._pulls:
-            if pull.deadline_s <= now_s:
+            if pull.deadline_s <= now_s and not self._fetching:
                 pull.future.set_exception(NotYet(f"version {pull.min_version}: this is {version}"))
-        self._pulls = [pull for pull in self._pulls if pull.deadline_s > now_s]
+        self._pulls = [pull for pull in self._pulls if not pull.future.done()]
         if self._pulls:
-            wanted = max(self._known, min(pull.min_version for pull in self._pulls))
+            wanted = min(pull.min_version for pull in self._pulls)
             if not self._fetching or wanted < min(self._fetching):  # who asks for less does not wait for who asks more
                 self._fetching.append(wanted)
-                fetched = self._reader.pull_vector.submit(wanted)
+                fetched = self._fetch(wanted)
                 fetched.add_done_callback(lambda fetched: self._todo.put(lambda: self._fetched(fetched, wanted)))
 
-    def _fetched(self, fetched: Future[tuple[int, bytes]], wanted: int) -> None:
+    def _fetch(self, wanted: int) -> Future[Any]:
+        if 4 * self._size <= sending.ENTRY_BYTES_MAX:
+            return self._reader.pull_vector.submit(wanted)  # type: ignore[no-any-return]
+        return sending.Fetch(self._reader.pull_range.submit, wanted).future
+
+    def _fetched(self, fetched: Future[tuple[int, bytes | bytearray]], wanted: int) -> None:
         self._fetching.remove(wanted)
         error = fetched.exception()
         if error is None:
             self._copy = max(self._copy, fetched.result(), key=lambda copy: copy[0])
             self._known = max(self._known, self._copy[0])
-        elif isinstance(error, ActorRaftError):
+        elif isinstance(error, ActorRaftError | RangeRefused):
             self._later()
         else:
             for pull in self._pulls:

@@ -30,7 +30,7 @@ from zlib import crc32
 from actorraft.errors import NotYet, UsageError
 from actorraft.machine import StateMachine, command, context, query
 from statemachines import updates
-from statemachines.ranges import Ranges
+from statemachines.ranges import Fetches, Ranges
 
 if TYPE_CHECKING:
     from statemachines.updates import Vector
@@ -43,6 +43,7 @@ LEFT_MAX: Final = 10_000  # workers that left whose last step is remembered; the
 LIVES_MAX: Final = 8  # former processes of one worker that are known still
 GIVEN_UP: Final = -1  # the answer of a step that was given up
 UPLOADS_MAX: Final = 4  # updates that may be under way in ranges, each as large as all parameters
+VERSIONS_MAX: Final = 4  # of the parameters, that are held for who pulls them in ranges
 ROUND_S: Final = 60.0  # of log time: how long a round lasts at the most, where the rule does not say
 CHUNK_FLOATS: Final = 1 << 18  # of a vector, in one piece of a snapshot
 
@@ -286,6 +287,7 @@ class ParameterServer(StateMachine):
         self._left: dict[Worker, _Known] = {}  # the longest gone first
         self._spare = _Spare(size)
         self._ranges = Ranges(UPLOADS_MAX, updates.bytes_max(size))
+        self._fetches = Fetches(VERSIONS_MAX)
         for worker in workers or ():
             _check_worker(worker)
             examples = workers[worker] if isinstance(workers, Mapping) else 1
@@ -471,6 +473,25 @@ class ParameterServer(StateMachine):
         return self._version, self._values.tobytes()
 
     @query
+    def pull_range(self, fetcher: int, number: int, min_version: int = 0) -> tuple[int, int, bytes]:
+        """Return the version, the size of all parameters in bytes, and a range of these (ranges.py).
+
+        All ranges that one fetcher asks one node for are of one version, which is told with each.
+
+        Args:
+            fetcher: a number of the fetch's own.
+            number: of the range, from 0, which begins anew.
+            min_version: as in `pull_vector`, of what begins.
+
+        Raises:
+            NotYet: as in `pull_vector`.
+            RangeRefused: begin anew, or later; which of its subclasses says why.
+        """
+        if number == 0 and self._version < min_version:
+            raise NotYet(f"version {min_version}: this is {self._version}")
+        return self._fetches.get(fetcher, number, self._version, self._values.data.cast("B"))
+
+    @query
     def layout(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the names and shapes of the parameters, in the order of the vector."""
         return [(name, shape) for name, (_, _, shape) in self._places.items()]
@@ -523,6 +544,7 @@ class ParameterServer(StateMachine):
             vectors.append(vector)
         self._ranges = Ranges(UPLOADS_MAX, updates.bytes_max(size))
         self._ranges.restore(uploads, chunks)
+        self._fetches = Fetches(VERSIONS_MAX)
         values, self._sum, self._velocity = vectors
         assert values is not None, "there are always parameters"
         self._values, self._spare = values, _Spare(size)

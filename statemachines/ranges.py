@@ -8,10 +8,14 @@ that the same sender began before and gave up, the last says so by a checksum of
 Shape:      a value of `size` bytes is cut every RANGE_BYTES; ranges count from 0, and the last one, which may be
             shorter, comes with the command that commits the value.
 Invariant:  at most `values_max` values of at most `bytes_max` bytes are held. What is refused has changed nothing.
+
+The other way round, `Fetches` hands out a large value in ranges: each fetch has the value as it was when it began,
+whatever becomes of the state meanwhile. It is no part of the state: each node has its own.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +23,8 @@ from zlib import crc32
 
 RANGE_BYTES: Final = 1 << 20
 IDLE_S: Final = 30.0  # of log time without another range: after that a value under way may make room
+FETCH_IDLE_S: Final = 10.0  # of this node's time without a word of who fetches; likewise
+FETCHERS_MAX: Final = 1000
 
 
 class RangeRefused(Exception):
@@ -130,6 +136,75 @@ class Ranges:
     def digest(self) -> int:
         """Return what is equal on equal replicas."""
         return crc32(repr(self.state()[0]).encode())
+
+
+@dataclass
+class _Fetch:
+    """One that is under way. `left`: ranges that were not handed out yet."""
+
+    version: int
+    data: memoryview
+    left: set[int]
+    asked_s: float
+
+
+class Fetches:
+    """Values that are handed out in ranges, each as it was when its first range was asked for.
+
+    Args:
+        versions_max: how many versions are held for who fetches them; each may be fetched by many.
+    """
+
+    def __init__(self, versions_max: int) -> None:
+        self._versions_max = versions_max
+        self._fetches: dict[int, _Fetch] = {}  # by fetcher
+
+    def get(self, fetcher: int, number: int, version: int, data: memoryview) -> tuple[int, int, bytes]:
+        """Return the version that this fetch is of, its size in bytes, and a range of it; the first one begins.
+
+        Args:
+            fetcher: a number of the fetch's own.
+            number: of the range, from 0.
+            version: that there is now.
+            data: that version; bytes which nobody changes.
+
+        Raises:
+            RangeMissing: this fetch is not known, or ended; begin anew.
+            NoRoomForRanges: others fetch other versions; try again later.
+            WrongRange: there is no such range.
+        """
+        if type(fetcher) is not int or type(number) is not int:
+            raise WrongRange("a fetch and a range of it are ints")
+        now_s = time.monotonic()
+        if number == 0:
+            self._make_room(fetcher, version, now_s)
+            count = -(-len(data) // RANGE_BYTES)
+            self._fetches[fetcher] = _Fetch(version, data, set(range(count)), now_s)
+        fetch = self._fetches.get(fetcher)
+        if fetch is None:
+            raise RangeMissing(f"fetch {fetcher} is not known here, or has ended")
+        start = number * RANGE_BYTES
+        if not 0 <= start < len(fetch.data):
+            raise WrongRange(f"there is no range {number} of {len(fetch.data)} bytes")
+        fetch.asked_s = now_s
+        fetch.left.discard(number)
+        if not fetch.left:
+            del self._fetches[fetcher]
+        return fetch.version, len(fetch.data), bytes(fetch.data[start : start + RANGE_BYTES])
+
+    def _make_room(self, fetcher: int, version: int, now_s: float) -> None:
+        self._fetches.pop(fetcher, None)
+        if self._is_full(version):
+            self._fetches = {key: each for key, each in self._fetches.items() if each.asked_s + FETCH_IDLE_S > now_s}
+            if self._is_full(version):
+                raise NoRoomForRanges(f"{len(self._fetches)} fetches are under way; try again later")
+
+    def _is_full(self, version: int) -> bool:
+        versions = {each.version for each in self._fetches.values()}
+        return len(versions | {version}) > self._versions_max or len(self._fetches) >= FETCHERS_MAX
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Fetches, (self._versions_max,)
 
 
 def cut(data: bytes) -> list[bytes]:

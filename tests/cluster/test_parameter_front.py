@@ -157,6 +157,40 @@ def test_updates_larger_than_a_frame_come_in_ranges_whoever_is_killed_on_the_way
     agree(cluster)
 
 
+def test_parameters_larger_than_an_answer_are_pulled_in_ranges_of_one_version_whoever_is_killed_meanwhile(
+    raft_cluster: Spawn,
+) -> None:
+    size, config = 1_200_000, RaftConfig(frame_bytes_max=2 << 20)  # 4.8 MB: above what is asked for at once
+    machine = ReplicatedStateMachine(ParameterServer, {"w": np.zeros(size)}, Async(0.0), ["p"])
+    cluster = raft_cluster(machine, 3, config=config)
+    ref, done = front(cluster), threading.Event()
+
+    def push() -> None:
+        with ParameterClient("p", cluster, timeout=60.0) as client:
+            while not done.is_set():
+                client.push(np.ones(size, np.float32), 0).result(60)
+
+    pusher = threading.Thread(target=push)
+    pusher.start()
+    try:
+        with ParameterClient("a", ref, timeout=60.0) as one, ParameterClient("b", cluster, timeout=60.0) as other:
+            for number in range(4):
+                for client in (one, other):
+                    version, vector = client.pull_vector()
+                    assert (vector.min(), vector.max()) == (version, version), "of one version"
+                    version, _ = client.pull_vector(min_version=version + 1)
+                if number == 0:
+                    leader = cluster.wait_for_leader()
+                    cluster.nodes[leader].kill()
+                    cluster.nodes[leader].restart()
+                if number == 1:
+                    kill(ref)
+    finally:
+        done.set()
+        pusher.join(60)
+    agree(cluster)
+
+
 class Worker(Actor):
     """Pushes, and says so without waiting for an answer."""
 

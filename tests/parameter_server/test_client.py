@@ -185,3 +185,37 @@ def test_wrong_updates_are_refused_before_they_are_numbered(opened: Any) -> None
         ParameterClient("a", way, compress="zip")  # type: ignore[arg-type]
     assert client.push(ones(), 0).result(10) == 1
     assert updates.kind_of(updates.sparse(ones(0.0))) == updates.LARGEST
+
+
+def test_a_pull_has_what_was_pushed_before_it_but_for_as_many_as_it_may_be_behind(opened: Any) -> None:
+    way, held = Way(Async(0.0)), threading.Event()
+    way.on_push = lambda step: "answer" if held.is_set() or step == 1 else "drop"
+    client = opened(way, behind_max=1)
+    client.push(ones(), 0).result(10)
+    client.push(ones(), 0)
+    assert client.pull_vector()[0] == 1, "one may be under way"
+    client.push(ones(), 0)
+    pulled: list[int] = []
+    puller = threading.Thread(target=lambda: pulled.append(client.pull_vector()[0]))
+    puller.start()
+    client.push(ones(), 0)  # there is room for pushes while a pull waits
+    assert not pulled
+    held.set()
+    puller.join(20)
+    assert pulled[0] >= 3
+
+
+def test_a_pull_in_the_callback_of_a_push_does_not_wait_for_itself(opened: Any) -> None:
+    way, seen = Way(Async(0.0)), []
+    client = opened(way)
+    done = threading.Event()
+
+    def look(_: Any) -> None:
+        seen.append(client.pull_vector()[0])
+        done.set()
+
+    first = client.push(ones(), 0)
+    first.add_done_callback(look)
+    client.push(ones(), 0)
+    assert done.wait(10)
+    assert seen[0] >= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -95,5 +96,83 @@ def test_what_the_cluster_does_not_take_is_refused_by_name_and_the_front_goes_on
             bench.push("a", 1, 0, None, 1.0, updates.whole(ones())).result(10)
         server.entry_bytes_max = 1000
         assert bench.push("a", 1, 0, None, 1.0, updates.whole(ones())).result(10) == 1
+    finally:
+        bench.stop()
+
+
+def test_parameters_that_no_answer_holds_come_in_ranges_of_one_version_while_they_change() -> None:
+    server = Server()
+    asked: list[int] = []
+
+    def ask(fetcher: int, number: int, min_version: int) -> Future[Any]:
+        asked.append(number)
+        server.machine.push("a", len(asked), 0, ones())  # at every turn
+        return server.pull_range.submit(fetcher, number, min_version)  # type: ignore[no-any-return]
+
+    version, data = sending.Fetch(ask, 0).future.result(10)
+    assert (version, np.frombuffer(data, "<f4").tolist()) == (1, [1.0] * SIZE)
+    assert sorted(asked) == [0, 1, 2, 3, 4, 5, 6], "each once"
+
+
+def test_ranges_of_another_version_end_a_fetch_instead_of_being_mixed_in() -> None:
+    server = Server()
+
+    def ask(fetcher: int, number: int, min_version: int) -> Future[Any]:
+        if number == 2:  # its first range came again
+            server.machine.push("a", 1, 0, ones())
+            server.machine.pull_range(fetcher, 0)
+        return server.pull_range.submit(fetcher, number, min_version)  # type: ignore[no-any-return]
+
+    with pytest.raises(ranges.RangeMissing, match="version 1 came for a range of version 0"):
+        sending.Fetch(ask, 0).future.result(10)
+
+
+def test_no_more_ranges_than_said_are_asked_for_at_once_and_one_lost_ends_the_fetch() -> None:
+    asked: list[Future[Any]] = []
+
+    def ask(fetcher: int, number: int, min_version: int) -> Future[Any]:
+        asked.append(Future())
+        return asked[-1]
+
+    fetch = sending.Fetch(ask, 0)
+    asked[0].set_result((1, 640, bytes(64)))
+    assert len(asked) == 1 + sending.ASKED_MAX
+    asked[3].set_result((1, 640, bytes(64)))
+    assert len(asked) == 2 + sending.ASKED_MAX
+    asked[1].set_exception(TimeoutError("nobody answered"))
+    for late in (asked[2], asked[4]):
+        late.set_result((1, 640, bytes(64)))
+    assert len(asked) == 2 + sending.ASKED_MAX
+    with pytest.raises(TimeoutError, match="nobody answered"):
+        fetch.future.result(10)
+
+
+def test_a_front_hands_out_ranges_of_one_version_and_a_copy_that_was_right_when_it_was_asked_for() -> None:
+    server = Server()
+    fetched: list[Any] = []
+
+    def read(fetcher: int, number: int, min_version: int) -> Future[Any]:
+        if number == 0:  # the answer of a push comes before each copy does
+            bench.push("a", len(fetched) + 1, 0, None, 1.0, updates.largest(ones(), 5)).result(10)
+            fetched.append(min_version)
+        return server.pull_range.submit(fetcher, number, min_version)  # type: ignore[no-any-return]
+
+    class Reader:
+        class pull_range:
+            @staticmethod
+            def submit(*args: Any) -> Future[Any]:
+                answer: Future[Any] = Future()
+                threading.Thread(target=lambda: answer.set_result(read(*args).result(10))).start()
+                return answer
+
+    bench = _Bench(server, Reader, SIZE, 256, 2)
+    try:
+        for _ in range(2):
+            version, data = sending.Fetch(bench.pull_range, 0).future.result(10)
+            there = np.frombuffer(data, "<f4")
+            assert (there.sum(), len(fetched)) == (5 * version, version), "one copy a pull, though it changes meanwhile"
+        missing = bench.pull_range(99, 3, 0)
+        with pytest.raises(ranges.RangeMissing):
+            missing.result(10)
     finally:
         bench.stop()

@@ -352,7 +352,7 @@ def test_wrong_rules_and_parameters_are_refused_at_once() -> None:
 def test_a_machine_is_made_of_commands_and_queries() -> None:
     methods = methods_of(ParameterServer)
     assert set(methods.commands) == {"join", "leave", "push", "push_sum", "put_range", "skip"}
-    assert set(methods.queries) == {"pull", "pull_vector", "layout", "progress"}
+    assert set(methods.queries) == {"pull", "pull_vector", "pull_range", "layout", "progress"}
 
 
 # --- Restored anywhere, and replayed ---
@@ -539,6 +539,63 @@ def test_a_snapshot_in_the_middle_of_an_update_in_ranges_has_those_that_had_come
     assert copy.digest() == machine.digest()
 
 
+def pull_ranges(machine: ParameterServer, fetcher: int, numbers: Any) -> list[tuple[int, bytes]]:
+    return [(version, data) for version, _, data in (machine.pull_range(fetcher, number) for number in numbers)]
+
+
+def test_parameters_in_ranges_are_of_the_version_that_the_first_one_had_whatever_is_pushed_meanwhile() -> None:
+    machine = server(Async(0.0, momentum=0.5))
+    before = machine.pull_vector()[1]
+    got = pull_ranges(machine, 1, [0])
+    for step in range(1, 6):
+        machine.push("a", step, step - 1, vector(step))
+        got += pull_ranges(machine, 1, [step % 4] if step < 4 else [])
+    assert got == [(0, before[start : start + 8]) for start in (0, 8, 16, 24)]
+    with pytest.raises(ranges.RangeMissing):
+        machine.pull_range(1, 1)  # all of it was handed out
+    assert b"".join(data for _, data in pull_ranges(machine, 1, range(4))) == machine.pull_vector()[1]
+    with pytest.raises(NotYet):
+        machine.pull_range(2, 0, 6)
+
+
+def test_a_fifth_version_waits_until_one_of_four_was_fetched_or_nobody_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(ranges.time, "monotonic", lambda: now_s)
+    machine = server(Async(0.0))
+    for step in range(1, 5):
+        pull_ranges(machine, step, [0])
+        machine.push("a", step, step - 1, vector(step))
+    with pytest.raises(ranges.NoRoomForRanges):
+        machine.pull_range(5, 0)
+    pull_ranges(machine, 2, [1, 2, 3])
+    assert pull_ranges(machine, 5, [0])[0][0] == 4
+    pull_ranges(machine, 6, [0])  # of the same version
+    now_s += 5.0
+    pull_ranges(machine, 1, [1])
+    machine.push("a", 5, 4, vector(5))
+    now_s += ranges.FETCH_IDLE_S - 4.0
+    assert pull_ranges(machine, 7, [0])[0][0] == 5
+    assert pull_ranges(machine, 1, [2])[0][0] == 0, "who goes on asking goes on"
+    with pytest.raises(ranges.RangeMissing):
+        machine.pull_range(5, 1)
+
+
+def test_ranges_that_are_none_are_refused_and_hold_nothing() -> None:
+    machine = server(Async(0.0))
+    for fetcher, number in ((1, -1), (1, 4), ("a", 0), (1, 1.0), (True, 0)):
+        with pytest.raises(ranges.RangeRefused):
+            machine.pull_range(fetcher, number)  # type: ignore[arg-type]
+    assert not machine._fetches._fetches
+    machine.pull_range(1, 0)
+    for number in (-1, 4, 10**9):
+        with pytest.raises(ranges.WrongRange):
+            machine.pull_range(1, number)
+    copy = pickle.loads(pickle.dumps(machine._fetches))
+    assert not copy._fetches, "no part of the state"
+
+
 def test_the_state_takes_no_more_memory_than_is_said_whatever_is_sent() -> None:
     size, momentum = 50_000, 1
     with pytest.MonkeyPatch.context() as patch:
@@ -554,6 +611,8 @@ def test_the_state_takes_no_more_memory_than_is_said_whatever_is_sent() -> None:
                         ranged = put(machine, sender, encoded)
                 looked_at = machine.snapshot_while_serving()
                 next(looked_at)
+                with contextlib.suppress(ranges.NoRoomForRanges):
+                    machine.pull_range(round_, 0)
                 for worker in "ab":
                     machine.push(worker, round_ + 1, round_, ranged if worker == "a" else encoded)
                     ranged = put(machine, 3, encoded)
@@ -562,7 +621,8 @@ def test_the_state_takes_no_more_memory_than_is_said_whatever_is_sent() -> None:
         finally:
             tracemalloc.stop()
     assert machine.progress().version == 6
-    vectors = 1 + momentum + 1 + 4 + ps.UPLOADS_MAX  # parameters, momentum, sum, spare ones, and updates in ranges
+    # Parameters, momentum, sum, spare ones, updates in ranges, and versions that are fetched in ranges.
+    vectors = 1 + momentum + 1 + 4 + ps.UPLOADS_MAX + ps.VERSIONS_MAX
     slack = 100_000  # of all that is small
     assert held <= 4 * size * vectors + slack
     # While one is applied: two that are computed, the update as a whole; three that a snapshot looks at.

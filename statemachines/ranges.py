@@ -144,7 +144,7 @@ class _Fetch:
 
     version: int
     data: memoryview
-    left: set[int]
+    left: dict[int, None]
     asked_s: float
 
 
@@ -179,7 +179,7 @@ class Fetches:
         if number == 0:
             self._make_room(fetcher, version, now_s)
             count = -(-len(data) // RANGE_BYTES)
-            self._fetches[fetcher] = _Fetch(version, data, set(range(count)), now_s)
+            self._fetches[fetcher] = _Fetch(version, data, dict.fromkeys(range(count)), now_s)
         fetch = self._fetches.get(fetcher)
         if fetch is None:
             raise RangeMissing(f"fetch {fetcher} is not known here, or has ended")
@@ -187,7 +187,7 @@ class Fetches:
         if not 0 <= start < len(fetch.data):
             raise WrongRange(f"there is no range {number} of {len(fetch.data)} bytes")
         fetch.asked_s = now_s
-        fetch.left.discard(number)
+        fetch.left.pop(number, None)
         if not fetch.left:
             del self._fetches[fetcher]
         return fetch.version, len(fetch.data), bytes(fetch.data[start : start + RANGE_BYTES])

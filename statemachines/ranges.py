@@ -15,7 +15,6 @@ whatever becomes of the state meanwhile. It is no part of the state: each node h
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,7 +22,7 @@ from zlib import crc32
 
 RANGE_BYTES: Final = 1 << 20
 IDLE_S: Final = 30.0  # of log time without another range: after that a value under way may make room
-FETCH_IDLE_S: Final = 10.0  # of this node's time without a word of who fetches; likewise
+FETCH_IDLE: Final = 16  # times as many ranges asked for as there are fetches, and none by this one; likewise
 FETCHERS_MAX: Final = 1000
 
 
@@ -140,12 +139,12 @@ class Ranges:
 
 @dataclass
 class _Fetch:
-    """One that is under way. `left`: ranges that were not handed out yet."""
+    """One that is under way. `left`: ranges that were not handed out yet; `asked`: when one was asked for last."""
 
     version: int
     data: memoryview
     left: dict[int, None]
-    asked_s: float
+    asked: int
 
 
 class Fetches:
@@ -158,6 +157,7 @@ class Fetches:
     def __init__(self, versions_max: int) -> None:
         self._versions_max = versions_max
         self._fetches: dict[int, _Fetch] = {}  # by fetcher
+        self._asked = 0  # how often a range was asked for: here is no clock
 
     def get(self, fetcher: int, number: int, version: int, data: memoryview) -> tuple[int, int, bytes]:
         """Return the version that this fetch is of, its size in bytes, and a range of it; the first one begins.
@@ -175,27 +175,28 @@ class Fetches:
         """
         if type(fetcher) is not int or type(number) is not int:
             raise WrongRange("a fetch and a range of it are ints")
-        now_s = time.monotonic()
+        self._asked += 1
         if number == 0:
-            self._make_room(fetcher, version, now_s)
+            self._make_room(fetcher, version)
             count = -(-len(data) // RANGE_BYTES)
-            self._fetches[fetcher] = _Fetch(version, data, dict.fromkeys(range(count)), now_s)
+            self._fetches[fetcher] = _Fetch(version, data, dict.fromkeys(range(count)), self._asked)
         fetch = self._fetches.get(fetcher)
         if fetch is None:
             raise RangeMissing(f"fetch {fetcher} is not known here, or has ended")
         start = number * RANGE_BYTES
         if not 0 <= start < len(fetch.data):
             raise WrongRange(f"there is no range {number} of {len(fetch.data)} bytes")
-        fetch.asked_s = now_s
+        fetch.asked = self._asked
         fetch.left.pop(number, None)
         if not fetch.left:
             del self._fetches[fetcher]
         return fetch.version, len(fetch.data), bytes(fetch.data[start : start + RANGE_BYTES])
 
-    def _make_room(self, fetcher: int, version: int, now_s: float) -> None:
+    def _make_room(self, fetcher: int, version: int) -> None:
         self._fetches.pop(fetcher, None)
         if self._is_full(version):
-            self._fetches = {key: each for key, each in self._fetches.items() if each.asked_s + FETCH_IDLE_S > now_s}
+            since = self._asked - FETCH_IDLE * len(self._fetches)
+            self._fetches = {key: each for key, each in self._fetches.items() if each.asked > since}
             if self._is_full(version):
                 raise NoRoomForRanges(f"{len(self._fetches)} fetches are under way; try again later")
 

@@ -7,7 +7,8 @@ it by its number, and answers as it did.
 
 Numbers:    belong to a stream, (sending cluster, epoch). A cluster that begins with the state of another one begins an
             epoch, for that one may go on, and give the same numbers to other effects. What lay in the outbox keeps its
-            number: whichever of the two sends it, it is taken once.
+            number: whichever of the two sends it, it is taken once. Numbers begin anew, higher, with each term of the
+            log: a cluster that was recovered from a minority has lost entries, and with them what numbers they gave.
 Bounds:     an effect says the lowest number that its sender still holds for this receiver; what is below is settled,
             and the receiver forgets it. Streams beyond STREAMS_MAX are forgotten, the longest silent one first.
 Threads:    `Outbox.boxes` changes in the thread that applies and is read in the courier's: under `lock`.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 WINDOW: Final = 1000  # effects on their way to one receiver
 STREAMS_MAX: Final = 10_000
+TERM_BITS: Final = 32  # a number has its term above these
 
 Told = tuple[bool, Any]  # whether it went well; the answer, or what went wrong: see `told_error`
 Key = tuple[str, int]  # stream, number
@@ -74,11 +76,13 @@ class Outbox:
         self.early: list[Outgoing] = []  # from before the first entry of the log
         self.boxes: dict[str, dict[Key, Outgoing]] = {}  # by receiver, in the order of sending
 
-    def begin(self, cluster: int) -> None:
-        """Apply an entry of that cluster's log."""
+    def begin(self, cluster: int, term: int = 0) -> None:
+        """Apply an entry of that cluster's log, of that term."""
         if cluster == self.cluster:
+            if self.next_number < term << TERM_BITS:
+                self.next_number = term << TERM_BITS
             return
-        self.cluster, self.epoch, self.next_number = cluster, self.epoch + 1, 0
+        self.cluster, self.epoch, self.next_number = cluster, self.epoch + 1, max(0, term << TERM_BITS)
         early, self.early = self.early, []
         for one in early:
             self.add(*one)

@@ -125,7 +125,7 @@ class ReplicatedActor:
     def apply(self, command: tuple[Any, ...]) -> Any:
         """Take a message; return its answer."""
         kind, what, *more = command
-        self.outbox.begin(context().seed)
+        self.outbox.begin(context().seed, context().term)
         if kind == SETTLE:
             self._settle(what)
         elif kind == EFFECT:
@@ -141,7 +141,7 @@ class ReplicatedActor:
 
     def on_clock(self) -> None:
         """Take the messages of timers that are due."""
-        self.outbox.begin(context().seed)
+        self.outbox.begin(context().seed, context().term)
         due = bisect.bisect_right(self._timers, context().time, key=lambda timer: timer[0])
         taken, self._timers = self._timers[:due], self._timers[due:]
         for _, _, message in taken:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from actorraft import Actor, ActorDead, ActorOptions, CommandFailed, ResultFuture, UsageError, actor_ref, query, spawn
+from actorraft import (
+    Actor,
+    ActorDead,
+    ActorOptions,
+    CommandFailed,
+    ReplicatedStateMachine,
+    ResultFuture,
+    UsageError,
+    actor_ref,
+    query,
+    spawn,
+)
 from actorraft.actors.system import close_system
-from actorraft.cluster.replicated_actor import ReplicatedActorRef
+from actorraft.cluster.replicated_actor import ASK, ReplicatedActor, ReplicatedActorRef
+from actorraft.storage.recover import recover
 from examples.transfers import move
 from tests.cluster.helpers import eventually
 
@@ -158,3 +172,28 @@ def test_money_moves_between_replicated_actors_while_leaders_die_and_the_sum_sta
     amounts, sent, confirmed, got = (sum(column) for column in zip(*books, strict=True))
     assert (amounts, killed) == (2_000, 2)
     assert sent == confirmed == got == 60
+
+
+def test_what_a_recovered_actor_sends_arrives_though_the_lost_majority_had_sent_other_things(tmp_path: Path) -> None:
+    other = spawn(Keeper)
+    machine = ReplicatedStateMachine(
+        ReplicatedActor, Keeper, (), {}, ReplicatedActorRef("kept", "ipc:///nowhere/kept.1")
+    )
+
+    def told(number: int) -> tuple[int, Any]:
+        return ASK, lambda self: self.tell(other, number)
+
+    with machine.spawn(3, data_dir=tmp_path / "data") as cluster:
+        cluster.execute(told(1), timeout=30.0)
+        eventually(lambda: other.proxy().all() == [(1, "kept")])
+        eventually(lambda: all(row.last_applied == cluster.status()[0].last_applied for row in cluster.status()))
+        cluster.nodes[2].kill()
+        cluster.execute(told(2), timeout=30.0)
+        eventually(lambda: other.proxy().all() == [(1, "kept"), (2, "kept")])
+    for lost in ("node-0", "node-1"):
+        shutil.rmtree(tmp_path / "data" / lost)
+    recover(tmp_path / "data", [2], force=True)
+
+    with machine.spawn(data_dir=tmp_path / "data") as cluster:
+        cluster.execute(told(3), timeout=30.0)
+        eventually(lambda: other.proxy().all() == [(1, "kept"), (2, "kept"), (3, "kept")])

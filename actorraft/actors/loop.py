@@ -317,7 +317,7 @@ class _Loop:
             BaseException: what an actor that is to be restarted after an exception let out.
         """
         inbox, inside, concurrency = self._inbox, self._inside, self._manner.concurrency
-        take, popleft = self._take, inbox.popleft
+        take, popleft, monotonic = self._take, inbox.popleft, time.monotonic
         timed = False  # the last turn was a timer's
         while not inside.leaving or self._running:
             busy = inbox and not inside.leaving and self._running < concurrency
@@ -332,7 +332,7 @@ class _Loop:
                 else:
                     timed = False
                     break
-                if time.monotonic() > self._flush_due_s:
+                if monotonic() > self._flush_due_s:
                     self.flush()
                     if timed:
                         break

@@ -32,6 +32,7 @@ from actorraft.actors.wire import (
     HELLO,
     LAST,
     READ,
+    SCALAR_PROTOCOL,
     STOP,
     Bulk,
     Writer,
@@ -60,6 +61,7 @@ LOOK_S: Final = 0.02  # how often to look after actors that cannot be reached, o
 
 _decode = msgspec.msgpack.Decoder(tuple[int, list[tuple[int, bool, bytes]]]).decode
 _BULK: Final = bytes([BULK])
+_loads = pickle.loads
 _encode = msgspec.msgpack.Encoder().encode
 
 Message = tuple[int, int, bytes | Bulk]  # kind, number, pickle
@@ -182,7 +184,8 @@ class Post:
         if type(data) is Bulk:  # as it is now, whatever becomes of it later
             data.buffers = [self._channel.part(each) for each in data.buffers]
         with self._lock:
-            if box.dead is None:
+            dead = box.dead
+            if dead is None:
                 if box.numbers >= box.numbers_max and kind != STOP:
                     raise MailboxFull(f"{box.name} has not taken the last {box.mailbox_max} messages")
                 if box.bytes + size > box.bytes_max:
@@ -198,13 +201,13 @@ class Post:
                         self._new_deadlines.append((monotonic() + timeout_s, number, id(box), box))
                 box.waiting.append((kind, number, data))
                 self._touched[box] = None
-        if box.dead is None:
+        if dead is None:
             self._wake()
             return
-        ring.add(box.name, [(kind, 0, data)], box.dead)
+        ring.add(box.name, [(kind, 0, data)], dead)
         if future is None:
-            raise ActorDead(f"{box.name} {box.dead}")
-        future.set_exception(ActorDead(f"{box.name} {box.dead}"))
+            raise ActorDead(f"{box.name} {dead}")
+        future.set_exception(ActorDead(f"{box.name} {dead}"))
 
     def _define(self, box: Box, data: bytes) -> None:
         """Send a definition ahead of the message that needs it."""
@@ -377,7 +380,8 @@ class Post:
                 continue
             try:
                 if ok:
-                    results.append((future, loads(data)))
+                    plain = type(data) is bytes and data[1] == SCALAR_PROTOCOL
+                    results.append((future, _loads(data) if plain else loads(data)))
                 else:
                     failures.append((future, load_error(data)))  # of an error nothing lies beside
             except BaseException as error:

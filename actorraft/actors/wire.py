@@ -57,7 +57,7 @@ _definitions = Definitions(own_first=True)  # what others have defined here
 _owners = itertools.count(1)
 _building = threading.Lock()  # held by who builds classes, so not by who only names them
 os.register_at_fork(after_in_child=lambda: globals().__setitem__("_building", threading.Lock()))
-_loads = pickle.loads
+_loads, _dumps = pickle.loads, pickle.dumps
 _decode = msgspec.msgpack.decode
 _encode = msgspec.msgpack.Encoder().encode
 _HEAD: Final = struct.Struct("<BI")
@@ -158,7 +158,7 @@ class Writer:
         if kind in SCALARS:
             if kind is bytes and len(value) >= BESIDE_BYTES:
                 return Bulk(b"", [value], [True])
-            return pickle.dumps(value, SCALAR_PROTOCOL)
+            return _dumps(value, SCALAR_PROTOCOL)
         buffers: list[memoryview] = []
         data = self.dumps(value, buffers)
         return data if not buffers else Bulk(data, buffers, [each.readonly for each in buffers])

@@ -38,7 +38,7 @@ OPENS_PICKLES: Final = {
         {"", "(import)", "_Loop._take_word"},
         "messages of an actor, over Unix sockets of one user; the quick way to them is a name of the module",
     ),
-    "actorraft/actors/post.py": ({"(import)"}, "answers of an actor, likewise"),
+    "actorraft/actors/post.py": ({"", "(import)"}, "answers of an actor, likewise"),
     "actorraft/actors/process.py": ({"ActorProcess.pump"}, "the pipe of a child"),
     "actorraft/actors/wire.py": ({"", "loads", "load_error", "Bulk.value"}, "all of these"),
     "actorraft/node/class_attributes.py": ({"ClassAttributes.restore"}, "what this process has pickled itself"),

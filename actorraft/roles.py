@@ -20,6 +20,7 @@ from actorraft import codec
 
 ADMIN: Final = "admin"
 JOIN: Final = "join"
+MAY_NOT: Final = "a key of the role "  # how each refusal here begins
 _READS: Final = (codec.Hello, codec.Query, codec.Watch, codec.Unwatch)
 _WRITES: Final = (*_READS, codec.Register, codec.Commands, codec.CloseSession)
 _JOINS: Final = frozenset({"join", "endpoints"})
@@ -32,12 +33,12 @@ def why_not(role: str, request: codec.Request) -> str:
         return ""
     if isinstance(request, codec.Admin):
         allowed = _JOINS if role == JOIN else _ASKS
-        return "" if request.verb in allowed else f"a key of the role {role} may not ask for {request.verb}"
+        return "" if request.verb in allowed else f"{MAY_NOT}{role} may not ask for {request.verb}"
     if not isinstance(request, {"read": _READS, "write": _WRITES, JOIN: (codec.Hello,)}.get(role, ())):
-        return f"a key of the role {role} may not send {type(request).__name__.lower()}"
+        return f"{MAY_NOT}{role} may not send {type(request).__name__.lower()}"
     if isinstance(request, codec.Commands | codec.Query) and not _is_plain(request.body):
         return (
-            f"a key of the role {role} sends plain data only (numbers, text, bytes, arrays, lists and dicts of these): "
+            f"{MAY_NOT}{role} sends plain data only (numbers, text, bytes, arrays, lists and dicts of these): "
             "objects, callables and keyword arguments are pickles, which are programs"
         )
     return ""

@@ -166,6 +166,7 @@ class Link:
         self.addresses: tuple[str, ...] = ()  # what the name was when it was dialled
         self.dialled_s = 0.0  # when that was
         self.ask_s = 0.0  # when to ask for the name again
+        self.keyless = False  # it was not dialled, since nobody knows its key
         self.refused = False  # it was told so, and libzmq does not connect again by itself
         self.broken_off = 0  # handshakes one after another that the other end did not finish
         self.greet_s = 0.0  # when to say hello again
@@ -330,7 +331,9 @@ class Sockets:
         now_s = link.dialled_s = time.monotonic()
         self._look_s = min(self._look_s, now_s + LOOK_S)
         if self._keys is not None and link.host and not link.keys:
-            self.drop("a link to a node whose key is not known", f"node {link.id} at {link.endpoint}")
+            if link.keyless:  # as it was at the try before: news of a member and of its key are not always one
+                self.drop("a link to a node whose key is not known", f"node {link.id} at {link.endpoint}")
+            link.keyless = True
             return
         endpoint = link.endpoint
         if link.named:

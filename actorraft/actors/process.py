@@ -470,13 +470,13 @@ class ActorProcess:
     def last_words(self) -> str:
         """Say how it ended, and what it wrote last."""
         how = describe_exit(self.returncode)
-        written = "\n".join(self._lines(self._output_from)[-LAST_LINES:])
+        lines, nothing = self._lines(self._output_from), "; it wrote nothing"
         if self._failure is not None:
             names, message, traceback = self._failure
-            how = f"{names[0]}: {message} ({how})"
-            if traceback.strip() not in written:
-                how = f"{how}\n{traceback.rstrip()}"
-        return f"{how}; its last lines:\n{written}" if written else f"{how}; it wrote nothing"
+            how, nothing = f"{names[0]}: {message} ({how})\n{traceback.rstrip()}", ""
+            lines = "\n".join(lines).replace(traceback.strip(), "").splitlines()  # it wrote that, too
+        written = "\n".join(lines[-LAST_LINES:])
+        return f"{how}; its last lines:\n{written}" if written.strip() else f"{how}{nothing}"
 
     def __repr__(self) -> str:
         return f"<ActorProcess {self.name!r} {f'pid {self.pid}' if self.alive else 'down'}>"

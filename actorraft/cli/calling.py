@@ -27,8 +27,9 @@ Values = Annotated[list[str] | None, typer.Argument(help="Its arguments, each in
 
 def register(app: typer.Typer) -> None:
     """Add the subcommands."""
-    app.command(name="exec")(execute)
-    app.command()(query)
+    negative = {"ignore_unknown_options": True}  # so that -1 is an argument
+    app.command(name="exec", context_settings=negative)(execute)
+    app.command(context_settings=negative)(query)
     app.command()(snapshot)
 
 
@@ -71,6 +72,8 @@ def _encode(method: str, values: list[str] | None) -> bytes:
         try:
             arguments.append(json.loads(value))
         except ValueError:
+            if value.startswith("-"):
+                raise fail(f"there is no option {value}; --help shows which there are", USED_WRONGLY) from None
             raise fail(f"{value} is not JSON; text stands in quotes of its own: '\"{value}\"'", USED_WRONGLY) from None
     return msgspec.msgpack.encode([method, *arguments])
 

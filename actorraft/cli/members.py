@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from actorraft.cli.output import Format, Output, fail, print_json, print_rows, say
-from actorraft.cli.reaching import ClientFolder, Timeout, cluster
+from actorraft.cli.reaching import ClientFolder, Timeout, cluster, nobody_answers
 from actorraft.client import administration
+from actorraft.client.requests import NodeForbids
 from actorraft.client.thread import ClientThread
 from actorraft.cluster.joining import create_token
 from actorraft.errors import ActorRaftError, Unavailable
@@ -37,9 +38,15 @@ def status(client: ClientFolder = None, timeout: Timeout = 1.0, output: Output =
         rows = administration.status(
             thread, timeout, lambda *said: administration.member_status(thread.endpoints, *said)
         )
-    print_rows([{**asdict(row), "endpoint": row.endpoint.partition("#")[0]} for row in rows], STATUS, output)
-    if not any(row.alive for row in rows):
-        raise fail("no member answers; are the addresses in the client's folder right?")
+        why = "" if any(row.alive for row in rows) else nobody_answers(thread)
+    shown = "tcp://" if output is Format.table else "#"  # a table has to fit; without keys it may be another transport
+    print_rows(
+        [{**asdict(row), "endpoint": row.endpoint.partition("#")[0].removeprefix(shown)} for row in rows],
+        STATUS,
+        output,
+    )
+    if why:
+        raise fail(why)
 
 
 def _find(thread: ClientThread, timeout: float) -> None:
@@ -133,12 +140,20 @@ def _change(client: Path | None, change: list[Any], timeout: float, done: Any) -
     with cluster(client) as thread:
         while time.monotonic() < deadline_s:
             said = administration.ask_leader(thread, "status", {}, timeout)
+            if (
+                change[0] == "remove" and node_id >= said["next_node_id"]
+            ):  # one that was a member, and is none, is removed already
+                raise fail(f"there is no node {node_id}; the nodes are {sorted({*said['voters'], *said['learners']})}")
+            if change[0] == "remove" and said["voters"] == [node_id]:
+                raise fail(f"node {node_id} is the only voter, and a cluster needs one")
             if done(said) and not said["joint"] and said["configuration_index"] <= said["commit_index"]:
                 return
             if not done(said) and change[0] != "remove" and node_id not in said["learners"]:
                 raise fail(f"there is no learner {node_id}; the learners are {said['learners']}")
             try:
                 administration.ask_leader(thread, "change_membership", {"changes": [change]}, timeout)
+            except NodeForbids:
+                raise
             except ActorRaftError as error:  # another change is under way, or it cannot be
                 refusal = str(error)
             time.sleep(0.05)

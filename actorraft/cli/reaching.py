@@ -7,6 +7,7 @@ are now and by which keys they are known. Else, once the last member of the firs
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ ClientFolder = Annotated[
     Path | None,
     typer.Option("--client", envvar="ACTORRAFT_CLIENT", help="The client's folder, as `actorraft init` wrote it."),
 ]
+_UNSAID = logging.NullHandler()
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)]
 
 
@@ -32,6 +34,8 @@ def cluster(folder: Path | None) -> Iterator[ClientThread]:
     """Open a session with the cluster whose client's folder this is; ends the subcommand when the library refuses."""
     if folder is None:
         raise fail("which cluster? Name its client's folder: --client FOLDER, or ACTORRAFT_CLIENT", USED_WRONGLY)
+    # What a link meets is in the error, if it matters; in a row of its own it is noise where all went well.
+    logging.getLogger("actorraft.transports").addHandler(_UNSAID)
     with errors():
         _look_for_key(folder)
         thread = open_thread(folder)
@@ -40,6 +44,11 @@ def cluster(folder: Path | None) -> Iterator[ClientThread]:
             _refresh(folder, thread)
         finally:
             thread.close()
+
+
+def nobody_answers(thread: ClientThread) -> str:
+    """Say why no member answers, as far as that is known; to be asked before the session is closed."""
+    return f"no member answers: {thread.where()}; are the addresses in the client's folder right?"
 
 
 def _refresh(folder: Path, thread: ClientThread) -> None:

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from actorraft.cli.output import Format, Output, fail
-from actorraft.cli.reaching import ClientFolder, cluster
+from actorraft.cli.reaching import ClientFolder, cluster, nobody_answers
 from actorraft.client import administration
 from actorraft.client.status import MemberStatus
 from actorraft.client.thread import ClientThread
@@ -64,7 +64,7 @@ def events(
         feed = Feed(thread)
         news = feed.ask()
         if not feed.anybody:
-            raise fail("no member answers; are the addresses in the client's folder right?")
+            raise fail(nobody_answers(thread))
         for happened in news if recent else ():
             _print(happened, output)
         until_s = math.inf if seconds is None else time.monotonic() + seconds
@@ -160,7 +160,7 @@ def top(
         feed, happened = Feed(thread), deque[Happened](maxlen=100)
         before = look(thread)
         if not any(row.alive for row in before.rows):
-            raise fail("no member answers; are the addresses in the client's folder right?")
+            raise fail(nobody_answers(thread))
         screen = output is Format.table and sys.stdout.isatty()
         console = Console()
         with Live(console=console, screen=True, auto_refresh=False) if screen else contextlib.nullcontext() as live:

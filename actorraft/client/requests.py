@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from actorraft import codec
 from actorraft.client.failures import Failure
 from actorraft.errors import ActorRaftError, Unavailable
+from actorraft.roles import MAY_NOT
 
 # On the wire: why a node cannot now what it may in a moment.
 NOT_LEADER = "not leader"
@@ -25,6 +26,10 @@ class NodeSilent(Unavailable):
 
 class NodeRefused(Unavailable):
     """A node's own answer to an administrator that it cannot."""
+
+
+class NodeForbids(NodeRefused):
+    """The same, because of the role of this client's key: asked again, it would say no again."""
 
 
 class NodeDoesNotLead(NodeRefused):
@@ -111,7 +116,8 @@ class Requests:
         if not reply.error:
             self.replies.append((asked.future, reply.value))
             return
-        self._failures.append(Failure(asked.future, _REFUSALS.get(reply.error, NodeRefused)(reply.error)))
+        refusal = NodeForbids if reply.error.startswith(MAY_NOT) else _REFUSALS.get(reply.error, NodeRefused)
+        self._failures.append(Failure(asked.future, refusal(reply.error)))
 
     def expire(self, now_s: float) -> None:
         """End what is too late."""

@@ -157,6 +157,10 @@ class MachineHost:
             own_args, own_kwargs = copy.deepcopy((args, kwargs))
             try:
                 made = machine(*own_args, **own_kwargs)
+            except TypeError as error:
+                if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                    raise  # what it ran did
+                raise UsageError(f"{exceptions.name(machine)} does not take these arguments: {error}") from error
             except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
                 # It would end this process as if that had been asked for.
                 raise UsageError(f"{exceptions.name(machine)}() raised {exceptions.summary(error)}") from error

@@ -73,7 +73,8 @@ def admit(configuration: Configuration, client: ClientKey) -> Configuration:
     """Let a client in, or give one that is known by this name another key or role.
 
     Raises:
-        ProposalRefused: the role is none, the name is empty, or another client has that key.
+        ProposalRefused: the role is none, the name is empty, another client has that key, or nobody would be an
+            administrator any more.
     """
     if client.role not in ROLES:
         raise ProposalRefused(f"a role is one of {', '.join(ROLES)}, not {client.role!r}")
@@ -82,19 +83,30 @@ def admit(configuration: Configuration, client: ClientKey) -> Configuration:
     others = [each for each in configuration.clients if each.name != client.name]
     if any(each.public_key == client.public_key for each in others):
         raise ProposalRefused("another client has that key")
-    return configuration._replace(clients=tuple(sorted((*others, client))))
+    return _with_clients(configuration, (*others, client))
 
 
 def revoke(configuration: Configuration, name: str) -> Configuration:
     """Let a client in no more.
 
     Raises:
-        ProposalRefused: there is none of that name.
+        ProposalRefused: there is none of that name, or it is the last administrator.
     """
     kept = tuple(each for each in configuration.clients if each.name != name)
     if len(kept) == len(configuration.clients):
         raise ProposalRefused(f"there is no client {name!r}")
-    return configuration._replace(clients=kept)
+    return _with_clients(configuration, kept)
+
+
+def _with_clients(configuration: Configuration, clients: tuple[ClientKey, ...]) -> Configuration:
+    """Take these clients. There is no key above an administrator's: without one nothing could be changed ever again."""
+    before = [each.name for each in configuration.clients if each.role == "admin"]
+    if before and not any(each.role == "admin" for each in clients):
+        raise ProposalRefused(
+            f"{before[0]} is the last administrator, and without one nobody could change anything any more: first "
+            "actorraft clients add ANOTHER --role admin"
+        )
+    return configuration._replace(clients=tuple(sorted(clients)))
 
 
 def issue(configuration: Configuration, token: Token, now_s: float) -> Configuration:

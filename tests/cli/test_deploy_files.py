@@ -257,6 +257,20 @@ def test_prometheus_accepts_the_rules_and_what_a_node_says_in_full() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_prometheus_accepts_what_the_deployment_guide_tells_it(tmp_path: Path) -> None:
+    program = needs("promtool")
+    (config,) = re.findall(
+        r"^```yaml\n(.*?)^```", (REPOSITORY / "docs" / "deployment.md").read_text(), flags=re.M | re.S
+    )
+    (tmp_path / "prometheus.yml").write_text(config)
+    (tmp_path / "alerts.yaml").write_bytes((DEPLOY / "alerts.yaml").read_bytes())
+    words = [program, "check", "config", tmp_path / "prometheus.yml"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (job,) = re.findall(r"job_name: (\w+)", config)
+    assert f'up{{job="{job}"}}' in (DEPLOY / "alerts.yaml").read_text()
+
+
 def test_each_alert_names_a_page_of_the_runbook() -> None:
     pages = set(re.findall(r"^## (.*)$", (REPOSITORY / "docs" / "runbook.md").read_text(), flags=re.M))
     named = re.findall(r'runbook: docs/runbook.md, "(.*)"', (DEPLOY / "alerts.yaml").read_text())

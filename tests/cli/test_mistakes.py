@@ -67,7 +67,7 @@ def no_space(_: int) -> None:
 
 @pytest.mark.cluster
 def test_a_line_that_cannot_serve_says_why_and_what_to_do(tmp_path: Path) -> None:
-    port, free = free_ports(2)
+    port, free, more = free_ports(3)
     words = ["init", str(tmp_path / "new"), "--machine", MACHINE, "--nodes", f"127.0.0.1:{port}"]
     assert CliRunner().invoke(app, words).exit_code == 0
 
@@ -80,6 +80,9 @@ def test_a_line_that_cannot_serve_says_why_and_what_to_do(tmp_path: Path) -> Non
     no_module = copy("no-module")
     text = (no_module / "node.toml").read_text()
     (no_module / "node.toml").write_text(text.replace(MACHINE, "not_there:Bank"))
+    other_arguments = copy("other-arguments")
+    text = (other_arguments / "node.toml").read_text()
+    (other_arguments / "node.toml").write_text(text.replace('kwargs = "{}"', """kwargs = '{"currency": "EUR"}'"""))
     other_data = copy("other-data")
     (other_data / "first-start").unlink()
     lines = {
@@ -89,6 +92,7 @@ def test_a_line_that_cannot_serve_says_why_and_what_to_do(tmp_path: Path) -> Non
         "at most 65534": [copy("last-port"), "--listen", "127.0.0.1:65535"],
         "chmod 600": [readable],
         "Install its package": [no_module],
+        "KVStore does not take these arguments": [other_arguments, "--listen", f"127.0.0.1:{more}"],
         "has begun before": [other_data, "--data-dir", tmp_path / "empty"],
         "actorraft init makes one": [tmp_path],
         "token create": ["--join", "nonsense", "--data-dir", tmp_path / "joined", "--listen", f"127.0.0.1:{free}"],

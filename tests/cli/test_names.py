@@ -163,8 +163,15 @@ def test_each_asks_a_cluster_that_serves_and_prints_a_table_or_json(served: Serv
     assert set(json.loads(added.stdout)) == {"name", "role", "folder", "public_key"}
     table, rows = said(served, tmp_path, "clients", "list")
     assert {row["name"] for row in rows} == {"admin", "r"}
+    before = rows
+    not_it = run(("members", "remove", "2"), tmp_path, tmp_path / "out", timeout="60")
+    assert (not_it.exit_code, "may not ask for change_membership" in plain(not_it)) == (1, True)
+    assert said(served, tmp_path, "clients", "list")[1] == before
     revoked = run(("clients", "revoke", "r", "-o", "json"), tmp_path, served.client, timeout="60")
     assert json.loads(revoked.stdout) == {"revoked": "r"}
+    shut_out = run(("status",), tmp_path, tmp_path / "out", timeout="3")
+    assert (shut_out.exit_code, "no member answers: no node can be reached" in plain(shut_out)) == (1, True)
+    assert run(("exec", "deposit", '"ann"', "-1"), tmp_path, served.client, timeout="60").stdout == "9\n"
     _, led = said(served, tmp_path, "transfer")
     assert led["leader"] in (0, 1, 2)
     _, taken = said(served, tmp_path, "snapshot")
@@ -182,6 +189,9 @@ def test_what_the_machine_or_the_cluster_refuses_is_told_by_name(served: Served,
         (("members", "promote", "7"), "there is no learner 7"),
         (("keys", "rotate", "7"), "there is no member 7"),
         (("clients", "revoke", "nobody"), "nobody"),
+        (("clients", "revoke", "admin"), "the last administrator"),
+        (("members", "remove", "7"), "there is no node 7"),
+        (("exec", "deposit", '"ann"', "-x"), "there is no option -x"),
     ):
         done = run(words, tmp_path, served.client, timeout="60")
         assert done.exit_code in (1, 2), words

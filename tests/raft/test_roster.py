@@ -81,12 +81,23 @@ def test_clients_come_change_their_role_and_go() -> None:
     one = roster.admit(THREE, ClientKey("web", "k1", "read"))
     two = roster.admit(one, ClientKey("web", "k1", "admin"))
     assert two.clients == (ClientKey("web", "k1", "admin"),)
-    assert roster.revoke(two, "web").clients == ()
+    three = roster.admit(two, ClientKey("second", "k3", "admin"))
+    assert roster.revoke(three, "web").clients == (ClientKey("second", "k3", "admin"),)
     for wrong in (ClientKey("x", "k1", "read"), ClientKey("x", "k2", "root"), ClientKey("", "k2", "read")):
         with pytest.raises(ProposalRefused):
             roster.admit(two, wrong)
     with pytest.raises(ProposalRefused, match="no client 'wib'"):
         roster.revoke(two, "wib")
+
+
+def test_the_last_administrator_stays_one() -> None:
+    alone = roster.admit(roster.admit(THREE, ClientKey("web", "k1", "read")), ClientKey("ann", "k2", "admin"))
+    with pytest.raises(ProposalRefused, match="ann is the last administrator"):
+        roster.revoke(alone, "ann")
+    with pytest.raises(ProposalRefused, match="actorraft clients add ANOTHER --role admin"):
+        roster.admit(alone, ClientKey("ann", "k2", "write"))
+    assert roster.revoke(alone, "web").clients == (ClientKey("ann", "k2", "admin"),)
+    assert roster.revoke(roster.admit(THREE, ClientKey("web", "k1", "read")), "web").clients == ()  # there was none
 
 
 # -- tokens (used once, for a time, by one machine)

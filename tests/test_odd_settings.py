@@ -56,6 +56,11 @@ def test_numbers_of_other_libraries_will_do_for_actors() -> None:
     assert [log.next_delay_s(0.0, crashed=True) for _ in range(3)] == [0.5, 0.75, None]
 
 
+def test_a_bool_of_another_library_will_do_too() -> None:
+    assert RaftConfig(lease_reads=np.bool_(True)).lease_reads is True  # type: ignore[arg-type]
+    assert ActorOptions(name="a", public=np.bool_(True)).public is True  # type: ignore[arg-type]
+
+
 def test_what_may_be_restarted_for_ever_is_after_a_thousand_times_too() -> None:
     log = RestartLog(Supervision(max_restarts=10_000, period_s=math.inf, backoff_s=(0.1, 5.0)))
     assert [log.next_delay_s(0.0, crashed=True) for _ in range(2000)][-1] == 5.0

@@ -31,6 +31,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -448,8 +449,12 @@ class ActorProcess:
     # --- What it wrote ---
 
     def logs(self, lines: int = 100) -> list[str]:
-        """Return the last lines of its standard output and error, those of earlier lives of this name included."""
-        return self._lines(0)[-lines:] if lines > 0 else []
+        """Return the last lines of its standard output and error, those of earlier lives of this name included.
+
+        Raises:
+            UsageError: `lines` is no whole number.
+        """
+        return last_lines(self._lines(0), lines)
 
     def _lines(self, start: int) -> list[str]:
         return read_lines(self._output, start)
@@ -485,6 +490,18 @@ class ActorProcess:
 def output_file(run_dir: Path, name: str) -> Path:
     """Return where the output of the process of this name goes."""
     return run_dir / f"{name.replace(' ', '-').replace('/', '_')}.out"
+
+
+def last_lines(lines: list[str], wanted: Any) -> list[str]:
+    """Return the last `wanted` of these lines; none for 0 or less.
+
+    Raises:
+        UsageError: that is no whole number.
+    """
+    if isinstance(wanted, bool) or not isinstance(wanted, Integral):
+        raise UsageError(f"lines is how many of the last ones are wanted, a whole number, not {wanted!r}")
+    count = int(wanted)
+    return lines[-count:] if count > 0 else []
 
 
 def read_lines(file: Path, start: int = 0) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from actorraft import futures
 from actorraft.actors import actor
 from actorraft.actors.post import Box, Post
-from actorraft.actors.process import output_file, read_lines
+from actorraft.actors.process import last_lines, output_file, read_lines
 from actorraft.actors.records import MAILBOX_BYTES_MAX, MAILBOX_MAX, Address, Exit, read_record, record_file
 from actorraft.actors.system import system
 from actorraft.actors.wire import ASK, STOP, TELL, Call, Inquiry
@@ -123,7 +123,7 @@ class ActorRef(Generic[A_co]):
         What it logs comes out in its parent, under `actorraft.actor.<name>`.
         """
         run_dir = record_file(self.endpoint).parent
-        return read_lines(output_file(run_dir, f"actor {self.name}"))[-lines:] if lines > 0 else []
+        return last_lines(read_lines(output_file(run_dir, f"actor {self.name}")), lines)
 
     def watch(self, callback: Callable[[Exit], Any]) -> None:
         """Have `callback` called with an Exit each time the actor's process ends; at once if it is gone.

@@ -37,12 +37,13 @@ class RunDir:
         names_bytes_max: of the longest name that a socket in it will have.
 
     Raises:
-        UsageError: the variable names no directory, or one whose path is too long for sockets.
+        UsageError: the variable names no directory, or one whose path is too long for sockets; or nothing can be made
+            where it is to be.
     """
 
     def __init__(self, prefix: str = PREFIX, place: str | None = None, *, names_bytes_max: int = 20) -> None:
         if place is None:
-            place = os.environ.get(VARIABLE) or tempfile.gettempdir()
+            place = os.environ.get(VARIABLE) or _temporary()
             name_bytes = len(prefix) + RANDOM_BYTES + names_bytes_max + 2  # and two slashes
             too_long = len(os.fsencode(place)) + name_bytes > SOCKET_BYTES_MAX
             if VARIABLE in os.environ and (too_long or not os.path.isdir(place)):
@@ -53,9 +54,18 @@ class RunDir:
         self._pid = os.getpid()
         self._closing = threading.Lock()  # a start that is given up is closed by two threads
         sweep(Path(place))
-        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=place))  # mode 0700
-        aside = self.path / f"{RUN_FILE}.new"
-        self._fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = -1
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=place))  # mode 0700
+        except OSError as error:
+            raise UsageError(_no_place(place, error)) from error
+        try:
+            aside = self.path / f"{RUN_FILE}.new"
+            self._fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.write(self._fd, b"%d\n" % self._pid)  # a disk that is full may take names, and no byte
+        except OSError as error:
+            self.remove()
+            raise UsageError(_no_place(place, error)) from error
         with contextlib.suppress(OSError):  # a file system without locks: then nobody else sees it as left either
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             aside.rename(self.path / RUN_FILE)
@@ -68,6 +78,20 @@ class RunDir:
                 fd, self._fd = self._fd, -1
             if fd >= 0:
                 os.close(fd)
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError as error:  # it has tried to write to each of several
+        raise UsageError(_no_place("no directory for temporary files", error)) from error
+
+
+def _no_place(place: str, error: OSError) -> str:
+    return (
+        f"{place}: {error.strerror or error}. Sockets, output, and data without a data_dir, go there: make room, or "
+        f"name another directory in the environment variable {VARIABLE}"
+    )
 
 
 def sweep(place: Path) -> list[Path]:

@@ -86,8 +86,9 @@ class ActorOptions:
             object.__setattr__(self, name, int(number))  # an actor's process need not have numpy, say
         if self.supervision is not None and not isinstance(self.supervision, Supervision):
             raise UsageError(f"supervision is a Supervision or None, not {self.supervision!r}")
-        if type(self.public) is not bool:
+        if type(self.public).__name__ not in ("bool", "bool_"):  # NumPy's too, which is not imported for that
             raise UsageError(f"public is True or False, not {self.public!r}")
+        object.__setattr__(self, "public", bool(self.public))
         check_route(self.route)
         if self.public and self.name is None:
             raise UsageError("a public actor is found by its name: give it one")

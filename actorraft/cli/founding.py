@@ -44,11 +44,12 @@ def init(
     """
     if not machine and from_backup is None:
         raise fail("name the machine's class: --machine MODULE:CLASS; or --from-backup FILE", USED_WRONGLY)
+    addresses = [address.strip() for address in nodes.split(",") if address.strip()]
     with errors():
         cluster_id = found(
             directory,
             machine,
-            [address.strip() for address in nodes.split(",") if address.strip()],
+            addresses,
             args=_json(args, list, "--args", "a list"),
             kwargs=_json(kwargs, dict, "--kwargs", "an object"),
             name=name,
@@ -57,14 +58,14 @@ def init(
             keys=not no_keys,
             backup=from_backup,
         )
-    folders = sorted(str(folder) for folder in directory.iterdir())
     if output is Format.json:
+        folders = sorted(str(folder) for folder in directory.iterdir())
         print_json({"cluster_id": cluster_id, "folders": folders})
         return
     say(f"founded cluster {cluster_id} in {directory}")
-    for folder in folders:
-        to_do = "for clients: connect(…), ACTORRAFT_CLIENT" if folder.endswith("client") else "actorraft serve"
-        say(f"  {folder}  {to_do}")
+    for node_id, address in enumerate(addresses):
+        say(f"  {directory / f'node-{node_id}'}  for {address}: actorraft serve FOLDER --data-dir DIRECTORY")
+    say(f"  {directory / 'client'}  for clients: connect(…), ACTORRAFT_CLIENT")
 
 
 def _json(text: str | None, kind: type, option: str, wanted: str) -> Any:

@@ -256,7 +256,8 @@ class Cluster(Client[M]):
         if not self.owned:
             return row
         node = Node(self._processes, node_id)
-        reason = row.error if said else self._processes.reason(node_id) or error
+        silent = error if node.alive else f"node {node_id} is {node.how()}"
+        reason = row.error if said else self._processes.reason(node_id) or silent
         return replace(row, pid=node.pid, alive=node.alive, error=reason)
 
     # --- The end ---

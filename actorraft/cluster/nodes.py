@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
+from actorraft.actors.process import describe_exit, last_lines
 from actorraft.client.status import html_table
 
 if TYPE_CHECKING:
@@ -72,19 +73,21 @@ class Node:
     def logs(self, lines: int = 100) -> list[str]:
         """Return the last lines that the process wrote."""
         process = self._processes.find(self.id)
-        return process.logs(lines) if process is not None else []
+        return process.logs(lines) if process is not None else last_lines([], lines)
 
-    def _what(self) -> str:
+    def how(self) -> str:
+        """Say in words how its process is: "pid 4711", or how it ended."""
         if self.alive:
             return f"pid {self.pid}"
-        return f"down, exit code {self.exit_code}" + (", starts again" if self.restarting else "")
+        ended = "" if self.exit_code is None else f", {describe_exit(self.exit_code)}"
+        return f"down{ended}" + (", starts again" if self.restarting else "")
 
     def _repr_html_(self) -> str:
         """Show it in a notebook, with the last that its process wrote."""
-        return html_table(("node", "process", "last lines"), [(self.id, self._what(), " | ".join(self.logs(3)))])
+        return html_table(("node", "process", "last lines"), [(self.id, self.how(), " | ".join(self.logs(3)))])
 
     def __repr__(self) -> str:
-        return f"<Node {self.id} {self._what()}>"
+        return f"<Node {self.id} {self.how()}>"
 
 
 class Nodes(Mapping[int, Node]):
@@ -109,7 +112,7 @@ class Nodes(Mapping[int, Node]):
 
     def _repr_html_(self) -> str:
         """Show them in a notebook."""
-        return html_table(("node", "process"), [(node.id, node._what()) for node in self.values()])  # noqa: SLF001
+        return html_table(("node", "process"), [(node.id, node.how()) for node in self.values()])
 
     def __repr__(self) -> str:
-        return f"<Nodes {', '.join(f'{node.id}: {node._what()}' for node in self.values())}>"  # noqa: SLF001
+        return f"<Nodes {', '.join(f'{node.id}: {node.how()}' for node in self.values())}>"

@@ -65,7 +65,8 @@ def join(server: RaftServer, now_s: float, asked: Mapping[str, Any]) -> dict[str
     if node_id not in before.members:
         if token.node_id >= 0:
             raise ProposalRefused(f"node {node_id}, which joined with this token, was removed: ask for a new one")
-        busy = [each.node_id for each in before.tokens if each.node_id in before.learners and not each.learner]
+        waiting = before.learners - server.unfit  # who is unfit is not promoted before it is started otherwise
+        busy = [each.node_id for each in before.tokens if each.node_id in waiting and not each.learner]
         if busy:
             raise ProposalRefused(f"node {busy[0]} is catching up; one after the other")
         member = Member(node_id, public_key, str(asked["peer"]), str(asked["client"]))

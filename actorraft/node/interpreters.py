@@ -39,6 +39,7 @@ class Interpreters:
         self.waited = False  # entries that were applied under another one were kept back
         self._server = server
         self._heard: dict[int, str] = {}  # what peers on a living link have said
+        self._asked = -1  # whom this leader last asked to lead in its place
         self._seen = Configuration()  # the one that was looked into last,
         self._said = ""  # and what it says
         self._fitting: Configuration | None = None  # the one that was found to name this node's version
@@ -107,7 +108,9 @@ class Interpreters:
             if not ruling or (won and not able):
                 server.annotate(named(configuration, mine))
             elif able:
-                server.transfer_leadership(min(able))
+                # Another one each time: who does not take over must not be the only one that is asked.
+                self._asked = min((one for one in able if one > self._asked), default=able[0])
+                server.transfer_leadership(self._asked)
 
     def _said_in(self, configuration: Configuration) -> str:
         """Return what a configuration says: it is asked with every frame, and is the same for long."""

@@ -158,16 +158,16 @@ class Members:
         now_s = self._driver.clock.monotonic()
         if now_s < self._looked_s + PROMOTE_S:
             return False
-        self._looked_s = now_s
+        self._looked_s, server = now_s, self._driver.server
         waiting = [
             token.node_id
             for token in configuration.tokens
-            if token.node_id in configuration.learners and not token.learner
+            if token.node_id in configuration.learners - server.unfit and not token.learner
         ]
         if not waiting:
             return False
         with contextlib.suppress(RaftError):  # another change is under way: later, then
-            self._driver.server.change_membership([AddVoter(waiting[0])])
+            server.change_membership([AddVoter(waiting[0])])
         return True
 
 

@@ -121,9 +121,9 @@ def _checked(name: str, value: Any, kind: type) -> Any:
         ValueError: it is out of bounds, as nan is of any.
     """
     if kind is bool:
-        if not isinstance(value, bool):
+        if type(value).__name__ not in ("bool", "bool_"):  # NumPy's too, which is not imported for that
             raise TypeError(f"RaftConfig.{name} is True or False, not {value!r}")
-        return value
+        return bool(value)
     wanted: Any = Integral if kind is int else Real
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise TypeError(f"RaftConfig.{name} is a {'whole ' if kind is int else ''}number, not {value!r}")

@@ -411,6 +411,8 @@ def test_the_file_of_the_output_stays_bounded(start: Start, monkeypatch: pytest.
     assert process._output.stat().st_size < 1_200
     assert process.logs(3) == ["line 1998", "line 1999", "and on"]
     assert process.logs(0) == []
+    with pytest.raises(UsageError, match="lines is how many of the last ones are wanted, a whole number, not 'x'"):
+        process.logs("x")  # type: ignore[arg-type]
 
 
 def test_fifty_starts_and_ends_leave_nothing_behind(start: Start) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from actorraft.actors.rundir import RUN_FILE, RunDir, sweep
+from actorraft.errors import UsageError
 from tests.cluster.helpers import ROOT, Spawn
 
 
@@ -94,3 +95,31 @@ def test_the_next_cluster_removes_what_a_killed_one_left(place: Path, raft_clust
     assert [path.name[:10] for path in place.iterdir()] == ["actorraft-"]
     cluster = raft_cluster(dict, nodes=1)
     assert list(place.iterdir()) == [cluster._processes.place.run_dir]
+
+
+def test_a_place_where_nothing_can_be_made_is_named_and_so_is_the_way_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(place / "gone"))
+    with pytest.raises(UsageError, match=r"gone: No such file or directory\. .*ACTORRAFT_RUN_DIR"):
+        RunDir()
+
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    for at_first, call in ((tempfile, "mkdtemp"), (os, "write")):
+        with monkeypatch.context() as patched, pytest.raises(UsageError) as caught:
+            patched.setattr(at_first, call, full)
+            RunDir()
+        assert "No space left on device. " in str(caught.value)
+        assert "ACTORRAFT_RUN_DIR" in str(caught.value)
+        assert list(place.iterdir()) == []
+
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(UsageError, match=r"No usable temporary directory found in .*ACTORRAFT_RUN_DIR"):
+        RunDir()

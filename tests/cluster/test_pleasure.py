@@ -77,7 +77,7 @@ def test_a_cluster_its_nodes_and_its_events_show_themselves(raft_cluster: Spawn)
 
     cluster.nodes[0].kill()
     eventually(lambda: "<td>exit</td>" in events._repr_html_(), what="the exit is shown")
-    assert repr(cluster.nodes[0]) == "<Node 0 down, exit code -9>"
+    assert repr(cluster.nodes[0]) == "<Node 0 down, killed by SIGKILL>"
     with pytest.raises(KeyError, match="no leader is known now"):
         cluster.nodes[None]
 

@@ -102,7 +102,7 @@ def test_the_parent_knows_how_each_node_is(raft_cluster: Spawn) -> None:
     cluster.nodes[victim].kill()
     row = cluster.status()[victim]
     assert (row.alive, row.pid, row.state) == (False, None, "unknown")
-    assert row.error
+    assert row.error == f"node {victim} is down, killed by SIGKILL"
     paused = next(node_id for node_id in cluster.nodes if node_id not in (leader, victim))
     cluster.nodes[paused].pause()
     row = cluster.status(timeout=0.3)[paused]

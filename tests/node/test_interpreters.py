@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from actorraft import codec
-from actorraft.raft.messages import StateWanted
+from actorraft.node import admission
+from actorraft.node.interpreters import Interpreters, named
+from actorraft.raft import roster
+from actorraft.raft.errors import ProposalRefused
+from actorraft.raft.messages import Configuration, StateWanted, Token
 from actorraft.raft.ready import LeaderState
 from tests.node.helpers import Publisher
 from tests.node.test_rules import World as Nodes
@@ -132,6 +139,21 @@ def test_a_leader_under_another_python_takes_no_commands_and_hands_over() -> Non
     assert world.up[world.leader()].rules.may_append()
 
 
+def test_it_asks_another_one_each_time_since_one_may_not_take_over() -> None:
+    asked: list[int] = []
+    voters = frozenset({0, 1, 2})
+    server: Any = SimpleNamespace(
+        node_id=0, state=LeaderState, committed_in_own_term=True, transfer_target=None, voters=voters,
+        configuration=named(Configuration(voters=voters), "3.11"), transfer_leadership=asked.append,
+    )  # fmt: skip
+    interpreters = Interpreters(server, "3.12")
+    for node_id in (1, 2):
+        interpreters.hear(node_id, "3.11")
+    for _ in range(3):
+        interpreters.tick()
+    assert asked == [1, 2, 1]
+
+
 def test_what_was_applied_under_another_python_is_taken_from_the_leader_and_not_computed_again() -> None:
     world = World("3.11", "3.11", "3.11")
     world.run(2, "3.12")
@@ -171,6 +193,27 @@ def test_a_learner_under_another_python_is_not_fit_to_be_promoted() -> None:
 
     world.run(2, "3.11")
     assert world.up[world.leader()].server.unfit == set()
+
+
+def test_who_joins_under_another_python_keeps_nobody_else_from_joining() -> None:
+    world = World("3.11", "3.11", "3.11")
+    world.emit()
+    leader = world.up[0]
+
+    def join(number: int) -> int:
+        token = Token(f"token {number}", until_s=1e9)
+        leader.process_event(lambda: leader.server.annotate(roster.issue(leader.server.configuration, token, 0.0)))
+        world.turn()
+        own = {"public_key": f"{number:040d}", "storage_id": f"disk {number}", "peer": "", "client": ""}
+        return int(admission.join(leader.server, 0.0, {"token": token.public_key, **own})["node_id"])
+
+    assert join(1) == 3
+    world.turn()
+    with pytest.raises(ProposalRefused, match="node 3 is catching up"):
+        join(2)
+    says(leader.rules, 3, CODE, "3.12")
+    world.turn()
+    assert join(3) == 4
 
 
 def test_its_log_may_be_the_only_one_that_is_long_enough_and_then_it_leads_for_as_long_as_that_takes() -> None:

@@ -2,65 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import re
-import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from actorraft import connect
 from statemachines.kv import KVStore
+from tests.docs.shell import blocks, localized, typed, with_tools
 from tests.machines.conftest import _namespaces, net  # noqa: F401
-from tests.machines.hosts import REPOSITORY, Host, Hosts, eventually
+from tests.machines.hosts import REPOSITORY, Hosts, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 PAGE = REPOSITORY / "docs" / "deployment.md"
 
 
-def blocks() -> list[tuple[list[str], list[str]]]:
-    """Return (on which hosts, lines) of each shell block."""
-    found = []
-    for text in re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), flags=re.M | re.S):
-        where, *lines = text.strip().splitlines()
-        found.append((where.removeprefix("# ").split(", "), lines))
-    return found
-
-
-def localized(line: str, host: Host | None, hosts: list[Host]) -> str:
-    """Put addresses in the place of names, and a directory of its own in the place of each host's disk."""
-    if host is not None:
-        line = re.sub(r"/(etc|root|var/lib)/", rf"{host.directory}/\1/", line)
-    line = re.sub(r"\bhost(\d):/", lambda one: f"{hosts[int(one[1])].directory}/", line)
-    return re.sub(r"\bhost(\d)\b", lambda one: hosts[int(one[1])].address, line)
-
-
 def test_every_command_of_the_deployment_guide_runs_in_order(net: Hosts, tmp_path: Path) -> None:  # noqa: F811
     machines, here = net.all[1:], net.all[0].directory
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name, script in (
-        ("actorraft", f'exec {sys.executable} -m actorraft "$@"\n'),
-        ("scp", 'for last; do :; done; mkdir -p "$(dirname "$last")"; exec cp "$@"\n'),
-    ):
-        (tools / name).write_text(f"#!/bin/sh\n{script}")
-        (tools / name).chmod(stat.S_IRWXU)
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    environment = with_tools(tmp_path)
     exported = ""
     printed: dict[str, str] = {}
-    for where, lines in blocks():
+    for where, lines in blocks(PAGE.read_text()):
         for line in lines:
             if where == ["here"]:
                 if line.startswith("export "):
                     exported = line
-                words = ["sh", "-c", f"{exported or ':'}; {localized(line, None, machines)}"]
-                done = subprocess.run(
-                    words, cwd=here, env=environment, capture_output=True, text=True, timeout=150, check=False
-                )
-                assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
-                printed[line] = done.stdout
+                printed[line] = typed(f"{exported or ':'}; {localized(line, None, machines)}", here, environment)
                 continue
             for name in where:
                 host = machines[int(name.removeprefix("host"))]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +12,7 @@ import pytest
 
 from actorraft import connect
 from statemachines.kv import KVStore
-from tests.docs.test_deployment import localized
+from tests.docs.shell import blocks, localized, typed, with_tools
 from tests.machines.conftest import _namespaces, net  # noqa: F401
 from tests.machines.hosts import REPOSITORY, Host, Hosts, eventually
 
@@ -25,14 +21,8 @@ PAGE = REPOSITORY / "docs" / "runbook.md"
 
 def sections() -> list[tuple[str, list[tuple[list[str], list[str]]]]]:
     """Return (title, [(on which hosts, lines) of each shell block])."""
-    found = []
-    for part in re.split(r"^## ", PAGE.read_text(), flags=re.M):
-        blocks = []
-        for text in re.findall(r"^```sh\n(.*?)^```", part, flags=re.M | re.S):
-            where, *lines = text.strip().splitlines()
-            blocks.append((where.removeprefix("# ").split(", "), lines))
-        found.append((part.partition("\n")[0], blocks))
-    return found
+    parts = re.split(r"^## ", PAGE.read_text(), flags=re.M)
+    return [(part.partition("\n")[0], blocks(part)) for part in parts]
 
 
 @pytest.mark.cluster
@@ -40,25 +30,10 @@ def sections() -> list[tuple[str, list[tuple[list[str], list[str]]]]]:
 @pytest.mark.timeout(600)
 def test_every_command_of_the_runbook_runs_in_order(net: Hosts, tmp_path: Path) -> None:  # noqa: F811
     machines, here = net.all[1:], net.all[0].directory
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name, script in (
-        ("actorraft", f'exec {sys.executable} -m actorraft "$@"\n'),
-        ("scp", 'for last; do :; done; mkdir -p "$(dirname "$last")"; exec cp "$@"\n'),
-    ):
-        (tools / name).write_text(f"#!/bin/sh\n{script}")
-        (tools / name).chmod(stat.S_IRWXU)
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    environment = with_tools(tmp_path) | {"ACTORRAFT_CLIENT": str(here / "bank" / "client")}
 
     def run(line: str, host: Host | None) -> str:
-        words = ["sh", "-c", localized(line, host, machines)]
-        where = here if host is None else host.directory
-        environment["ACTORRAFT_CLIENT"] = str(here / "bank" / "client")
-        done = subprocess.run(
-            words, cwd=where, env=environment, capture_output=True, text=True, timeout=150, check=False
-        )
-        assert done.returncode == 0, f"{line}: {done.returncode}: {done.stdout}{done.stderr}"
-        return done.stdout
+        return typed(localized(line, host, machines), here if host is None else host.directory, environment)
 
     def serve(line: str, number: int) -> None:
         host = machines[number]
@@ -94,10 +69,10 @@ def test_every_command_of_the_runbook_runs_in_order(net: Hosts, tmp_path: Path) 
         "A lost majority": lambda: lose(0, 1, 3),
     }
     printed: dict[str, str] = {}
-    for title, blocks in sections():
+    for title, typed_there in sections():
         if title in before:
             before[title]()
-        for where, lines in blocks:
+        for where, lines in typed_there:
             for line in lines:
                 if line.startswith("export "):
                     continue

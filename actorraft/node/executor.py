@@ -813,9 +813,13 @@ class InlineExecutor:
     def __init__(self, machine: Executor) -> None:
         self.executor = machine
         self._done: list[Done] = []
+        self._stopped = False  # the machine is, for good: what is handed over after that must not be done
 
     def submit(self, work: Work) -> None:
-        self._done.append(self.executor.run(work))
+        if not self._stopped:
+            done = self.executor.run(work)
+            self._stopped = type(done) is Stopped
+            self._done.append(done)
 
     def poll(self) -> list[Done]:
         done, self._done = self._done, []

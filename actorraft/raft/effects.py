@@ -32,7 +32,6 @@ class Effects:
     __slots__ = (
         "_hard_state",
         "_log",
-        "_role",
         "_taken",
         "begun",
         "commit_untold",
@@ -58,8 +57,7 @@ class Effects:
         self.handed_index = handed_index  # highest entry given to the executor
         # What the last Ready said
         self._hard_state = hard_state  # durable, once that Ready is advanced
-        self._role = role
-        self.standing: Standing = (*role, hard_state.voted_for)  # both, in short
+        self.standing: Standing = (*role, hard_state.voted_for)  # and the role, with the vote
         self._taken: Ready | None = None  # the Ready that is out
         self._clear()
 
@@ -141,13 +139,13 @@ class Effects:
             committed_from=committed_from,
             committed=[] if self.handed_index < committed_from else log.between(committed_from, commit_index + 1),
             reads=self.reads,
-            state_changed=role != self._role,
+            state_changed=role != self.standing[:3],
             urgent_delay_ms=self.urgent_delay_ms,
             lost_logs=self.lost_logs,
             commit_untold=self.commit_untold,
             begun=self.begun,
         )
-        self._hard_state, self._role, self.standing = hard_state, role, (*role, hard_state.voted_for)
+        self._hard_state, self.standing = hard_state, (*role, hard_state.voted_for)
         self._clear()
         return ready
 

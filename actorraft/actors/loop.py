@@ -34,11 +34,13 @@ from actorraft.actors.ref import ActorRef
 from actorraft.actors.system import join_system
 from actorraft.actors.wire import (
     ASK,
+    BATCH_MAX,
     DEFINE,
     DEFINITION,
     FRAME_BYTES_MAX,
     HELLO,
     LAST,
+    MESSAGE_BYTES_MAX,
     READ,
     SCALAR_PROTOCOL,
     SCALARS,
@@ -69,8 +71,6 @@ logger = guarded_logger("actorraft")
 
 FLUSH_S: Final = 0.001  # answers wait for each other no longer than this
 SMALL_BYTES: Final = BESIDE_BYTES // 4  # a text of so many characters is below BESIDE_BYTES in any case
-ANSWER_BYTES_MAX: Final = FRAME_BYTES_MAX - 1024
-BATCH_MAX: Final = 500  # small answers in one frame
 AGAIN_S: Final = 0.005  # when to try again with a sender that does not read
 FAREWELL_S: Final = 1.0  # how long the last answers of a stopped actor may take to be read
 
@@ -572,11 +572,11 @@ class _Loop:
         data: bytes | Bulk
         try:
             data = sender.writer.message(value) if ok else dump_error(value, sender.writer.dumps)
-            if type(data) is Bulk and len(data) <= ANSWER_BYTES_MAX:
+            if type(data) is Bulk and len(data) <= MESSAGE_BYTES_MAX:
                 data.own()
         except BaseException as error:
             ok, data = False, dump_error(error, sender.writer.dumps)
-        if len(data) > ANSWER_BYTES_MAX:
+        if len(data) > MESSAGE_BYTES_MAX:
             large = UsageError(f"an answer of {len(data)} bytes is over {FRAME_BYTES_MAX}")
             ok, data = False, dump_error(large, sender.writer.dumps)
         sender.add(number, ok, data)

@@ -25,12 +25,14 @@ import msgspec
 from actorraft.actors.letters import ring
 from actorraft.actors.records import UP, Address, Exit, Record, is_running, read_record, record_file
 from actorraft.actors.wire import (
+    BATCH_MAX,
     BULK,
     DEFINE,
     DEFINITION,
     FRAME_BYTES_MAX,
     HELLO,
     LAST,
+    MESSAGE_BYTES_MAX,
     READ,
     SCALAR_PROTOCOL,
     STOP,
@@ -52,9 +54,7 @@ from actorraft.steady import monotonic
 
 logger = guarded_logger("actorraft")
 
-BATCH_MAX: Final = 500  # messages in one frame
 BATCH_BYTES_MAX: Final = 256 << 10
-MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX - 1024
 UNREACHABLE_S: Final = 10.0  # an actor that nobody reaches for so long is dead: longer than a restart takes
 EXIT_KNOWN_S: Final = 2.0  # so long after a link broke, its actor's exit may still become known
 LOOK_S: Final = 0.02  # how often to look after actors that cannot be reached, or were seen to go

@@ -46,6 +46,8 @@ LAST: Final = -1  # the number of what is no answer, but says that no more will 
 DEFINITION: Final = -2  # the number of what is no answer, but a definition for those that follow
 BULK: Final = 0xC1  # the first byte of a frame with one message and its buffers; msgpack never begins so
 FRAME_BYTES_MAX: Final = 64 << 20
+MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX - 1024  # of a message or an answer, with room for what is around it
+BATCH_MAX: Final = 500  # messages or answers in one frame
 
 _TRIM_THRESHOLD: Final = -1  # of glibc's mallopt
 _MMAP_THRESHOLD: Final = -3

@@ -33,14 +33,17 @@ OPENS_PICKLES: Final = {
         {"ChildContext.receive", "main"},
         "the pipe of the parent that started this process",
     ),
-    "actorraft/actors/letters.py": ({"(import)"}, "messages and answers of actors, over Unix sockets of one user"),
-    "actorraft/actors/loop.py": (
-        {"", "(import)", "_Loop._take_word"},
-        "messages of an actor, over Unix sockets of one user; the quick way to them is a name of the module",
+    "actorraft/actors/letters.py": (
+        {"(import)", "_read"},
+        "messages and answers of actors, over Unix sockets of one user",
     ),
-    "actorraft/actors/post.py": ({"", "(import)"}, "answers of an actor, likewise"),
+    "actorraft/actors/loop.py": (
+        {"", "(import)", "_Loop._take", "_Loop._take_word"},
+        "messages of an actor, over Unix sockets of one user",
+    ),
+    "actorraft/actors/post.py": ({"", "(import)", "Post._on_frame"}, "answers of an actor, likewise"),
     "actorraft/actors/process.py": ({"ActorProcess.pump"}, "the pipe of a child"),
-    "actorraft/actors/wire.py": ({"", "loads", "load_error", "Bulk.value"}, "all of these"),
+    "actorraft/actors/wire.py": ({"", "loads", "load_error", "Bulk.value", "unpack"}, "all of these"),
     "actorraft/node/class_attributes.py": ({"ClassAttributes.restore"}, "what this process has pickled itself"),
     "actorraft/node/host.py": (
         {
@@ -79,7 +82,7 @@ class Canary:
 
 
 def opens_pickles(file: Path) -> set[str]:
-    """Return the functions of a file that call a loads of pickles, or make an Unpickler."""
+    """Return the functions of a file that call a loads of pickles, by whatever name, or make an Unpickler."""
     found: set[str] = set()
 
     def visit(node: ast.AST, name: str) -> None:
@@ -89,6 +92,8 @@ def opens_pickles(file: Path) -> set[str]:
             owner = ast.unparse(node.value)
             if "pickle" in owner or (node.attr == "loads" and owner.partition(".")[0] not in PLAIN):
                 found.add(name)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.lstrip("_") == "loads":
+            found.add(name)  # by a name of its own
         if isinstance(node, ast.ImportFrom) and any(alias.name == "loads" for alias in node.names):
             found.add(name or "(import)")
         for child in ast.iter_child_nodes(node):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from actorraft.codec import Commands
 from actorraft.node.session_table import Admission, Sessions
 
@@ -72,6 +75,37 @@ def test_a_silent_session_expires_by_log_time_and_an_active_one_does_not() -> No
 
     assert sessions.admit(frame(0, client_id=5), 11.0).expired
     assert sessions.admit(frame(0, client_id=6), 11.0).session is not None
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["open", "use", "close", "restore", "wait"]), st.integers(0, 12)), max_size=60
+)
+
+
+@given(steps)
+def test_who_is_silent_for_long_expires_whatever_was_looked_at_before(taken: list[tuple[str, int]]) -> None:
+    sessions, active_s, now_s, opened_so_far = Sessions(expiry_s=10.0), dict[int, float](), 0.0, 0
+    for what, number in taken:
+        some = [*active_s][number % len(active_s)] if active_s else None
+        if what == "wait":
+            now_s += number
+        elif what == "open":
+            opened_so_far += 1
+            sessions.open(opened_so_far, now_s)
+            active_s[opened_so_far] = now_s
+        elif what == "restore":
+            state, sessions = sessions.state(), Sessions(expiry_s=10.0)
+            sessions.restore(state)
+        elif some is not None and what == "close":
+            sessions.close(some)
+            del active_s[some]
+        elif some is not None:
+            sessions.admit(frame(0, client_id=some), now_s)
+            active_s[some] = now_s
+        silent = [one for one, at_s in active_s.items() if at_s + 10.0 < now_s]
+        assert sorted(sessions.expire(now_s)) == silent
+        for one in silent:
+            del active_s[one]
 
 
 def test_the_table_survives_a_snapshot() -> None:

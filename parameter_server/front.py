@@ -34,6 +34,7 @@ from statemachines.parameter_server import (
     NotFinite,
     ParameterServer,
     PushRefused,
+    StepAhead,
     Superseded,
     WrongUpdate,
 )
@@ -59,6 +60,7 @@ class _Push:
     update: bytes
     vector: Vector
     futures: list[Future[int]] = field(default_factory=list)
+    singly: bool = False  # a sum that it was in was refused as a whole
 
     @property
     def member(self) -> Member:
@@ -112,11 +114,19 @@ class ParameterFront(Actor):
             UsageError: it is no message of a ParameterClient's.
         """
         match message:
-            case ("push", worker, step, base_version, life, examples, update):
-                return self._bench.push(worker, step, base_version, life, examples, update)
-            case ("pull", min_version):
+            case (
+                "push",
+                str() | int() as worker,
+                int(step),
+                int(base_version),
+                int() | None as life,
+                int() | float() as examples,
+                update,
+            ):
+                return self._bench.push(worker, step, base_version, life, float(examples), update)
+            case ("pull", int(min_version)):
                 return self._bench.pull(min_version)
-            case ("pull_range", fetcher, number, min_version):
+            case ("pull_range", int(fetcher), int(number), int(min_version)):
                 return self._bench.pull_range(fetcher, number, min_version)
             case ("join", worker, examples, life):
                 return self._server.join.submit(worker, examples, life)
@@ -150,7 +160,6 @@ class _Bench:
         ] = {}  # by worker, step and life: what is not answered yet
         self._gathered: deque[_Push] = deque()
         self._outstanding = 0  # windows
-        self._singly = 0  # of those gathered, how many go one by one: their sum was refused as a whole
         self._known = 0  # a version that there certainly is
         self._copy: tuple[int, bytes | bytearray] = (-1, b"")
         self._fetches = Fetches(VERSIONS_MAX)
@@ -161,7 +170,7 @@ class _Bench:
         self._thread.start()
 
     def push(
-        self, worker: Any, step: int, base_version: int, life: int | None, examples: float, update: bytes
+        self, worker: str | int, step: int, base_version: int, life: int | None, examples: float, update: bytes
     ) -> Future[int]:
         """Gather an update; a future of its answer."""
         future: Future[int] = Future()
@@ -239,9 +248,7 @@ class _Bench:
 
     def _send_windows(self) -> None:
         while self._gathered and self._outstanding < self._outstanding_max and self._again_s is None:
-            count = 1 if self._singly else min(len(self._gathered), self._window_max)
-            self._singly = max(0, self._singly - 1)
-            window = [self._gathered.popleft() for _ in range(count)]
+            window = self._next_window()
             self._outstanding += 1
             try:
                 sent = self._send(window)
@@ -249,6 +256,12 @@ class _Bench:
                 sent = Future()
                 sent.set_exception(WrongUpdate(str(error), *window[0].member[:2]))
             sent.add_done_callback(functools.partial(self._ended, window))
+
+    def _next_window(self) -> list[_Push]:
+        window = [self._gathered.popleft()]
+        while self._gathered and len(window) < self._window_max and not (window[0].singly or self._gathered[0].singly):
+            window.append(self._gathered.popleft())
+        return window
 
     def _send(self, window: list[_Push]) -> Future[int]:
         if len(window) == 1:
@@ -278,11 +291,14 @@ class _Bench:
                 elif answer is not None:
                     self._answer(push, answer)
             self._put_back([push for push in window if (push.worker, push.step) not in had])
+        elif isinstance(error, StepAhead) and self._has_earlier(error.worker, error.step):
+            self._put_back(window)  # the window it counted on was refused
         elif isinstance(error, PushRefused) and len(window) == 1:
             self._answer(window[0], error)
         elif isinstance(error, NotFinite | Superseded):  # each is finite by itself; a step may be here for two lives
+            for push in window:
+                push.singly = True
             self._put_back(window)
-            self._singly += len(window)
         elif isinstance(error, PushRefused):
             refused = [push for push in window if (push.worker, push.step) == (error.worker, error.step)]
             for push in refused or window:
@@ -295,8 +311,12 @@ class _Bench:
             for push in window:
                 self._answer(push, error)
 
+    def _has_earlier(self, worker: str | int | None, step: int | None) -> bool:
+        return step is not None and any(push.worker == worker and push.step < step for push in self._open.values())
+
     def _put_back(self, window: list[_Push]) -> None:
-        self._gathered.extendleft(reversed(window))
+        """Windows come back in any order; a worker's steps go out in theirs."""
+        self._gathered = deque(sorted([*window, *self._gathered], key=lambda push: push.step))
 
     def _answer(self, push: _Push, answer: int | BaseException) -> None:
         del self._open[(push.worker, push.step, push.life)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -28,8 +28,14 @@ from actorraft.raft.messages import (
     Message,
 )
 
+if TYPE_CHECKING:
+    Body: TypeAlias = bytes | memoryview
+else:
+    Body = memoryview  # as a decoder makes it: a view of what it was given, which it keeps; either is encoded
+
 NODE_ID_MAX: Final = (1 << 31) - 1
 CONFIGURATION_EXT: Final = 1  # an item of a log entry on the wire; user values never share this decoder
+APART_EXT: Final = 2  # likewise, in the place of one that came beside its message
 
 
 class MalformedFrame(ValueError):
@@ -52,41 +58,50 @@ _decoders = [msgspec.msgpack.Decoder(kind, ext_hook=_ext_hook) for kind in MESSA
 _codes = {kind: bytes((code,)) for code, kind in enumerate(MESSAGE_TYPES)}
 
 
-LARGE_BYTES: Final = 32 << 10  # of an item that is joined to its message, instead of growing with an encoder's buffer
+# Of an item that is a part of its own, instead of growing with an encoder's buffer. Each has a piece of the encoding
+# behind it, and a link takes two parts for so many bytes.
+APART_BYTES: Final = 128 << 10
 
 
 def encode_message(message: Message) -> bytes:
     """Encode a Raft message; items of entries are bytes, None, a Configuration or plain data that msgpack holds."""
+    parts = encode_parts(message)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def encode_parts(message: Message) -> Sequence[bytes]:
+    """Encode the same into parts that are it when they are joined; every second one is a large item, not copied."""
     kind = type(message)
     if kind is AppendEntries:
         for _, item in message.entries:  # type: ignore[union-attr]  # see above
             if type(item) is bytes:
-                if len(item) >= LARGE_BYTES:
-                    return _joined(message)  # type: ignore[arg-type]
+                if len(item) >= APART_BYTES:
+                    return _apart(message)  # type: ignore[arg-type]
             elif type(item) is Configuration:
                 message = _without_configurations(message)  # type: ignore[arg-type]
                 break
-    return _codes[kind] + _encoder.encode(message)
+    return (_codes[kind] + _encoder.encode(message),)
 
 
 def _without_configurations(message: AppendEntries) -> AppendEntries:
     return message._replace(entries=[LogEntry(term, _wire_item(item)) for term, item in message.entries])
 
 
-def _joined(message: AppendEntries) -> bytes:
-    """Encode the same, touching each byte of a large item once; an encoder's buffer moves them as it grows."""
-    where = len(AppendEntries._fields) - AppendEntries._fields.index("entries")
-    parts = [_codes[AppendEntries], _array_head(len(message))]
-    parts += map(_encoder.encode, message[:-where])
-    parts.append(_array_head(len(message.entries)))
+def _apart(message: AppendEntries) -> list[bytes]:
+    where = AppendEntries._fields.index("entries")
+    piece = [_codes[AppendEntries], _array_head(len(message)), *map(_encoder.encode, message[:where])]
+    piece.append(_array_head(len(message.entries)))
+    parts: list[bytes] = []
     for term, item in message.entries:
-        parts += (b"\x92", _encoder.encode(term))
-        if type(item) is bytes and len(item) >= 1 << 16:  # else it has a shorter head
-            parts += (b"\xc6", len(item).to_bytes(4, "big"), item)
+        piece += (b"\x92", _encoder.encode(term))
+        if type(item) is bytes and len(item) >= APART_BYTES:
+            piece.append(_bytes_head(len(item)))
+            parts += (b"".join(piece), item)
+            piece = []
         else:
-            parts.append(_encoder.encode(_wire_item(item)))
-    parts += map(_encoder.encode, message[1 - where :])
-    return b"".join(parts)
+            piece.append(_encoder.encode(_wire_item(item)))
+    piece += map(_encoder.encode, message[where + 1 :])
+    return [*parts, b"".join(piece)]
 
 
 def _wire_item(item: Any) -> Any:
@@ -95,16 +110,49 @@ def _wire_item(item: Any) -> Any:
     return item
 
 
-def decode_message(frame: bytes) -> Message:
-    """Decode a Raft message.
+def decode_message(frame: Body, beside: Sequence[memoryview] = ()) -> Message:
+    """Decode a Raft message. What is in it is a copy: it keeps nothing of where the frame lies.
+
+    Args:
+        beside: the parts of it behind the first, as `encode_parts` made them.
 
     Raises:
         MalformedFrame: these bytes are none.
     """
     try:
+        if beside:
+            return _together(frame, beside)
         return _decoders[frame[0]].decode(memoryview(frame)[1:])  # type: ignore[no-any-return]
     except (IndexError, ValueError, TypeError, RecursionError) as error:
         raise MalformedFrame(f"not a Raft message: {error}") from error
+
+
+_APART_ITEM: Final = _encoder.encode(msgspec.msgpack.Ext(APART_EXT, b"\0"))
+
+
+def _together(first: Body, beside: Sequence[memoryview]) -> AppendEntries:
+    """Decode what came in parts, copying each item once."""
+    items, pieces = beside[::2], [first, *beside[1::2]]
+    if first[:1] != _codes[AppendEntries] or len(pieces) != len(items) + 1:
+        raise MalformedFrame(f"{len(beside)} parts beside a message that has none")
+    encoded: list[Body] = []
+    for piece, item in zip(pieces, items, strict=False):
+        head = _bytes_head(len(item))
+        if piece[-len(head) :] != head:
+            raise MalformedFrame(f"a part of {len(item)} bytes is not the item that is announced")
+        encoded += (piece[: -len(head)], _APART_ITEM)
+    left = iter(items)
+
+    def put_in(code: int, data: memoryview) -> Any:
+        if code != APART_EXT:
+            return _ext_hook(code, data)
+        item = next(left, None)
+        if item is None:
+            raise MalformedFrame("an item that came beside no message")
+        return bytes(item)
+
+    decoder = msgspec.msgpack.Decoder(AppendEntries, ext_hook=put_in)
+    return decoder.decode(memoryview(b"".join((*encoded, pieces[-1])))[1:])
 
 
 # --- Nodes to each other, as a link begins ---
@@ -157,7 +205,7 @@ class Commands(msgspec.Struct, array_like=True, frozen=True, tag=3):
     first_sequence: int
     lowest_unanswered: int  # results below it are in the client's hands; the nodes forget them
     count: int
-    body: bytes
+    body: Body
     traces: list[str] = []  # of its first commands that somebody traces, W3C traceparents; means nothing to the state
 
 
@@ -174,7 +222,7 @@ class Query(msgspec.Struct, array_like=True, frozen=True, tag=5):
     consistency: str  # "linearizable", "lease", "stale"
     follower: bool  # the receiver serves it, leader or not
     count: int
-    body: bytes
+    body: Body
     min_index: int = -1  # the state that serves it has applied at least this entry
     wait_s: float = 0.0  # for how long its asker waits, from when it was sent; 0: not said
     parks: bool = False  # it is one read, of which the machine has said NOT_YET: it stays here until that has changed
@@ -421,8 +469,8 @@ def _smallest(values: list[Any]) -> list[Any]:
     return kept
 
 
-def decode_request(frame: bytes | memoryview) -> Request:
-    """Decode what a client sent.
+def decode_request(frame: Body) -> Request:
+    """Decode what a client sent; a body in it is a view of the frame.
 
     Raises:
         MalformedFrame: these bytes are no request.
@@ -482,6 +530,22 @@ def join_body(values: Sequence[bytes]) -> bytes:
     return b"".join((_array_head(len(values)), *values))
 
 
+LARGE_BYTES: Final = 16 << 10  # of a body that is joined to its frame, instead of being copied once more
+
+
+def encode_commands(
+    client_id: int, first_sequence: int, lowest_unanswered: int, values: Sequence[bytes], traces: list[str]
+) -> bytes:
+    """Encode a `Commands` frame of commands that are msgpack already."""
+    count, size = len(values), sum(map(len, values))
+    if size < LARGE_BYTES:
+        return encode(Commands(client_id, first_sequence, lowest_unanswered, count, join_body(values), traces))
+    head, tail = _array_head(count), encode(traces)
+    frame = encode(Commands(client_id, first_sequence, lowest_unanswered, count, b"", traces))
+    before = frame[: -len(tail) - len(_NO_BYTES)]
+    return b"".join((before, _bytes_head(len(head) + size), head, *values, tail))
+
+
 def _array_head(count: int) -> bytes:
     if count < 16:
         return bytes((0x90 | count,))
@@ -490,11 +554,20 @@ def _array_head(count: int) -> bytes:
     return b"\xdd" + count.to_bytes(4, "big")
 
 
+_NO_BYTES: Final = _encoder.encode(b"")
+
+
+def _bytes_head(size: int) -> bytes:
+    if size < 65536:
+        return b"\xc5" + size.to_bytes(2, "big")
+    return b"\xc6" + size.to_bytes(4, "big")
+
+
 _body_decoder = msgspec.msgpack.Decoder(list)
 
 
-def decode_body(body: bytes) -> list[Any]:
-    """Decode a body into its values; what msgpack has no type for is a msgspec Ext.
+def decode_body(body: Body) -> list[Any]:
+    """Decode a body into its values, which are copies; what msgpack has no type for is a msgspec Ext.
 
     Raises:
         MalformedFrame: it is no array of msgpack values.
@@ -509,8 +582,8 @@ _STAMP = struct.Struct("<d")
 STAMP_BYTES: Final = _STAMP.size
 
 
-def stamp(log_time_s: float, frame: bytes) -> bytes:
-    """Make the item of a log entry: the leader's log time (seconds) and a client's frame."""
+def stamp(log_time_s: float, frame: Body) -> bytes:
+    """Make the item of a log entry: the leader's log time (seconds) and a copy of a client's frame."""
     return _STAMP.pack(log_time_s) + frame
 
 

@@ -146,12 +146,13 @@ class Envelope(NamedTuple):
     """One thing that happened.
 
     Attributes:
-        frame: of PEER, CLIENT and FRAME what was sent; of CONNECTED what the other end says in its introduction.
+        frame: of PEER, CLIENT and FRAME what was sent, at a mailbox that lends a large one where it came to lie, which
+            nobody else has; of CONNECTED what the other end says in its introduction.
     """
 
     kind: int
     sender: Any
-    frame: bytes = b""
+    frame: bytes | memoryview = b""
 
 
 class Sent(enum.Enum):
@@ -212,8 +213,12 @@ class Mailbox(Inbox, Protocol):
     def introduce(self, payload: bytes) -> None:
         """Say this to whoever is linked from now on; there it comes with CONNECTED."""
 
-    def send_peer(self, peer_id: int, frame: bytes) -> Sent:
-        """Send to a peer, never blocking. What left may be lost too."""
+    def send_peer(self, peer_id: int, frame: bytes, beside: Sequence[bytes] = ()) -> Sent:
+        """Send to a peer, never blocking. What left may be lost too.
+
+        Args:
+            beside: what the peer gets behind the frame, as one with it or beside it; not copied for each peer.
+        """
 
     def send_client(self, client: Any, frame: bytes) -> Sent:
         """Answer a client, never blocking."""

@@ -44,7 +44,7 @@ def why_not(role: str, request: codec.Request) -> str:
     return ""
 
 
-def _is_plain(body: bytes) -> bool:
+def _is_plain(body: codec.Body) -> bool:
     """Whether a body holds calls by name alone; a command that was given up (None) is no call, and harmless."""
     try:
         calls = codec.decode_body(body)

@@ -38,6 +38,7 @@ from transports.sockets import (
     _POLLIN,
     BATCH_BYTES_MAX,
     BATCH_MAX,
+    BORROWED_BYTES,
     BROKEN_OFF,
     ENCRYPTED_BYTES_MAX,
     PART_BYTES_MAX,
@@ -122,6 +123,7 @@ class ZeroMQMailbox(Sockets):
         times: heartbeats and reconnects of all links.
         plaintext_on_loopback: allow tcp without keys, where every user of this machine can read and forge what passes.
         gathers: what comes in several parts over ipc is a frame and what lies beside it; else all of it is one frame.
+        lends: a large frame comes as a view of where it lies, not as bytes.
 
     Attributes:
         judge: asked about each peer that introduces itself, at either end; returns why it is refused, or nothing.
@@ -146,6 +148,7 @@ class ZeroMQMailbox(Sockets):
         times: LinkTimes = LinkTimes(),  # noqa: B008  # frozen
         plaintext_on_loopback: bool = False,
         gathers: bool = False,
+        lends: bool = False,
     ) -> None:
         for endpoint in filter(None, (peer_endpoint, client_endpoint)):
             check_bind(endpoint, keys=keys is not None, plaintext_on_loopback=plaintext_on_loopback)
@@ -159,6 +162,8 @@ class ZeroMQMailbox(Sockets):
         )
         self.address = address
         self._gathers = gathers
+        self._lends = lends
+        self._shared: list[tuple[bytes, zmq.Frame]] = []  # what the last large message to a peer was made of
         self.judge: Callable[[Introduction], str] = lambda said: ""
         self._owners: dict[str, int] = {}
         self._peers: frozenset[int] = frozenset()
@@ -313,6 +318,9 @@ class ZeroMQMailbox(Sockets):
                 if len(parts) > 2 and door.whole and len(head) == len(parts[0]):
                     happened.append(Envelope(kind, caller.sender, gather(parts[1:])))
                     size += sum(map(len, parts))
+                elif self._lends and len(parts) == 2 and len(head) == len(parts[0]):
+                    happened.append(Envelope(kind, caller.sender, parts[1].buffer))
+                    size += len(parts[1])
                 else:
                     frame = join_parts(parts, TAG_BYTES)
                     happened.append(Envelope(kind, caller.sender, frame))
@@ -404,9 +412,28 @@ class ZeroMQMailbox(Sockets):
 
     # --- Sending ---
 
-    def send_peer(self, peer_id: int, frame: bytes) -> Sent:
-        """Send to a peer, never blocking."""
-        return self._send_link(peer_id, frame)
+    def send_peer(self, peer_id: int, frame: bytes, beside: Sequence[bytes] = ()) -> Sent:
+        """Send to a peer, never blocking.
+
+        Args:
+            beside: what goes behind the frame; over ipc each in a part of its own, which other peers may share.
+        """
+        if not beside:
+            if self._shared:
+                self._shared = []
+            return self._send_link(peer_id, frame)
+        link = self._links.get(peer_id)
+        if link is None or not link.whole:
+            return self._send_link(peer_id, b"".join((frame, *beside)))
+        shared = self._shared = [(data, self._part_of(data)) for data in beside]
+        return self._send_link(peer_id, frame, [part for _, part in shared])
+
+    def _part_of(self, data: bytes) -> zmq.Frame:
+        """Return the part that another peer was just sent, or a new one; a large one borrows the bytes themselves."""
+        for known, part in self._shared:
+            if known is data:
+                return part
+        return zmq.Frame(data, copy=len(data) < BORROWED_BYTES)
 
     def is_gone(self, client: bytes) -> bool:
         """Return whether a client's connection has ended, of which libzmq tells nobody who does not send."""

@@ -134,7 +134,7 @@ class ZeroMQRaftNet(RaftNet):
         if not mailbox.send_peer(message.dest, codec.encode_message(message)):
             self.dropped["not sent"] += 1
 
-    def _on_frame(self, sender: int, frame: bytes) -> None:
+    def _on_frame(self, sender: int, frame: bytes | memoryview) -> None:
         try:
             message: Any = codec.decode_message(frame)
         except ValueError:

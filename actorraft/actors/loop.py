@@ -362,7 +362,7 @@ class _Loop:
             else:
                 self._on_error(done, value)
 
-    def _read_bulk(self, frame: bytes) -> list[Any]:
+    def _read_bulk(self, frame: bytes | memoryview) -> list[Any]:
         if not self._keeps_memory:
             self._keeps_memory = True
             wire.keep_memory()

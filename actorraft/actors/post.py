@@ -350,7 +350,7 @@ class Post:
                 self._unquiet.add(box.endpoint)  # its queue is full: look again soon
                 return
 
-    def _on_frame(self, box: Box, frame: bytes) -> None:
+    def _on_frame(self, box: Box, frame: bytes | memoryview) -> None:
         answers: list[tuple[int, bool, Any]]
         try:
             if frame[:1] == _BULK:

@@ -105,7 +105,7 @@ def _own(view: memoryview, fixed: bool) -> memoryview | bytearray:
     return view.toreadonly() if fixed else bytearray(view) if view.readonly else view
 
 
-def read_bulk(frame: bytes) -> tuple[int, int, Bulk]:
+def read_bulk(frame: bytes | memoryview) -> tuple[int, int, Bulk]:
     """Read a frame that begins with BULK: (kind, number, what it holds).
 
     Raises:

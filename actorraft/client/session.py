@@ -490,10 +490,9 @@ class ClientSession:
     def _send_frame(self, frame: Frame, leader: int, now_s: float) -> bool:
         assert self.client_id is not None
         lowest = next(iter(self._frames))
-        body = codec.join_body(list(map(_encoded_of, frame.calls)))
+        values = list(map(_encoded_of, frame.calls))
         traces = self._traces_of(frame) if self._traceparents else []
-        commands = codec.Commands(self.client_id, frame.first_sequence, lowest, len(frame.calls), body, traces)
-        data = codec.encode(commands)
+        data = codec.encode_commands(self.client_id, frame.first_sequence, lowest, values, traces)
         if not self._send(leader, data):
             self._retry_s = now_s + self.leadership.backoff_s()
             self.leadership.refusals += 1

@@ -81,7 +81,7 @@ class ClientEvent(NamedTuple):
     """A client's frame arrived; `client` is whatever the Clients port can send to."""
 
     client: Any
-    frame: bytes
+    frame: bytes | memoryview
 
 
 class DisconnectEvent(NamedTuple):

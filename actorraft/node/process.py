@@ -60,7 +60,7 @@ from actorraft.node.room import DiskRoom
 from actorraft.node.service_manager import ServiceManager
 from actorraft.node.spec import NodeSpec
 from actorraft.pickling.fingerprint import fingerprint_of
-from actorraft.ports import GONE, Kinds, Sent
+from actorraft.ports import GONE, Gathered, Kinds, Sent
 from actorraft.raft import roster
 from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import Configuration, Message
@@ -144,7 +144,8 @@ class _Net:
         self._mailbox = mailbox
 
     def send(self, message: Message) -> None:
-        self._mailbox.send_peer(message.dest, codec.encode_message(message))
+        frame, *beside = codec.encode_parts(message)
+        self._mailbox.send_peer(message.dest, frame, beside)
 
 
 class _Clients:
@@ -443,11 +444,11 @@ class RaftNode:
         self.driver.rules.hear(said.node_id, codec.decode_greeting(said.payload))
         return ""
 
-    def _on_peer(self, sender: int, frame: bytes, events: list[Event]) -> None:
+    def _on_peer(self, sender: int, frame: bytes | memoryview, events: list[Event]) -> None:
         if sender in self._cut:
             return
         try:
-            message = codec.decode_message(frame)
+            message = codec.decode_message(frame, frame.beside if type(frame) is Gathered else ())
         except codec.MalformedFrame as error:
             self._drop(f"a frame from node {sender}: {error}")
             return
@@ -630,6 +631,8 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
             reconnect_max_ms=spec.config.reconnect_max_ms,
         ),
         plaintext_on_loopback=spec.advertise is not None and spec.keys is None,
+        gathers=True,
+        lends=True,
     )
     context.report(("bound", mailbox.endpoints))
     peers: dict[int, str] = {}

@@ -115,7 +115,7 @@ class Requests:
         """Whether somebody waits for what the next entries do."""
         return bool(self._pending or self.watches)
 
-    def on_frame(self, client: Any, frame: bytes) -> None:
+    def on_frame(self, client: Any, frame: codec.Body) -> None:
         """Take what a client sent."""
         try:
             request = codec.decode_request(frame)
@@ -189,7 +189,7 @@ class Requests:
 
     # --- Commands ---
 
-    def _on_commands(self, client: Any, request: codec.Commands, frame: bytes) -> None:
+    def _on_commands(self, client: Any, request: codec.Commands, frame: codec.Body) -> None:
         if not 0 < request.count <= len(request.body):  # each command is at least a byte
             self._counts["malformed client frames"] += 1
             return
@@ -197,7 +197,7 @@ class Requests:
         if request.traces and index is not None:
             self._traces.taken(index, self._server.current_term, request.traces)
 
-    def _append(self, client: Any, frame: bytes, client_id: int, first_sequence: int) -> int | None:
+    def _append(self, client: Any, frame: codec.Body, client_id: int, first_sequence: int) -> int | None:
         """Append a client's frame as one entry, return its index; or say why not, None: certainly not applied."""
         size = len(frame)
         held = self._held.get(client)

@@ -142,7 +142,7 @@ class DelayedExecutor:
 def _crawls(work: Work) -> bool:
     """Whether a piece of work has something in it that takes long."""
     if type(work) is Read:
-        return CRAWL in work.query.body
+        return CRAWL in bytes(work.query.body)
     return type(work) is Apply and any(type(item) is bytes and CRAWL in item for _, item in work.entries)
 
 

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterator, MutableSequence
 from typing import Any
 
+import msgspec
+
 from actorraft import codec
 from actorraft.node.driver import ClientEvent, ConnectEvent, DisconnectEvent, MessageEvent
 from actorraft.raft.messages import AppendEntries, InstallSnapshot, Message
@@ -77,11 +79,15 @@ def message_words(message: Message) -> str:
     return f"<- node {message.source} {type(message).__name__} {inside}"
 
 
-def request_words(frame: bytes) -> str:
+def request_words(frame: codec.Body) -> str:
     """Put a client's frame into words."""
     request = codec.decode_request(frame)
     if isinstance(request, codec.Commands):
         return (
             f"Commands {request.client_id}/{request.first_sequence}+{request.count} {codec.decode_body(request.body)}"
         )
+    if isinstance(request, codec.Query):
+        request = msgspec.structs.replace(
+            request, body=bytes(request.body)
+        )  # a view says where it lies, not what it is
     return str(request)

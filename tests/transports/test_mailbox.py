@@ -20,7 +20,7 @@ import pytest
 import zmq
 
 from actorraft.errors import UsageError
-from actorraft.ports import Envelope, Kinds, Sent
+from actorraft.ports import Envelope, Gathered, Kinds, Sent
 from transports import hello
 from transports import mailbox as mailbox_module
 from transports import sockets as sockets_module
@@ -839,6 +839,43 @@ def test_a_large_frame_arrives_as_it_was_both_ways(world: World, size: int) -> N
 
     assert take(client, 1)[0].frame == frame
     assert take(b, 1)[0].frame == frame
+
+
+@pytest.mark.parametrize("size", [100_000, 1_000_000])
+def test_parts_beside_a_frame_reach_several_peers_as_they_are_and_over_tcp_as_one_with_it(
+    world: World, size: int
+) -> None:
+    options = {"frame_bytes_max": 3_000_000, "gathers": True, "lends": True}
+    a, b, c = (world.mailbox(number, **options) for number in range(3))
+    a.set_peers({1: b.endpoints[0], 2: c.endpoints[0]})
+    b.set_peers({0: a.endpoints[0]})
+    c.set_peers({0: a.endpoints[0]})
+    link(a, b, c)
+    large = os.urandom(size)
+
+    assert a.send_peer(1, b"head", [large, b"middle", large, b"end"])
+    assert a.send_peer(2, b"HEAD", [large, b"middle", large, b"end"])
+    assert a.send_peer(1, b"small")
+
+    for peer, head in ((b, b"head"), (c, b"HEAD")):
+        frame = take(peer, 2 if peer is b else 1)[0].frame
+        beside = frame.beside if isinstance(frame, Gathered) else ()
+        assert b"".join((frame, *beside)) == b"".join((head, large, b"middle", large, b"end"))
+        assert len(beside) == (4 if world.scheme == "ipc" else 0)
+
+
+def test_a_large_frame_that_is_lent_outlasts_what_comes_after_it(world: World) -> None:
+    a, b = world.mailbox(0, frame_bytes_max=3_000_000), world.mailbox(1, frame_bytes_max=3_000_000, lends=True)
+    a.set_peers({1: b.endpoints[0]})
+    b.set_peers({0: a.endpoints[0]})
+    link(a, b)
+    frames = [os.urandom(20_000 + number) for number in range(200)]
+
+    assert all(a.send_peer(1, frame) for frame in frames)
+    lent = [envelope.frame for envelope in take(b, len(frames))]
+
+    assert lent == frames
+    assert {type(frame) for frame in lent} == {memoryview}
 
 
 def test_a_frame_over_the_limit_of_its_receiver_is_refused_by_name_and_costs_no_link(world: World) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import io
 import itertools
 import struct
 from collections.abc import Callable, Iterator
@@ -162,10 +161,9 @@ class MachineState:
         self._name_sets()
         yield self._head("own", True)
         for chunk in self._drawn(chunks, "snapshot_while_serving"):
-            buffer = io.BytesIO(b"\x01")
-            buffer.seek(1)
-            self._dump("own", chunk, buffer)
-            yield buffer.getvalue()
+            written = _Written((b"\x01",))
+            self._dump("own", chunk, written)
+            yield b"".join(written)
         yield b"\x00"
 
     def _way(self) -> str:
@@ -431,6 +429,13 @@ class _Sink:
         except BaseException as error:
             self.refused = error
             raise
+
+
+class _Written(list[bytes]):
+    """What a pickler wrote, to be joined: a large value of bytes is there itself, not copied into a growing buffer."""
+
+    def write(self, data: bytes) -> None:
+        self.append(data if type(data) is bytes else bytes(data))  # anything else may change, or end with the pickler
 
 
 class _Nowhere:

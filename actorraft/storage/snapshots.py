@@ -215,16 +215,18 @@ class DiskSnapshotWriter:
         if self._fd < 0:
             raise UsageError("this snapshot is committed or aborted already")
         with self._store.guarded(), self._may_not_fit():
-            length = memoryview(data).nbytes
+            view = rest = memoryview(data).cast("B")
+            first = bytearray()
             if self._pending:
-                self._pending += data
-                data = bytes(self._pending)
-                self._pending.clear()
-            view = memoryview(data).cast("B")
-            whole = len(view) - len(view) % BLOCK_BYTES
-            self._write_out(view[:whole])
-            self._pending += view[whole:]
-            return length
+                room = BLOCK_BYTES - len(self._pending)
+                self._pending += view[:room]
+                if len(view) < room:
+                    return len(view)
+                first, self._pending, rest = self._pending, first, view[room:]
+            whole = len(rest) - len(rest) % BLOCK_BYTES
+            self._write_out(first, rest[:whole])
+            self._pending += rest[whole:]
+            return len(view)
 
     def commit(self) -> SnapshotMeta:
         """Make it durable (file, rename, directory) and the newest. Blocks on the disk."""
@@ -240,8 +242,8 @@ class DiskSnapshotWriter:
 
     def _finish(self) -> None:
         """Write what is left and the footer, and sync."""
-        self._write_out(memoryview(bytes(self._pending)))
-        self._pending.clear()
+        self._write_out(self._pending)
+        self._pending = bytearray()
         footer = msgspec.msgpack.encode(
             _Footer(
                 self._store.storage_id,
@@ -274,14 +276,17 @@ class DiskSnapshotWriter:
                 self._close()
                 self._store.files.unlink(self._path)
 
-    def _write_out(self, view: memoryview) -> None:
-        if not view:
+    def _write_out(self, *parts: bytes | bytearray | memoryview) -> None:
+        """Write parts that are whole blocks each; the last one of a snapshot need not be."""
+        views = [memoryview(part) for part in parts if part]
+        if not views:
             return
-        for start in range(0, len(view), BLOCK_BYTES):
-            self._checksums.append(crc32(view[start : start + BLOCK_BYTES]))
+        for view in views:
+            for start in range(0, len(view), BLOCK_BYTES):
+                self._checksums.append(crc32(view[start : start + BLOCK_BYTES]))
         files = self._store.files
-        files.write(self._fd, [view], len(MAGIC) + self._size_bytes)
-        self._size_bytes += len(view)
+        files.write(self._fd, views, len(MAGIC) + self._size_bytes)
+        self._size_bytes += sum(map(len, views))
         if self._size_bytes - self._synced_bytes >= SYNC_EVERY_BYTES:
             files.sync_data(self._fd)
             self._synced_bytes = self._size_bytes

@@ -73,13 +73,15 @@ def encode_parts(message: Message) -> Sequence[bytes]:
     """Encode the same into parts that are it when they are joined; every second one is a large item, not copied."""
     kind = type(message)
     if kind is AppendEntries:
+        holds_configuration = False
         for _, item in message.entries:  # type: ignore[union-attr]  # see above
             if type(item) is bytes:
                 if len(item) >= APART_BYTES:
                     return _apart(message)  # type: ignore[arg-type]
             elif type(item) is Configuration:
-                message = _without_configurations(message)  # type: ignore[arg-type]
-                break
+                holds_configuration = True
+        if holds_configuration:
+            message = _without_configurations(message)  # type: ignore[arg-type]
     return (_codes[kind] + _encoder.encode(message),)
 
 

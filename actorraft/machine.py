@@ -335,8 +335,23 @@ class StateMachine:
 
 
 def default_state(machine: object) -> Any:
-    """Return the attributes of a machine as pickle would see them."""
-    return machine.__getstate__()
+    """Return the attributes of a machine as pickle would see them.
+
+    Raises:
+        TypeError: what its own `__getstate__` gives is none that `restore_default` could put back.
+    """
+    state = machine.__getstate__()
+    parts = state if type(state) is tuple and len(state) == 2 else (state,)
+    if not all(part is None or isinstance(part, dict) for part in parts) and not _takes_up_its_own(machine):
+        raise TypeError(
+            f"it gave a {type(state).__qualname__}, which only a __setstate__ of the class could take up, and there is "
+            "none; give a dict of attributes, or have one"
+        )
+    return state
+
+
+def _takes_up_its_own(machine: object) -> bool:
+    return defined(type(machine), "__setstate__") is not _ABSENT
 
 
 def restore_default(machine: Any, state: Any) -> None:
@@ -345,7 +360,7 @@ def restore_default(machine: Any, state: Any) -> None:
     What the state does not know stays as the constructor made it: a newer class may have attributes that an older one
     had not.
     """
-    if defined(type(machine), "__setstate__") is not _ABSENT:
+    if _takes_up_its_own(machine):
         machine.__setstate__(state)
         return
     attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from actorraft import codec
-from actorraft.errors import ActorRaftError, CorruptionError, NoRoom, StorageFailed
+from actorraft.errors import ActorRaftError, CorruptionError, NoRoom, StorageFailed, UsageError
 from actorraft.loggers import guarded_logger
 from actorraft.machine import CommandContext
 from actorraft.node.digests import EVERY_ENTRIES_MASK, Checked, Checks
@@ -360,7 +360,7 @@ class Executor:
             if self._recursion_max is not None:
                 limit_recursion(self._recursion_max)
             self._apply_entries(work.first_index, work.entries, [])
-        except (MachineHeld, MemoryError, ImportError) as error:
+        except (MachineHeld, HookFailed, UsageError, MemoryError, ImportError) as error:
             logger.error("the state before index %d cannot be had: %s", hold.index, error)
             if hold.position == BEFORE:
                 hold = hold._replace(reason=str(error))

@@ -695,9 +695,23 @@ class MachineHost:
             self._well("migrate")
 
     def begin_anew(self) -> None:
-        """Become what it was before the first command."""
-        self._adopt(self._build())
+        """Become what it was before the first command.
+
+        Raises:
+            HookFailed: it cannot.
+            MemoryError, ImportError, UsageError: as the constructor raised them.
+        """
+        self._build_anew()
         self._definitions.restore(([], [], []))
+        self._adopt(self._state.begin_anew())
+
+    def _build_anew(self) -> None:
+        try:
+            self._adopt(self._build())
+        except (MemoryError, ImportError, UsageError):
+            raise
+        except BaseException as error:
+            raise failed(self.machine, "__init__", error) from error
 
     def restore(self, file: BinaryIO) -> None:
         """Become what `snapshot` wrote, on an instance fresh from the constructor.
@@ -707,12 +721,7 @@ class MachineHost:
             HookFailed: the constructor or the machine's `restore` raised.
             Exception: whatever reading the file raised; MemoryError and ImportError as user code raised them.
         """
-        try:
-            self._adopt(self._build())
-        except (MemoryError, ImportError, UsageError):
-            raise
-        except BaseException as error:
-            raise failed(self.machine, "__init__", error) from error
+        self._build_anew()
         try:
             self._adopt(self._guarded("restore", lambda: self._state.read(file)))
         except NotRestorable as error:

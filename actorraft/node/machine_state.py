@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import io
 import itertools
 import struct
 from collections.abc import Callable, Iterator
@@ -73,7 +74,8 @@ class MachineState:
         self._holds_objects = False  # whatever its class defines, it only holds state
         self._fresh_type: type = object
         self._fresh_names: frozenset[str] = frozenset()  # attributes that the constructor made
-        self._fresh_digest = b""
+        self._fresh_digest = b""  # of the first such machine of this process
+        self._first = b""  # a pickle of the first machine's state, before any command, unless that is large
         self._class: ClassAttributes | None = None
         self._told: dict[str, str] = {}  # what was found out about an error, by its text
         self._sets_named = False
@@ -87,24 +89,24 @@ class MachineState:
             return
         try:
             self._fresh_names = attribute_names(machine)
-            walk = canonical.Sample(SAMPLE_BYTES)
-            walk.take((default_state(machine),))
-            digest = walk.result()
+            digest = _sample_of(machine)
             if self._class is None:
                 self._class = ClassAttributes(cls, self._definitions)
         except BaseException as error:
             logger.warning("%s", failed(machine, "__getstate__", error))
             return
-        if self._fresh_digest not in (b"", digest):
+        if not self._fresh_digest:
+            self._fresh_digest = digest
+        elif digest != self._fresh_digest:
             logger.warning(
                 "%s.__init__ made another state than before, of the same arguments: it must not read clocks, files, "
                 "random numbers or the environment, for each node builds its own", class_name(cls),
             )  # fmt: skip
-        self._fresh_digest = digest
 
     def serve(self, machine: Any, hooks: Hooks, holds_objects: bool) -> None:
         """Be about this machine from now on."""
         self._machine, self._hooks, self._holds_objects = machine, hooks, holds_objects
+        self._definitions.machine = machine
 
     @property
     def version(self) -> int:
@@ -114,18 +116,22 @@ class MachineState:
     # --- Taking it ---
 
     def why_unpicklable(self) -> str:
-        """Return why no snapshot can be made of a fresh machine, naming the attribute; "" if one can."""
-        way = self._way()
-        if way == "own":
-            return ""  # only asking would tell, and asking is for when one is due
+        """Return why no snapshot can be made of a fresh machine, naming the attribute; "" if one can.
+
+        Its own `snapshot` is not asked: that is for when one is due.
+        """
+        own = self._way() == "own"
+        way = "attributes" if own else self._way()
+        probe = _Probe()
         try:
-            self._definitions.dump(self._state(way), _Probe())
+            self._definitions.dump(self._state(way), probe, self._itself(way))
+            self._first = b"".join(probe.written)
         except _Enough:
             pass
         except HookFailed as error:
-            return str(error)
+            return "" if own else str(error)
         except BaseException as error:
-            return str(self._unpicklable(way, self._state(way), error))
+            return "" if own else str(self._unpicklable(way, self._state(way), error))
         return ""
 
     def write(self, write: Callable[[bytes], Any]) -> None:
@@ -179,6 +185,10 @@ class MachineState:
         )
         return "whole" if pickles_its_own_way or kind is not self._fresh_type else "attributes"
 
+    def _itself(self, way: str) -> Any:
+        """Return what is not a part of the state, wherever that refers to it: the machine, unless it is the state."""
+        return None if way == "whole" else self._machine
+
     def _state(self, way: str) -> Any:
         if way == "own":
             return self._call("snapshot", self._hooks.snapshot)
@@ -196,7 +206,8 @@ class MachineState:
             try:
                 gone = sorted(self._fresh_names - attribute_names(self._machine)) if way != "whole" else []
                 of_class = self._class.changed()
-                changed = self._definitions.dumps(of_class, for_state=True) if of_class else b""
+                if of_class:
+                    changed = self._definitions.dumps(of_class, for_state=True, machine=self._itself(way))
             except BaseException as error:
                 raise failed(self._machine, "__class__", error) from error
         version = self.version if self.rules is None else self.rules
@@ -226,7 +237,7 @@ class MachineState:
 
     def _dump(self, way: str, value: Any, sink: Any) -> None:
         try:
-            self._definitions.dump(value, sink)
+            self._definitions.dump(value, sink, self._itself(way))
         except BaseException as error:
             if error is getattr(sink, "refused", None):
                 raise
@@ -247,7 +258,7 @@ class MachineState:
 
     def _cannot_be_pickled(self, value: Any) -> bool:
         try:
-            self._definitions.dump(value, _Nowhere())
+            self._definitions.dump(value, _Nowhere(), self._machine)
         except BaseException:
             return True
         return False
@@ -270,6 +281,38 @@ class MachineState:
             )  # fmt: skip
 
     # --- Putting it back ---
+
+    def begin_anew(self) -> Any:
+        """Have the machine that is served, fresh from its constructor, be as the first one was; return what to serve.
+
+        Commands may have changed what all instances share: attributes of the class, a default argument, an object of
+        the module.
+
+        Raises:
+            HookFailed: it is not that.
+        """
+        machine = self._machine
+        if self._holds_objects:
+            return machine
+        try:
+            if self._class is not None:
+                self._class.restore({})
+            if _sample_of(machine) != self._fresh_digest and self._first:
+                state = self._definitions.load(io.BytesIO(self._first))
+                if self._way() == "whole":
+                    machine = state
+                else:
+                    restore_default(machine, state)
+            alike = _sample_of(machine) == self._fresh_digest
+        except BaseException as error:
+            raise failed(machine, "__init__", error) from error
+        if not alike:
+            raise HookFailed(
+                f"{class_name(type(machine))}.__init__ makes another state than when this process began: commands "
+                "changed what its instances share (a default argument, an object of the module), or it reads what "
+                "changes; so the state before the first command cannot be had again"
+            )
+        return machine
 
     def read(self, file: BinaryIO) -> Any:
         """Read what `write` wrote into the machine that is served, fresh from its constructor; return what to serve.
@@ -408,6 +451,13 @@ def _is_iterator(value: Any) -> bool:
     return issubclass(type(value), Iterator)
 
 
+def _sample_of(machine: Any) -> bytes:
+    """Return a digest of the first SAMPLE_BYTES of a machine, whatever hooks it has."""
+    walk = canonical.Sample(SAMPLE_BYTES)
+    walk.take((machine if issubclass(type(machine), _BUILTIN_STATE) else default_state(machine),))
+    return walk.result()
+
+
 def _is_default(hooks: Hooks) -> bool:
     own = vars(StateMachine)
     return hooks.snapshot is own["snapshot"] and hooks.restore is own["restore"]
@@ -449,12 +499,14 @@ class _Enough(Exception):
 
 class _Probe:
     def __init__(self) -> None:
+        self.written: list[bytes] = []
         self._left = PROBE_BYTES
 
     def write(self, data: bytes) -> None:
         self._left -= len(data)
         if self._left < 0:
             raise _Enough
+        self.written.append(bytes(data))
 
 
 # --- Naming a part of a state -----------------------------------------------------------------------------------------

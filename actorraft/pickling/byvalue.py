@@ -359,6 +359,15 @@ def revive(module: str, qualname: str, fingerprint: bytes, payloads: list[bytes]
     return resolve(module, qualname, fingerprint)
 
 
+def itself() -> Any:
+    """Return the machine whose state is being read; what a state says of its own machine is a call of this.
+
+    Raises:
+        UnknownType: no state is, here.
+    """
+    raise UnknownType("this is a part of a machine's state, which is read only where the machine is")
+
+
 # --- What pickle does not know or gets wrong --------------------------------------------------------------------------
 
 

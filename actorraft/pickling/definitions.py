@@ -18,6 +18,7 @@ Threads:    one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
@@ -68,6 +69,7 @@ class Definitions:
     """
 
     pins: Pins | None = None  # where modules of commands are kept, as they were loaded first
+    machine: Any = None  # whose state is read: what refers to it there means this one
 
     def __init__(self, *, own_first: bool = False) -> None:
         self._own_first = own_first
@@ -352,6 +354,7 @@ class Definitions:
             "begin_function": self._begin_function,
             "finish_class": self._finish_class,
             "finish_function": self._finish_function,
+            "itself": lambda: self.machine,
             "resolve": self._resolve,
             "revive": self._revive,
         }
@@ -410,20 +413,25 @@ class Definitions:
         finally:
             self._reviving.clear()
 
-    def dumps(self, value: Any, *, for_state: bool = False) -> bytes:
-        """Pickle a result, or a small part of the state: plainly if that will do."""
-        try:
-            return pickle.dumps(value, byvalue.PROTOCOL)
-        except Exception:
-            buffer = io.BytesIO()
-            pickler = _Writer(buffer, self, for_state=for_state)
-            pickler.dump(value)
-            data = buffer.getvalue()
-            return mark_by_value(data) if pickler.by_value else data
+    def dumps(self, value: Any, *, for_state: bool = False, machine: Any = None) -> bytes:
+        """Pickle a result, plainly if that will do, or a small part of the state of a machine, as `dump` does."""
+        if not for_state:
+            with contextlib.suppress(Exception):
+                return pickle.dumps(value, byvalue.PROTOCOL)
+        buffer = io.BytesIO()
+        pickler = _Writer(buffer, self, for_state=for_state, machine=machine)
+        pickler.dump(value)
+        data = buffer.getvalue()
+        return mark_by_value(data) if pickler.by_value else data
 
-    def dump(self, value: Any, file: Any) -> None:
-        """Pickle a part of the state to a file, with what it takes to read it anywhere."""
-        _Writer(file, self, for_state=True).dump(value)
+    def dump(self, value: Any, file: Any, machine: Any = None) -> None:
+        """Pickle a part of the state to a file, with what it takes to read it anywhere.
+
+        Args:
+            machine: whose state it is; what refers to it in there will refer to the machine that reads it, not to
+                another one beside it. None: the value is the machine.
+        """
+        _Writer(file, self, for_state=True, machine=machine).dump(value)
 
     # --- State ---
 
@@ -465,12 +473,15 @@ class Definitions:
 class _Writer(CodePickler):
     """Pickles on a node: what clients defined goes by its exact version, code made here by value."""
 
-    def __init__(self, file: Any, definitions: Definitions, *, for_state: bool = False) -> None:
+    def __init__(self, file: Any, definitions: Definitions, *, for_state: bool = False, machine: Any = None) -> None:
         super().__init__(file, definitions._instances, set())
         self._definitions = definitions
         self._for_state = for_state
+        self._machine = machine
 
     def reducer_override(self, obj: Any) -> Any:
+        if obj is self._machine:
+            return byvalue.itself, ()
         found = super().reducer_override(obj)
         return reduce_read_only(obj) if found is NotImplemented and hasattr(type(obj), "__array_finalize__") else found
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from actorraft import StateMachine, codec, command, context, query
-from actorraft.errors import CommandFailed
+from actorraft.errors import CommandFailed, UsageError
 from actorraft.machine import CommandContext
 from actorraft.node.executor import Executor
 from actorraft.node.host import MachineHost
@@ -33,6 +33,7 @@ from actorraft.node.work import (
     Watch,
     Watched,
 )
+from actorraft.pickling import exceptions
 from actorraft.pickling.results import decode_result
 from actorraft.raft.messages import Configuration, EntryId, LogEntry
 from actorraft.storage.marks import HELD, HELD_POSITION, RUNNING, Marks
@@ -445,6 +446,55 @@ def test_a_state_before_that_cannot_be_had_either_is_asked_for_again_and_nothing
 
     assert held(node.try_again()).ready
     assert {"a": 2} == node.read()
+
+
+class Opens(Fragile):
+    """One whose constructor needs a file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if "constructor" in raises:
+            raise raises["constructor"]
+
+
+@pytest.mark.parametrize("error", [OSError("no file"), SystemExit(3), RecursionError("deep"), UsageError("mine")])
+def test_a_constructor_that_raises_when_the_state_before_is_made_is_named_and_asked_again(error: BaseException) -> None:
+    node = opened(Opens)
+    node.call(["add", "a"])
+    missing.add("pandas")
+    node.call(["add_with", "a", "pandas"])
+    raises["constructor"] = error
+
+    still = held(node.try_again())
+    assert not still.ready
+    assert "the state before it cannot be had now: " in still.reason
+    assert exceptions.message(error) in still.reason
+    assert isinstance(node.read(), codec.QueryRefused)
+    raises.clear()
+
+    assert held(node.try_again()).ready
+    assert {"a": 1} == node.read()
+
+
+class Shares(Fragile):
+    """One whose instances have one dict together."""
+
+    def __init__(self, counts: dict[str, int] = {}) -> None:  # noqa: B006 (a beginner's slip)
+        self.counts = counts
+
+
+def test_what_instances_share_is_not_counted_twice_when_the_state_before_is_made() -> None:
+    Shares.__init__.__defaults__[0].clear()  # type: ignore[index]
+    node = opened(Shares)
+    node.call(["add", "a"])
+    missing.add("pandas")
+    node.call(["add_with", "a", "pandas"])
+
+    assert held(node.try_again()).ready
+    assert {"a": 1} == node.read()
+    missing.clear()
+    node.try_again(apply=True)
+    assert {"a": 3} == node.read()
 
 
 def test_a_skipped_entry_changes_nothing_but_that_its_clients_know() -> None:

@@ -1,7 +1,8 @@
 """What a machine's class offers beside commands and queries may raise: the error that names class and place.
 
-And what its code may import, whether that can be found; and what becomes of a process that it forks: one that comes
-back from user code would be the same node once more, on the same log and sockets. It ends there.
+And what its code may import, whether that can be found; what it leaves set in its thread, which our own code would run
+into; and what becomes of a process that it forks: one that comes back from user code would be the same node once more,
+on the same log and sockets. It ends there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,25 @@ def can_be_found(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except BaseException:  # its parent package is user code
         return False
+
+
+trace_of, profile_of, limit_of = sys.gettrace, sys.getprofile, sys.getrecursionlimit  # of this thread
+
+
+def put_back(trace: Any, profile: Any, limit: int) -> None:
+    """Have a thread's trace function, profile function and recursion limit be these again.
+
+    A limit that a command sets holds for its entry, then, however entries come together on a node.
+
+    Raises:
+        BaseException: what such a function raised; the interpreter takes it out when it does. Once more, then.
+    """
+    if trace_of() is not trace:
+        sys.settrace(trace)
+    if profile_of() is not profile:
+        sys.setprofile(profile)
+    if limit_of() != limit:
+        sys.setrecursionlimit(limit)
 
 
 EXIT_FORKED: Final = 70  # EX_SOFTWARE

@@ -44,7 +44,7 @@ from actorraft.machine import (
     methods_of,
     own_attributes,
 )
-from actorraft.node.guest import HookFailed, can_be_found, failed, fork
+from actorraft.node.guest import HookFailed, can_be_found, failed, fork, limit_of, profile_of, put_back, trace_of
 from actorraft.node.machine_state import MachineState, NotRestorable
 from actorraft.pickling import beside, byvalue, exceptions, formats
 from actorraft.pickling.definitions import ANYBODY, Definitions
@@ -231,24 +231,26 @@ class MachineHost:
                 self._warn_of_wake_at()
             return None
         try:
-            wake_at = self.machine.wake_at
-            if callable(wake_at):
-                wake_at = wake_at()
-            if wake_at is None:
-                at_s = None
-            else:
-                if isinstance(wake_at, str | bytes):
-                    raise TypeError(f"a log time is a number of seconds, not {wake_at!r}")
-                number = float(wake_at)
-                if math.isnan(number):
-                    raise ValueError("a log time is a number of seconds, not nan")
-                at_s = None if number == math.inf else number
+            at_s = self._visit(None, self._wake_at)
         except BaseException as error:
             self._fault("wake_at", f"{failed(self.machine, 'wake_at', error)}; no clock entry is made for it")
             return None
         if self._faults:
             self._well("wake_at")
         return at_s
+
+    def _wake_at(self) -> float | None:
+        wake_at = self.machine.wake_at
+        if callable(wake_at):
+            wake_at = wake_at()
+        if wake_at is None:
+            return None
+        if isinstance(wake_at, str | bytes):
+            raise TypeError(f"a log time is a number of seconds, not {wake_at!r}")
+        number = float(wake_at)
+        if math.isnan(number):
+            raise ValueError("a log time is a number of seconds, not nan")
+        return None if number == math.inf else number
 
     def _warn_of_wake_at(self) -> None:
         """Warn once of a `wake_at` that the class does not name: it is the user's own, and wakes nobody."""
@@ -288,19 +290,35 @@ class MachineHost:
         Raises:
             HookFailed: it did.
         """
-        active.context = self.looking
         try:
-            done = act()
+            done = self._visit(self.looking, act)
         except HookFailed as error:
             self._fault(hook, f"{error}{consequence}")
             raise
-        finally:
-            active.context = None
-            if fork.came:
-                fork.end()
         if self._faults:
             self._well(hook)
         return done
+
+    def _visit(self, ctx: CommandContext | None, act: Callable[..., T], *arguments: Any) -> T:
+        """Call what runs user code, inside a context; then undo what it left in this thread, before code of ours runs.
+
+        `apply_in_order` does the same by itself.
+        """
+        trace, profile, limit = trace_of(), profile_of(), limit_of()
+        active.context = ctx
+        try:
+            return act(*arguments)
+        finally:
+            active.context = None
+            for _ in range(4):  # written out here, since a function that raises does so when one is called
+                try:
+                    if trace_of() is trace and profile_of() is profile and limit_of() == limit:
+                        break
+                    put_back(trace, profile, limit)
+                except BaseException:
+                    continue
+            if fork.came:
+                fork.end()
 
     # --- Commands ---
 
@@ -328,7 +346,7 @@ class MachineHost:
         results: list[Any] = []
         add = results.append
         active.context = ctx  # nobody but commands can ask for it, so it may stay between two of them
-        trace = _trace()
+        trace, profile, limit = trace_of(), profile_of(), limit_of()
         try:
             for position, command in enumerate(commands, ctx.position):
                 ctx.position, ctx.serial = position, serial
@@ -348,13 +366,19 @@ class MachineHost:
                     else:
                         add(self._result(result))
                 except BaseException as error:
-                    if _trace() is not trace:  # a debugger's: it may raise in our own code too
+                    if trace_of() is not trace:  # a debugger's: it may raise in our own code too
                         sys.settrace(trace)
+                    put_back(trace, profile, limit)
                     add(self._failed(command, error))
         finally:
             active.context = None
-            if _trace() is not trace:
-                sys.settrace(trace)
+            for _ in range(4):
+                try:
+                    if trace_of() is trace and profile_of() is profile and limit_of() == limit:
+                        break
+                    put_back(trace, profile, limit)
+                except BaseException:
+                    continue
             if fork.came:
                 fork.end()
         return results
@@ -461,7 +485,7 @@ class MachineHost:
             loads = beside.loads if request.code == ARRAYS else self._definitions.loads
             try:
                 name = loads(request.data)[0]
-            except Exception:
+            except BaseException:  # user code, though it did not raise the first time
                 return None
         else:
             return None
@@ -484,19 +508,14 @@ class MachineHost:
             return
         if ctx is not self._context:
             self._know(ctx)
-        active.context = ctx
         try:
-            bound(on_clock, self.machine)()
+            self._visit(ctx, bound(on_clock, self.machine))
         except BaseException as error:
             self._failed(["on_clock"], error)  # equal on every node, and nobody waits for its result
             self._fault("on_clock", f"{failed(self.machine, 'on_clock', error)}; the log goes on")
         else:
             if self._faults:
                 self._well("on_clock")
-        finally:
-            active.context = None
-            if fork.came:
-                fork.end()
 
     # --- Many at once ---
 
@@ -506,6 +525,11 @@ class MachineHost:
         An exception among what `apply_many` returns is that command's; one that it raises is every command's.
         Whatever is no command object is applied by itself, in its place.
         """
+        if ctx is not self._context:
+            self._know(ctx)
+        return self._visit(ctx, self._apply_many, commands, ctx)
+
+    def _apply_many(self, commands: Sequence[Any], ctx: CommandContext) -> list[Any]:
         results: list[Any] = [None] * len(commands)
         batch: list[tuple[int, Any]] = []
         for position, command in enumerate(commands):
@@ -524,23 +548,21 @@ class MachineHost:
     def _apply_batch(self, batch: list[tuple[int, Any]], results: list[Any], ctx: CommandContext) -> None:
         if not batch:
             return
-        if ctx is not self._context:
-            self._know(ctx)
-        active.context = ctx
         try:
-            answers = list(bound(self._hooks.apply_many, self.machine)([command for _, command in batch]))
-            if len(answers) != len(batch):
-                raise ValueError(f"apply_many was given {len(batch)} commands and returned {len(answers)} results")
+            answers = self._visit(ctx, self._give_many, [command for _, command in batch])
         except BaseException as error:
             for position, command in batch:
                 results[position] = self._failed(command, error)
         else:
+            active.context = ctx
             for (position, command), answer in zip(batch, answers, strict=True):
                 results[position] = self._answer(command, answer)
-        finally:
-            active.context = None
-            if fork.came:
-                fork.end()
+
+    def _give_many(self, commands: list[Any]) -> list[Any]:
+        answers = list(bound(self._hooks.apply_many, self.machine)(commands))
+        if len(answers) != len(commands):
+            raise ValueError(f"apply_many was given {len(commands)} commands and returned {len(answers)} results")
+        return answers
 
     def _answer(self, command: Any, answer: Any) -> Any:
         """Turn one of the things that `apply_many` returned into a result."""
@@ -555,21 +577,25 @@ class MachineHost:
 
     def queries(self, requests: Sequence[Any]) -> list[Any]:
         """Answer reads; the state must not change. Never raises for what user code does."""
-        active.context = self.looking
-        try:
-            return [*map(self._read, requests)]
-        finally:
-            active.context = None
-            if fork.came:
-                fork.end()
+        return self._visit(self.looking, self._read_all, requests)
 
-    def _read(self, request: Any) -> Any:
-        try:
-            return self.encode_value(self._ask(request))
-        except BaseException as error:
-            if _is(error, NotYet):
-                return codec.NOT_YET
-            return self._error(request, error, self._queries, "query")
+    def _read_all(self, requests: Sequence[Any]) -> list[Any]:
+        trace, profile, limit = trace_of(), profile_of(), limit_of()
+        answers = []
+        for request in requests:
+            try:
+                answers.append(self.encode_value(self._ask(request)))
+            except BaseException as error:
+                if trace_of() is not trace:
+                    sys.settrace(trace)
+                put_back(trace, profile, limit)
+                answers.append(self._not_answered(request, error))
+        return answers
+
+    def _not_answered(self, request: Any, error: BaseException) -> Any:
+        if _is(error, NotYet):
+            return codec.NOT_YET
+        return self._error(request, error, self._queries, "query")
 
     def _ask(self, request: Any) -> Any:
         if type(request) is list:
@@ -665,11 +691,9 @@ class MachineHost:
         except HookFailed as error:
             why = f"{exceptions.name(type(self.machine))}.migrate was not called: {error}"
             raise MachineHeld(why, result=encode_error(error, self._dumps), untouched=True) from error
-        active.context = ctx
         try:
-            bound(migrate, self.machine)(from_version)
+            self._visit(ctx, bound(migrate, self.machine), from_version)
         except BaseException as error:
-            active.context = None
             before.seek(0)
             why = str(failed(self.machine, "migrate", error))
             result = encode_error(error, self._dumps)
@@ -682,8 +706,6 @@ class MachineHost:
             why = f"{why}; it stays at version {from_version}"
             self.did_not_migrate(why)
             return why
-        finally:
-            active.context = None
         self.did_not_migrate("")
         return ""
 
@@ -755,7 +777,6 @@ class MachineHost:
 _LOG_GROWS: Final = "; so no snapshot can be made, and the log goes on growing"
 
 
-_trace = sys.gettrace
 _trace_of = vars(BaseException)["__traceback__"].__get__
 _cause_of = vars(BaseException)["__cause__"].__get__
 

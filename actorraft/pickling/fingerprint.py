@@ -3,7 +3,8 @@
 It is made from the syntax trees of the sources, never from byte code: of the class and its bases, and of what their
 code reaches by a name in modules of the same package (helpers, constants, command classes). So it is the same on every
 machine, in every process and under every Python minor, and blind to what changes nothing: comments, docstrings, line
-numbers, annotations, the names of locals, the order of methods.
+numbers, annotations, the names of locals, the order of methods. Under -O code has no asserts, and no fingerprint that
+would say so.
 
 What it cannot see: what is reached otherwise than by a name (getattr, a registry that is filled elsewhere, a patched
 method), other packages, and code without a source, of which it knows the name only. The digests of checks are the
@@ -414,6 +415,8 @@ class _Normal:
                 return self._function(node)
             case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
                 return self._comprehension(node)
+            case ast.Assert() if not __debug__:
+                return ""  # under -O it is not done, and what it raised is not raised again
             case ast.AnnAssign() if node.value is None and self._scopes:
                 return ""  # of a local, and nothing happens
             case ast.AnnAssign():
@@ -503,7 +506,7 @@ class _Normal:
             if node.id in scope:
                 return f"Name({scope[node.id]})"
         self.reached.add(node.id)
-        return f"Name({node.id})"
+        return "Name(under -O)" if node.id == "__debug__" and not __debug__ else f"Name({node.id})"
 
     def _note_path(self, node: ast.Attribute) -> None:
         parts = [node.attr]

@@ -174,7 +174,7 @@ sys.path[:0] = [{root!r}, {home!r}]
 from actorraft.pickling.fingerprint import fingerprint_of
 for part in {name!r}.split(":")[:1]:
     found = importlib.import_module(part)
-print(json.dumps(fingerprint_of(getattr(found, {name!r}.split(":")[1]))))
+print(json.dumps(" ".join(fingerprint_of(getattr(found, each)) for each in {name!r}.split(":")[1].split())))
 """
 ROOT = str(Path(fingerprint.__file__).parent.parent.parent)
 
@@ -187,8 +187,10 @@ def write(home: Path, **edited: str) -> Path:
     return home
 
 
-def asked(home: Path, name: str = "shop.bank:Bank", *, python: str = sys.executable, seed: str = "0") -> str:
-    """Ask a process of its own; `python` need not have the library's dependencies."""
+def asked(
+    home: Path, name: str = "shop.bank:Bank", *, python: str = sys.executable, seed: str = "0", flag: str = "-s"
+) -> str:
+    """Ask a process of its own, of one name or several; `python` need not have the library's dependencies."""
     script = ASK.format(root=ROOT, home=str(home), name=name)
     if python != sys.executable:
         script = script.replace(
@@ -196,7 +198,7 @@ def asked(home: Path, name: str = "shop.bank:Bank", *, python: str = sys.executa
             f"import runpy; fingerprint_of = runpy.run_path({fingerprint.__file__!r})['fingerprint_of']",
         )
     environment = {**os.environ, "PYTHONHASHSEED": seed}
-    done = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run([python, flag, "-c", script], capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout))
 
@@ -280,6 +282,25 @@ def test_it_is_the_same_under_every_python(tmp_path: Path, minor: int) -> None:
         pytest.skip(f"there is no Python 3.{minor} here")
     home = write(tmp_path)
     assert asked(home, python=python) == asked(home)
+
+
+ASSERTS = {
+    "None": "return self.common()",
+    "Argument": "assert amount > 0\n        return self.common()",
+    "Text": "assert self.step, 'none'\n        return self.common()",
+    "Inner": "return [self.common(), lambda: 1] if amount else self.checked()\n"
+    "    def checked(self):\n        for each in (1, 2):\n            assert each\n        return 1",
+    "Debug": "return self.common() if __debug__ else 0",
+}
+
+
+def test_it_is_another_one_under_an_option_that_leaves_out_what_the_code_asserts(tmp_path: Path) -> None:
+    classes = [f"class {name}(Bank):\n    def take(self, amount):\n        {body}\n" for name, body in ASSERTS.items()]
+    home = write(tmp_path, bank="\n\n".join([BANK, *classes]).replace("class None", "class Nothing"))
+    names = "shop.bank:" + " ".join(["Bank", "Nothing", *list(ASSERTS)[1:]])
+    plain, optimized, more = (asked(home, names, flag=flag).split() for flag in ("-s", "-O", "-OO"))
+    assert [one == other for one, other in zip(plain, optimized, strict=True)] == [True, True, *[False] * 4]
+    assert optimized == more
 
 
 def test_it_is_the_same_in_a_zip(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ class Client(Generic[M_co]):
         name: of the machine's class in portable snapshots; None: as `machine` says.
     """
 
+    _owner_pid = -1  # until it is one
+
     def __init__(
         self, thread: ClientThread, machine: Callable[..., M_co] | None = None, *, name: str | None = None
     ) -> None:

@@ -97,7 +97,12 @@ class ClientThread:
         self.on_fork: Callable[[], object] | None = None  # called in a forked process
         self.definitions: Callable[[], Sequence[bytes]] = tuple  # says what a new session must be told of first
         self._begin()
-        self._start()
+        try:
+            self._start()
+        except BaseException:  # of a signal handler, perhaps, when the thread runs already: it ends by itself
+            self._closed = self._halted = True
+            self._wake()
+            raise
         _threads.add(self)
 
     def _begin(self) -> None:
@@ -133,6 +138,7 @@ class ClientThread:
 
     def _start(self) -> None:
         channel = self._open_channel()
+        handed_over = [channel]  # whoever takes it out closes it: the thread, or who could not start one
         try:
             if self._members:
                 channel.set_keys(self._members)
@@ -142,12 +148,14 @@ class ClientThread:
                 return
             self._channel = channel
             self._session.leadership.refusals_of_links = channel.refusals
-            self._thread = threading.Thread(target=self._run, args=(channel,), name="actorraft-client", daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(handed_over,), name="actorraft-client", daemon=True)
             self._halted = False
             self._thread.start()
         except BaseException:
-            self._halted = True
-            channel.close()
+            with contextlib.suppress(IndexError):
+                handed_over.pop()
+                self._halted, self._channel, self._thread = True, None, None
+                channel.close()
             raise
 
     def _send(self, node_id: int, frame: bytes) -> bool:
@@ -364,7 +372,11 @@ class ClientThread:
 
     # --- The I/O thread ---
 
-    def _run(self, channel: Channel) -> None:
+    def _run(self, handed_over: list[Channel]) -> None:
+        try:
+            channel = handed_over.pop()
+        except IndexError:
+            return
         wait_s = 0.0
         try:
             while True:

@@ -27,6 +27,7 @@ from actorraft.client.thread import ClientThread
 from actorraft.futures import ResultFuture
 from actorraft.ports import Envelope, Kinds
 from tests.client.helpers import ByHand
+from tests.cluster.helpers import eventually
 from transports.sockets import LinkTimes
 from transports.zeromq import ZeroMQClientChannel, ZeroMQMailbox
 
@@ -104,6 +105,40 @@ def test_a_callback_that_holds_up_the_thread_does_not_hold_up_a_call_for_ever(
             client.query("b", timeout=0.05)
     finally:
         let_go.set()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TimeoutError("a signal handler's"), RuntimeError("no thread")])
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_client_that_is_interrupted_while_its_thread_is_started_leaves_neither_thread_nor_channel(
+    error: BaseException, started: bool, slow: bool, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed_in: list[threading.Thread] = []
+    close, start, waiting = node.close, threading.Thread.start, node.wait
+
+    waited: list[float] = []
+
+    def wait(timeout_s: float) -> Any:
+        waited.append(timeout_s)
+        assert not closed_in, "the channel was closed under the thread that uses it"
+        return waiting(timeout_s)
+
+    def start_and_raise(thread: threading.Thread) -> None:
+        if started:
+            start(thread)
+            if not slow:
+                eventually(lambda: waited)
+        raise error
+
+    monkeypatch.setattr(node, "wait", wait)
+    monkeypatch.setattr(node, "close", lambda: (closed_in.append(threading.current_thread()), close()))
+    monkeypatch.setattr(threading.Thread, "start", start_and_raise)
+    before = threading.active_count()
+    with pytest.raises(type(error)):
+        ClientThread({0: "x"}, lambda: node)
+    eventually(lambda: closed_in and threading.active_count() == before)
+    assert len(closed_in) == 1
+    assert not waited or closed_in != [threading.current_thread()]
 
 
 @pytest.mark.parametrize("mute", [True, False])

@@ -65,7 +65,10 @@ class Reports:
         self._frames.append(memoryview(LENGTH.pack(len(data)) + data))
         if not self._send() and self._flusher is None:
             self._flusher = threading.Thread(target=self._flush, name="reports", daemon=True)
-            self._flusher.start()
+            try:
+                self._flusher.start()
+            except RuntimeError:  # user code has all the threads that there are: the next frame tries again
+                self._flusher = None
 
     def flush(self, wait_s: float) -> None:
         """Wait until everything is sent, `wait_s` at the longest."""

@@ -234,8 +234,11 @@ class Monitor(Generic[P]):
             thread = threading.Thread(target=self._start_again, args=(group,), name="actorraft-restart", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # the interpreter ends, and with it everything here
-                return
+            except (
+                RuntimeError
+            ):  # there are no more threads to be had; or the interpreter ends, and with it all of this
+                with self._lock:
+                    self._due += [(now_s + LOOK_S, process) for process in group]
 
     def _start_again(self, group: list[P]) -> None:
         """In a thread of its own: one that hangs while it starts holds up nobody else's restart."""

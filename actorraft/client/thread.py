@@ -27,6 +27,7 @@ import contextlib
 import itertools
 import math
 import os
+import queue
 import threading
 import weakref
 from collections import deque
@@ -99,7 +100,7 @@ class ClientThread:
         self._begin()
         try:
             self._start()
-        except BaseException:  # of a signal handler, perhaps, when the thread runs already: it ends by itself
+        except BaseException:  # a signal handler's, perhaps: the thread, if there is one, ends by itself
             self._closed = self._halted = True
             self._wake()
             raise
@@ -117,6 +118,7 @@ class ClientThread:
         self._forgotten_until_s: float | None = None  # at the latest then
         self._stepping = threading.Lock()  # held by the thread while it works, and by a fork
         self._starting = threading.RLock()  # held by whoever starts the thread; never by the thread
+        self._claiming = threading.Lock()  # held by a thread for the moment in which it becomes the one
         self._channel: Channel | None = None
         self._thread: threading.Thread | None = None
         self._tracing = Tracing.begin()
@@ -137,26 +139,12 @@ class ClientThread:
         self.changed = Bell()  # the session's leader or nodes did
 
     def _start(self) -> None:
-        channel = self._open_channel()
-        handed_over = [channel]  # whoever takes it out closes it: the thread, or who could not start one
-        try:
-            if self._members:
-                channel.set_keys(self._members)
-            channel.set_endpoints(self._endpoints)
-            if self._channel is not None:  # a signal handler was here meanwhile
-                channel.close()
-                return
-            self._channel = channel
-            self._session.leadership.refusals_of_links = channel.refusals
-            self._thread = threading.Thread(target=self._run, args=(handed_over,), name="actorraft-client", daemon=True)
-            self._halted = False
-            self._thread.start()
-        except BaseException:
-            with contextlib.suppress(IndexError):
-                handed_over.pop()
-                self._halted, self._channel, self._thread = True, None, None
-                channel.close()
-            raise
+        """Have the thread open its channel: no signal handler can interrupt that there, and leave half a socket."""
+        opened: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        threading.Thread(target=self._begin_to_run, args=(opened,), name="actorraft-client", daemon=True).start()
+        error = opened.get()
+        if error is not None:
+            raise error
 
     def _send(self, node_id: int, frame: bytes) -> bool:
         return self._channel is not None and self._channel.send(node_id, frame)
@@ -372,11 +360,32 @@ class ClientThread:
 
     # --- The I/O thread ---
 
-    def _run(self, handed_over: list[Channel]) -> None:
+    def _begin_to_run(self, opened: queue.SimpleQueue[BaseException | None]) -> None:
         try:
-            channel = handed_over.pop()
-        except IndexError:
+            channel = self._open_channel()
+            try:
+                if self._members:
+                    channel.set_keys(self._members)
+                channel.set_endpoints(self._endpoints)
+            except BaseException:
+                channel.close()
+                raise
+        except BaseException as error:
+            opened.put(error)
             return
+        with self._claiming:
+            mine = self._channel is None  # else a signal handler was here meanwhile
+            if mine:
+                self._channel, self._thread = channel, threading.current_thread()
+                self._session.leadership.refusals_of_links = channel.refusals
+                self._halted = self._closed
+        opened.put(None)
+        if mine:
+            self._run(channel)
+        else:
+            channel.close()
+
+    def _run(self, channel: Channel) -> None:
         wait_s = 0.0
         try:
             while True:

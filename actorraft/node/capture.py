@@ -32,6 +32,9 @@ class Capture:
         executor: its state is what is taken.
         writer: where it goes.
         tell: told how it ended, once.
+
+    Raises:
+        RuntimeError: there is no thread to be had; nothing was written.
     """
 
     def __init__(
@@ -57,7 +60,11 @@ class Capture:
             tell(held_up(done, self._held_up_s))
 
         self._thread = threading.Thread(target=write, name="snapshot", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._pieces.close()
+            raise
 
     def step(self) -> bool:
         """Draw one piece, if the disk keeps up. Never blocks on it; False if nothing was done."""

@@ -548,11 +548,12 @@ class Executor:
                 "with the newer code",
                 untouched=True,
             )
+        how = "" if __debug__ else ", without its asserts, as -O has it"
         raise MachineStopped(
             f"the entries from index {index} on are to be applied by the code of {self.host.class_name} that "
             f"acknowledged them (since index {max(self._code_from, 0)}: {code.fingerprint[:8]}, machine_version "
             f"{code.version}), and this node runs other code ({mine.fingerprint[:8]}, machine_version "
-            f"{mine.version}{'' if __debug__ else '; under -O, so without its asserts'}): acknowledged results could change. Either start the old code once and close the "
+            f"{mine.version}{how}): acknowledged results could change. Either start the old code once and close the "
             "cluster, which leaves nothing to replay; or raise machine_version in the class, whose commands then "
             "ask context().machine_version by which rules they are applied; or have all of them computed anew, results "
             "that were acknowledged included: spawn(..., replay_with_new_code=True)"

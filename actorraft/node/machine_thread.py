@@ -174,10 +174,11 @@ class MachineThread:
             self._finish_capture()
         serves = self._executor.hold is None and self._executor.host.serves_while_copied
         if type(work) is TakeSnapshot and serves:
-            self._capture = Capture(self._executor, work.writer, self._tell)
-            self._finished += 1
-        else:
-            self._did(work, self._executor.run(work))
+            with contextlib.suppress(RuntimeError):  # user code has all the threads that there are: commands wait, then
+                self._capture = Capture(self._executor, work.writer, self._tell)
+                self._finished += 1
+                return
+        self._did(work, self._executor.run(work))
 
     def _finish_capture(self) -> None:
         capture, self._capture = self._capture, None

@@ -74,7 +74,10 @@ class Traces:
         """A traced frame came, and is the entry at `index`."""
         if self._thread is None and not self._broken and "opentelemetry.trace" in sys.modules:
             self._thread = threading.Thread(target=self._run, name="tracing", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # user code has all the threads that there are
+                self._thread = None
         if self._thread is not None:
             self.under_way.append(Entry(index, term, traces[:TRACES_MAX]))
             if len(self.under_way) > UNDER_WAY_MAX:

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from actorraft.actors import monitor
 from actorraft.actors import process as process_module
+from actorraft.actors.bootstrap import Reports, read_frame
 from actorraft.actors.monitor import Monitor
 from actorraft.actors.process import ActorProcess, describe_exit
 from actorraft.actors.supervision import Supervision
@@ -594,6 +596,49 @@ def test_the_monitor_starts_again_what_dies_unasked(make_owner: Callable[..., Ow
     assert owner.exits() == ["a"]
     assert "killed by SIGKILL" in next(what for kind, _, what in owner.told if kind == "exit")
     assert owner.processes["a"].pid != process.pid
+
+
+def test_a_restart_for_which_there_is_no_thread_is_tried_again(
+    make_owner: Callable[..., Owner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name == "actorraft-restart" and len(refused) < 3:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(monitor, "LOOK_S", 0.05)
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    owner = make_owner(Supervision(**FAST))
+    process = owner.start("a")
+    until(lambda: owner.up("a"))
+
+    process.kill()
+
+    until(lambda: owner.up("a", lives=2))
+    assert len(refused) == 3
+
+
+def test_a_report_for_which_there_is_no_thread_goes_out_with_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    reports = Reports(write)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            reports.put(b"x" * 100_000)  # more than a pipe takes
+    reports.put(b"last")
+    frames = [read_frame(read) for _ in range(4)]
+    assert frames == [b"x" * 100_000] * 3 + [b"last"]
+    os.close(read)
+    until(lambda: reports._flusher is None)
+    os.close(write)
 
 
 def test_what_is_forgotten_first_stays_down(make_owner: Callable[..., Owner]) -> None:

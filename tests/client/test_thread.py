@@ -108,37 +108,39 @@ def test_a_callback_that_holds_up_the_thread_does_not_hold_up_a_call_for_ever(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), TimeoutError("a signal handler's"), RuntimeError("no thread")])
-@pytest.mark.parametrize("started", [False, True])
-@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("where", ["before it runs", "once it runs", "while it opens its channel"])
 def test_a_client_that_is_interrupted_while_its_thread_is_started_leaves_neither_thread_nor_channel(
-    error: BaseException, started: bool, slow: bool, node: Node, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, where: str, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed_in: list[threading.Thread] = []
-    close, start, waiting = node.close, threading.Thread.start, node.wait
+    used_in: list[threading.Thread] = []
+    opens, go_on = threading.Event(), threading.Event()
+    close, start = node.close, threading.Thread.start
 
-    waited: list[float] = []
-
-    def wait(timeout_s: float) -> Any:
-        waited.append(timeout_s)
-        assert not closed_in, "the channel was closed under the thread that uses it"
-        return waiting(timeout_s)
+    def open_channel() -> Node:
+        used_in.append(threading.current_thread())
+        opens.set()
+        assert go_on.wait(20.0)
+        return node
 
     def start_and_raise(thread: threading.Thread) -> None:
-        if started:
+        if where != "before it runs":
             start(thread)
-            if not slow:
-                eventually(lambda: waited)
+        if where == "once it runs":
+            go_on.set()
+        elif where == "while it opens its channel":
+            assert opens.wait(20.0)
         raise error
 
-    monkeypatch.setattr(node, "wait", wait)
-    monkeypatch.setattr(node, "close", lambda: (closed_in.append(threading.current_thread()), close()))
+    monkeypatch.setattr(node, "close", lambda: (used_in.append(threading.current_thread()), close()))
     monkeypatch.setattr(threading.Thread, "start", start_and_raise)
     before = threading.active_count()
     with pytest.raises(type(error)):
-        ClientThread({0: "x"}, lambda: node)
-    eventually(lambda: closed_in and threading.active_count() == before)
-    assert len(closed_in) == 1
-    assert not waited or closed_in != [threading.current_thread()]
+        ClientThread({0: "x"}, open_channel)
+    go_on.set()
+    eventually(lambda: threading.active_count() == before)
+    assert len(used_in) == (0 if where == "before it runs" else 2), "it is closed by who opened it"
+    assert len(set(used_in)) < 2
+    assert threading.current_thread() not in used_in
 
 
 @pytest.mark.parametrize("mute", [True, False])

@@ -133,6 +133,24 @@ def test_commands_are_applied_while_the_disk_takes_its_time_and_change_nothing_i
     assert node.host.machine._kept is None
 
 
+def test_without_a_thread_to_be_had_it_is_taken_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, last = filled()
+    node.wait_until_applied(last)
+    disk = Disk(last)
+    disk.may_write.set()
+    monkeypatch.setattr(threading.Thread, "start", no_more_threads)
+    node.executor.submit(TakeSnapshot(disk))
+    changed = node.command("set", "k0", "changed")
+    node.wait_for(lambda one: isinstance(one, SnapshotTaken))
+    node.wait_until_applied(changed)
+    assert items_of(disk.content) == {f"k{number}": number for number in range(KEYS)}
+    assert node.host.machine._kept is None
+
+
+def no_more_threads(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_pieces_wait_for_the_disk_in_bounded_number() -> None:
     node, last = filled()
     disk = Disk(last)

@@ -245,6 +245,9 @@ class Channel(Inbox, Protocol):
 
     refusals: dict[Any, str]  # node that lets this process in no link now -> why, in its own words
 
+    def unresolved(self) -> dict[str, str]:
+        """Return the hosts whose names have no address yet, and why. From any thread."""
+
     def set_keys(self, members: Mapping[int, tuple[str, ...]]) -> None:
         """Say which public keys prove a node, the preferred one first."""
 

@@ -85,6 +85,29 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def is_wildcard(host: str) -> bool:
+    """Whether `host` means every address of a machine: to be bound, and not to be dialled."""
+    try:
+        return host == "*" or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def check_dialled(address: str) -> str:
+    """Return a host:port that others are to dial.
+
+    Raises:
+        UsageError: nobody could.
+    """
+    host, port = host_and_port(address)
+    if is_wildcard(host) or not port:
+        raise UsageError(
+            f"nobody can dial {address}: what others reach this node by is one address of it, and a port that is known "
+            "before (what is bound here, --listen, may be another: --advertise says the former)"
+        )
+    return address
+
+
 def is_loopback(host: str) -> bool:
     """Whether `host` is an address that never leaves this machine. A name other than localhost is not trusted to be."""
     if host == "localhost":

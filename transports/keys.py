@@ -186,7 +186,7 @@ class ClientFolder:
             if publics[1:]:
                 lines.append(f"former_keys = {json.dumps(publics[1:])}")
         aside = path / f".{CLIENT_FILE}.{os.getpid()}"
-        aside.write_text("\n".join(lines) + "\n")
+        aside.write_text("\n".join(lines) + "\n", "utf-8")
         aside.replace(path / CLIENT_FILE)  # whole or not at all: others read it while members come and go
 
     @classmethod
@@ -198,7 +198,7 @@ class ClientFolder:
         """
         path = Path(folder)
         try:
-            said: dict[str, Any] = tomllib.loads((path / CLIENT_FILE).read_text())
+            said: dict[str, Any] = tomllib.loads((path / CLIENT_FILE).read_text("utf-8-sig"))
         except OSError as error:
             raise UsageError(f"{path} is no client's folder: {CLIENT_FILE}: {error.strerror}") from error
         except ValueError as error:

@@ -4,7 +4,7 @@ answer would then hold up every link of the process.
 Each question has a thread of its own, since a name that is not answered blocks its thread for many seconds and must not
 hold up another name; there is at most one question a name at a time, so there are never more threads than names.
 
-Threads:    `ask` and `close` from the owner's; `ready` is called in a resolver's thread.
+Threads:    `ask` and `close` from the owner's, `unanswered` from any; `ready` is called in a resolver's thread.
 """
 
 from __future__ import annotations
@@ -85,16 +85,26 @@ class Resolver:
             found = look_up(host)
             if host == "localhost":
                 found = tuple(address for address in found if is_loopback(address))
-            self.addresses[host] = found
-            self.failures.pop(host, None)
+            why = "" if found else "it is no address of the loopback"
         except (OSError, UnicodeError) as error:
-            self.failures[host] = str(error)
+            found, why = (), getattr(error, "strerror", None) or str(error)
         with self._lock:
+            if why:
+                self.failures[host] = why
+            else:
+                self.addresses[host] = found
+                self.failures.pop(host, None)
             self._asked.discard(host)
             closed = self._closed
         if not closed:
             with contextlib.suppress(OSError):  # its owner has just closed
                 self._ready()
+
+    def unanswered(self) -> dict[str, str]:
+        """Return the names that nobody has ever answered, and why as far as that is known. From any thread."""
+        with self._lock:
+            names = (self._asked | self.failures.keys()) - self.addresses.keys()
+            return {name: self.failures.get(name, "no name server has answered yet") for name in sorted(names)}
 
     def close(self) -> None:
         """Let whoever still asks find nobody to tell. Idempotent; waits for nothing."""

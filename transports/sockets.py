@@ -275,6 +275,10 @@ class Sockets:
 
     # --- Links ---
 
+    def unresolved(self) -> dict[str, str]:
+        """As Channel.unresolved."""
+        return self._resolver.unanswered()
+
     def socket(self, kind: int, message_bytes_max: int) -> zmq.Socket[bytes]:
         """Make a socket with our options."""
         socket = self._context.socket(kind)
@@ -339,6 +343,8 @@ class Sockets:
         if link.named:
             link.addresses = self._resolver.addresses.get(link.host, ())
             if not link.addresses:
+                if why := self._resolver.failures.get(link.host):
+                    self.drop("a link to a host whose name has no address", f"{link.host}: {why}")
                 link.ask_s = now_s + ASK_S
                 self._resolver.ask(link.host)
                 return

@@ -23,7 +23,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 LENGTH: Final = struct.Struct("<I")
@@ -32,6 +32,18 @@ LOG_TEXT_MAX: Final = 32_000  # characters of one log record
 FAREWELL_S: Final = 2.0  # how long a process that ends waits for its parent to read
 
 in_child = False  # whether this process was started by ActorProcess
+
+
+@contextlib.contextmanager
+def as_in_child() -> Iterator[None]:
+    """Import user code as a child does, in a process that no parent has started."""
+    global in_child
+    before, in_child = in_child, True
+    try:
+        yield
+    finally:
+        in_child = before
+
 
 # argv: the descriptors of the specification, orders, reports, liveness and end. The header is plain data (marshal).
 LOADER: Final = (

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from actorraft.cli.output import USED_WRONGLY, Format, Output, errors, fail, print_json, say
+from actorraft.cli.output import USED_WRONGLY, Format, Output, errors, fail, print_json, say, warn
 from actorraft.cluster.founding import found
-from actorraft.node.folder import Durability, Profile
+from actorraft.errors import UsageError
+from actorraft.node.folder import Durability, NodeFolder, Profile, read_folder
+from actorraft.node.standalone import arguments_of, load_machine
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +63,7 @@ def init(
             keys=not no_keys,
             backup=from_backup,
         )
+        _look_at_machine(read_folder(directory / "node-0", environment={}))
     if output is Format.json:
         folders = sorted(str(folder) for folder in directory.iterdir())
         print_json({"cluster_id": cluster_id, "folders": folders})
@@ -66,6 +72,20 @@ def init(
     for node_id, address in enumerate(addresses):
         say(f"  {directory / f'node-{node_id}'}  for {address}: actorraft serve FOLDER --data-dir DIRECTORY")
     say(f"  {directory / 'client'}  for clients: connect(…), ACTORRAFT_CLIENT")
+
+
+def _look_at_machine(folder: NodeFolder) -> None:
+    """Warn of a machine that cannot be made here: a slip of the pen, or else a machine without the nodes' code."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what its module prints is no part of what this command prints
+            args, kwargs = arguments_of(folder)
+            inspect.signature(load_machine(folder.cluster.machine)).bind(*args, **kwargs)
+    except TypeError as error:
+        warn(f"{folder.cluster.machine} does not take these arguments: {error}")
+    except UsageError as error:
+        warn(f"{error}; wherever nodes are to run, it must be possible")
+    except ValueError:
+        return  # it does not say what it takes; its first node will
 
 
 def _json(text: str | None, kind: type, option: str, wanted: str) -> Any:

@@ -65,6 +65,11 @@ def fail(reason: str, code: int = REFUSED) -> typer.Exit:
     return typer.Exit(code)
 
 
+def warn(what: str) -> None:
+    """Say on standard error what may be wrong, and go on."""
+    Console(stderr=True, soft_wrap=True).print(f"warning: {what}", style="yellow", highlight=False, markup=False)
+
+
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
     """End a subcommand by its exit code when the library refuses."""

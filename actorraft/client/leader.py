@@ -32,6 +32,7 @@ class Leadership:
         self.leader: int | None = None  # in `nodes`
         self.stranger: int | None = None  # a leader that was named, and that there was no link to
         self.refusals_of_links: Mapping[int, str] = {}  # node that lets this client in no link -> why; the channel's
+        self.unresolved: Callable[[], Mapping[str, str]] = dict  # host whose name has no address -> why; the channel's
         self.term = 0  # of the last leader that was named
         self.refusals = 0  # in a row
         self._hello_s = 0.0  # when the nodes are asked next, while there is no leader
@@ -104,10 +105,11 @@ class Leadership:
         if self.leader is not None:
             return f"node {self.leader} led in term {self.term}"
         refusals = dict(self.refusals_of_links)  # the I/O thread may add to it
-        if refusals:
-            known = "no leader is known" if self.nodes else "no node can be reached"
-            who = {node: f"node {node}" if node >= 0 else "who answers there" for node in refusals}
-            return f"{known}; " + "; ".join(f"{who[node]} says: {why}" for node, why in refusals.items())
+        who = {node: f"node {node}" if node >= 0 else "who answers there" for node in refusals}
+        told = [f"{who[node]} says: {why}" for node, why in refusals.items()]
+        told += [f"the name {host} cannot be resolved: {why}" for host, why in self.unresolved().items()]
+        if told:
+            return "; ".join(("no leader is known" if self.nodes else "no node can be reached", *told))
         if not self.nodes:
             return "no node can be reached: none runs there, or, over tcp, the keys are another cluster's"
         if not self.heard:

@@ -378,6 +378,7 @@ class ClientThread:
             if mine:
                 self._channel, self._thread = channel, threading.current_thread()
                 self._session.leadership.refusals_of_links = channel.refusals
+                self._session.leadership.unresolved = channel.unresolved
                 self._halted = self._closed
         opened.put(None)
         if mine:

@@ -164,18 +164,19 @@ def join_address(host: str, port: int) -> str:
 
 
 def _place(address: str) -> tuple[str, int]:
-    from transports.endpoints import host_and_port
+    from transports.endpoints import check_dialled, host_and_port
 
     host, port = host_and_port(address)
     if not 0 < port < 65535:
         raise UsageError(f"{address}: clients dial the port after this one, so it is from 1 to 65534")
+    check_dialled(address)
     return host, port
 
 
 def _check_places(addresses: Sequence[str], places: Sequence[tuple[str, int]], keys: bool) -> None:
     if not places:
         raise UsageError("a cluster has at least one node: --nodes HOST:PORT,…")
-    taken = [(host, port + more) for host, port in places for more in (0, 1)]
+    taken = [(_canonical(host), port + more) for host, port in places for more in (0, 1)]
     for place in taken:
         if taken.count(place) > 1:
             raise UsageError(
@@ -186,6 +187,14 @@ def _check_places(addresses: Sequence[str], places: Sequence[tuple[str, int]], k
     for address, (host, _) in zip(addresses, places, strict=True):
         if not keys and not is_loopback(host):
             raise UsageError(f"{address} is not on the loopback: without keys anybody there could read and forge")
+
+
+def _canonical(host: str) -> str:
+    """Spell a host in one way, that two spellings are not taken for two hosts."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return "127.0.0.1" if host == "localhost" else host.lower()
 
 
 def _listen_host(host: str) -> str:

@@ -102,7 +102,9 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
         return directory
     if not listen:
         raise UsageError("--join needs --listen HOST:PORT, and --advertise HOST:PORT where others dial something else")
-    peer = advertise or listen
+    from transports.endpoints import check_dialled
+
+    peer = check_dialled(advertise or listen)
     addresses = {"peer": peer, "client": next_port(peer)}
     next_port(listen)  # before anybody is asked for anything
     token = read_token(word)

@@ -22,7 +22,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -129,7 +129,7 @@ def read_folder(
     """
     file = Path(path) / NODE_FILE
     try:
-        said: dict[str, Any] = tomllib.loads(file.read_text())
+        said: dict[str, Any] = tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         raise UsageError(
             f"{path} is no node's folder: {NODE_FILE}: {error.strerror}; actorraft init makes one"
@@ -147,9 +147,27 @@ def read_folder(
     try:
         folder = msgspec.convert(said, NodeFolder, strict=False, str_keys=True)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{file}: {error}") from None
+        known = (", ".join(get_args(kind)) for name, kind in _CHOICES.items() if f"$.{name}`" in str(error))
+        raise UsageError(f"{file}: {error}" + "".join(f"; it is one of {each}" for each in known)) from None
     _check_ids(folder, str(file))
+    _check_addresses(folder, str(file))
     return folder
+
+
+def _check_addresses(folder: NodeFolder, file: str) -> None:
+    from transports.endpoints import host_and_port
+
+    node = folder.node
+    said = {"node.listen": node.listen}
+    for node_id, member in folder.members.items():
+        said |= {f"members.{node_id}.peer": member.peer, f"members.{node_id}.client": member.client}
+    if_any = {f"node.{name}": getattr(node, name) for name in ("client_listen", "advertise", "client_advertise")}
+    if_any["http.listen"] = folder.http.listen
+    for name, address in (said | {name: address for name, address in if_any.items() if address}).items():
+        try:
+            host_and_port(address)
+        except UsageError as error:
+            raise UsageError(f"{file}: {name}: {error}") from None
 
 
 def _check_ids(folder: NodeFolder, file: str) -> None:
@@ -161,6 +179,14 @@ def _check_ids(folder: NodeFolder, file: str) -> None:
     ):
         if re.fullmatch(form, value) is None:
             raise UsageError(f"{file}: {name} is {words}, not {value!r}: put back what actorraft init wrote")
+    for node_id, member in folder.members.items():
+        if (node_id == folder.node.id) != (member.storage_id == folder.node.storage_id):
+            raise UsageError(
+                f"{file}: by [members] node {node_id} has the storage id {member.storage_id}, and by [node] node "
+                f"{folder.node.id} has {folder.node.storage_id}: put back what actorraft init wrote"
+            )
+    if any(node_id < 0 for node_id in (folder.node.id, *folder.members)):
+        raise UsageError(f"{file}: ids of nodes are numbers from 0")
 
 
 def _put(said: dict[str, Any], part: str, key: str, value: str, source: str) -> None:
@@ -190,6 +216,9 @@ def _check_keys(said: Mapping[str, Any], file: str) -> None:
 def _nearest(word: str, known: Any) -> str:
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(known))}"
+
+
+_CHOICES: Final = {"cluster.durability": Durability, "cluster.profile": Profile}
 
 
 def _names(kind: type[msgspec.Struct]) -> tuple[str, ...]:

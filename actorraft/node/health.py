@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any, Final
 
 from actorraft.errors import UsageError
@@ -47,6 +48,10 @@ class HealthServer:
         class Server(ThreadingHTTPServer):
             daemon_threads = True
             address_family = socket.AF_INET6 if _is_six(host) else socket.AF_INET
+
+            def server_bind(self) -> None:
+                """Bind, and ask no name server what this host is called: the one above does, and may wait long."""
+                TCPServer.server_bind(self)
 
         class Handler(_Handler):
             asks = staticmethod(ask)

@@ -473,9 +473,13 @@ class MachineHost:
         if _is(error, KeyError) and _trace_of(error) is not None:
             name = self._unknown_method(request, offered)
             if name is not None:
-                name_of_machine = exceptions.name(type(self.machine))
-                return encode_error(UsageError(f"{name_of_machine} has no {kind} {name!r}"), self._dumps, NOT_USABLE)
+                return encode_error(UsageError(self._has_no(kind, name, offered)), self._dumps, NOT_USABLE)
         return encode_error(error, self._dumps, RAISED)
+
+    def _has_no(self, kind: str, name: str, offered: dict[str, Any]) -> str:
+        other, others = ("query", self._queries) if kind == "command" else ("command", self._commands)
+        instead = f"that is a {other}" if name in others else f"it has {', '.join(sorted(offered)) or 'none'}"
+        return f"{exceptions.name(type(self.machine))} has no {kind} {name!r}; {instead}"
 
     def _unknown_method(self, request: Any, offered: dict[str, Any]) -> str | None:
         """Return the name of a called method that there is not; looked at only after a KeyError."""

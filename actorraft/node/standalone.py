@@ -10,6 +10,7 @@ Source:     docs/deployment.md; docs/decisions/0028.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
+from actorraft.actors import bootstrap
 from actorraft.errors import UsageError
 from actorraft.loggers import guarded_logger
 from actorraft.node.addresses import Announcement
@@ -29,6 +31,7 @@ from actorraft.node.folder import FIRST_START, SECRET_FILE, SEED_FILE, NodeFolde
 from actorraft.node.process import ON_PROBATION, REMOVED
 from actorraft.node.service_manager import ServiceManager
 from actorraft.node.spec import NodeSpec
+from actorraft.pickling import exceptions
 from actorraft.pickling.encoder import encode_factory
 from actorraft.pickling.fingerprint import fingerprint_of
 from actorraft.raft import roster
@@ -50,22 +53,26 @@ DECIDING: Final = ("machine", "args", "kwargs", *deciding(RaftConfig()))  # repl
 
 
 def load_machine(name: str) -> Callable[..., Any]:
-    """Import the machine that is named as module:Class.
+    """Import the machine that is named as module:Class, as every node does: a spawn on the way there is refused.
 
     Raises:
         UsageError: it cannot be imported here.
     """
     module_name, _, qualname = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    with contextlib.suppress(OSError):  # the directory that this was started in is gone
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module_name)
+        with bootstrap.as_in_child():
+            found: Any = importlib.import_module(module_name)
         for part in qualname.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise UsageError(
             f"the machine {name} cannot be imported here: {error}. Install its package, or start in its directory"
         ) from error
+    except (Exception, SystemExit) as error:  # its module is a program, and may end as it likes
+        raise UsageError(f"the machine {name} cannot be imported here: {exceptions.summary(error)}") from error
     if not callable(found):
         raise UsageError(f"the machine {name} is no class")
     return found  # type: ignore[no-any-return]
@@ -82,9 +89,15 @@ def seed_of(folder: NodeFolder) -> int:
 
 
 def overrides_of(data_dir: str | os.PathLike[str] | None, listen: str, advertise: str, http: str) -> dict[str, str]:
-    """Return what options of a start put in the place of the folder's: "part.key" -> value."""
+    """Return what options of a start put in the place of the folder's: "part.key" -> value.
+
+    To listen at every address says nothing about which of them others dial: then that stays as it was.
+    """
+    from transports.endpoints import host_and_port, is_wildcard
+
     named = {"node.data_dir": os.fspath(data_dir) if data_dir is not None else "", "http.listen": http}
-    advertise = advertise or listen
+    if listen and not advertise and not is_wildcard(host_and_port(listen)[0]):
+        advertise = listen
     if listen:
         named |= {"node.listen": listen, "node.client_listen": next_port(listen)}
     if advertise:
@@ -133,17 +146,23 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
     """
     config = folder.config()
     node, cluster = folder.node, folder.cluster
+    from transports.endpoints import check_dialled
+
     listen, client_listen = node.listen, node.client_listen or next_port(node.listen)
+    advertise = node.advertise or listen, node.client_advertise or client_listen
+    for address in advertise:
+        check_dialled(address)
     keys = _keys(path, folder)
+    machine = machine or load_machine(cluster.machine)  # before anything is written
+    factory = encode_factory(machine, *arguments_of(folder))
     data_dir = Path(node.data_dir or path / "data").absolute()
     probation = prepare_data(path, data_dir, folder)
     seeded = probation is not None and bool(cluster.backup) and node.id in folder.members
     members = folder.members.items()
-    machine = machine or load_machine(cluster.machine)
     return NodeSpec(
         node_id=node.id,
         cluster_id=bytes.fromhex(cluster.id),
-        factory=encode_factory(machine, *arguments_of(folder)),
+        factory=factory,
         machine_seed=seed_of(folder),
         directory=data_dir,
         durability=cluster.durability,
@@ -156,7 +175,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         keys=keys,
         config=config,
         run=run_of(machine),
-        advertise=(node.advertise or listen, node.client_advertise or client_listen),
+        advertise=advertise,
         seeds={node_id: Announcement(0, each.peer, each.client) for node_id, each in members},
         probation=probation,
         hands_over=True,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import stat
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from actorraft.cli.app import app
+from actorraft.cluster.joining import join_cluster
 from actorraft.errors import UsageError
 from actorraft.node.folder import FIRST_START, read_folder, take_first_start
-from actorraft.node.standalone import first_configuration, settings_of
+from actorraft.node.standalone import first_configuration, overrides_of, plan, settings_of
+from transports.keys import ClientFolder
 
 NODES = "127.0.0.1:7100,[::1]:7200,host2:7300"
 
@@ -69,6 +73,11 @@ def test_all_nodes_begin_with_the_same_configuration(tmp_path: Path) -> None:
         ((), "127.0.0.1:65535", "the port after"),
         ((), "a:7100,a:7101", "used twice"),
         ((), "a:7100,a:7100", "used twice"),
+        ((), "localhost:7100,127.0.0.1:7101", "used twice"),
+        ((), "[::1]:7100,[0:0::1]:7100", "used twice"),
+        ((), "0.0.0.0:7100", "nobody can dial"),
+        ((), "a:7100,[::]:7100", "nobody can dial"),
+        ((), "*:7100", "nobody can dial"),
         ((), "", "at least one node"),
         (("--no-keys",), "10.0.0.1:7100", "not on the loopback"),
         (("--args", "{}"), NODES, "--args is a list"),
@@ -83,6 +92,61 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(
     assert done.exit_code == 2
     assert why in done.output
     assert not (tmp_path / "bank").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "machine", "more", "why"),
+    [
+        ("", "no_such_module:Bank", (), "No module named 'no_such_module'"),
+        ("", "odd:Bank", (), "no attribute 'Bank'"),
+        ("def x(:", "odd:Bank", (), "SyntaxError"),
+        ("print('noise'); raise RuntimeError('no database')", "odd:Bank", (), "no database"),
+        ("import sys; sys.exit(3)", "odd:Bank", (), "SystemExit: 3"),
+        ("import actorraft\nactorraft.ReplicatedStateMachine(dict).spawn(1)", "odd:Bank", (), "imports the module odd"),
+        ("class Bank:\n  def __init__(self, currency): ...", "odd:Bank", (), "argument: 'currency'"),
+        ("class Bank:\n  def __init__(self, currency=0): ...", "odd:Bank", ("--kwargs", '{"curency": 1}'), "curency"),
+    ],
+)
+def test_a_machine_that_cannot_be_made_here_is_warned_of_and_may_still_be_made_elsewhere(
+    module: str, machine: str, more: tuple[str, ...], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "odd", raising=False)
+    done = init(tmp_path, "--machine", machine, *more, "-o", "json")
+    monkeypatch.delitem(sys.modules, "odd", raising=False)
+    assert done.exit_code == 0
+    assert why in done.stderr
+    assert json.loads(done.stdout)["folders"], "nothing else is printed there"
+
+
+def test_who_listens_at_every_address_is_dialled_where_it_was(tmp_path: Path) -> None:
+    assert overrides_of(None, "0.0.0.0:7100", "", "") == {
+        "node.listen": "0.0.0.0:7100",
+        "node.client_listen": "0.0.0.0:7101",
+    }
+    named = overrides_of(None, "[::]:7100", "a:7200", "")
+    assert (named["node.advertise"], named["node.client_advertise"]) == ("a:7200", "a:7201")
+    assert overrides_of(None, "10.0.0.1:7100", "", "")["node.advertise"] == "10.0.0.1:7100"
+    assert init(tmp_path, "--machine", "statemachines.kv:KVStore").exit_code == 0
+    folder = tmp_path / "bank" / "node-0"
+    for advertise in ("[::]:7100", "a:0"):
+        with pytest.raises(UsageError, match="nobody can dial"):
+            plan(folder, read_folder(folder, overrides=overrides_of(None, "", advertise, "")))
+        with pytest.raises(UsageError, match="nobody can dial"):
+            join_cluster("-", tmp_path / "joined", listen="a:7100", advertise=advertise, learner=False)
+    assert not (folder / "data").exists()
+    assert not (tmp_path / "joined").exists()
+
+
+def test_a_node_whose_machine_cannot_be_made_leaves_its_folder_as_it_was(tmp_path: Path) -> None:
+    assert init(tmp_path, "--machine", "no_such_module:Bank").exit_code == 0
+    folder = tmp_path / "bank" / "node-0"
+    before = sorted(folder.iterdir())
+    with pytest.raises(UsageError, match="no_such_module"):
+        plan(folder, read_folder(folder))
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
@@ -101,7 +165,14 @@ def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
         ("[node]", "[nodes]", "did you mean 'node'"),
         ("listen = ", "lisen = ", "did you mean 'listen'"),
         ("durability = ", "durabilty = ", "did you mean 'durability'"),
-        ('durability = "fsync"', 'durability = "sometimes"', "Invalid enum value 'sometimes'"),
+        ('durability = "fsync"', 'durability = "sometimes"', "Invalid enum value 'sometimes'.*one of fsync, os"),
+        ('profile = "lan"', 'profile = "LAN"', "one of local, lan, wan"),
+        ('[http]\nlisten = ""', '[http]\nlisten = "127.0.0.1"', r"http\.listen: .*looks like"),
+        ('peer = "127.0.0.1:7100"', 'peer = "127.0.0.1"', r"members\.0\.peer: .*looks like"),
+        ('\nlisten = "127.0.0.1:7100"', '\nlisten = ""', r"node\.listen: .*looks like"),
+        ("[node]\nid = 0", "[node]\nid = 1", "by .members. node 0 has the storage id"),
+        ("[node]\nid = 0", "[node]\nid = 7", "put back what actorraft init wrote"),
+        ("[members.1]", "[members.-1]", "numbers from 0"),
         ("[raft]", "[raft]\nelection_timeout = 3", "did you mean 'election_timeout_ticks'"),
         ("public_key = ", "publickey = ", "did you mean 'public_key'"),
         ("[cluster]", "[cluster", "cannot be read"),
@@ -118,6 +189,14 @@ def test_a_slip_of_the_pen_is_named_with_the_nearest_that_is_right(
     file.write_text(file.read_text().replace(before, after, 1))
     with pytest.raises(UsageError, match=why):
         read_folder(file.parent, environment={})
+
+
+def test_what_an_editor_puts_before_the_first_line_is_no_slip(tmp_path: Path) -> None:
+    init(tmp_path)
+    for file in ((tmp_path / "bank" / "node-0" / "node.toml"), (tmp_path / "bank" / "client" / "client.toml")):
+        file.write_text("\ufeff" + file.read_text(), "utf-8")
+    assert read_folder(tmp_path / "bank" / "node-0", environment={}).node.id == 0
+    assert ClientFolder.load(tmp_path / "bank" / "client").name == "admin"
 
 
 def test_the_environment_goes_before_the_file_and_the_command_line_before_both(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from subprocess import PIPE
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from actorraft.cli.app import app
 from actorraft.cluster.joining import make_token
 from benchmarks.others.processes import free_ports
+from transports import resolver
 from transports.keys import KeyPair
 
 MACHINE = "statemachines.kv:KVStore"
@@ -63,6 +65,28 @@ def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(
 
 def no_space(_: int) -> None:
     raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["there is none", "no name server answers"])
+def test_a_name_of_a_host_without_an_address_is_told(
+    answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+
+    def look_up(host: str) -> tuple[str, ...]:
+        if not answers:
+            over.wait(60.0)
+        raise socket.gaierror(socket.EAI_NONAME, f"nobody has heard of {host}")
+
+    monkeypatch.setattr(resolver, "look_up", look_up)
+    words = ["init", str(tmp_path / "new"), "--machine", MACHINE, "--nodes", "hots0:7100"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    ask = ["members", "list", "--client", str(tmp_path / "new" / "client"), "--timeout", "0.3"]
+    done = CliRunner().invoke(app, ask)
+    over.set()
+    assert done.exit_code == 1
+    why = "nobody has heard of hots0" if answers else "no name server has answered yet"
+    assert f"the name hots0 cannot be resolved: {why}" in done.stderr
 
 
 @pytest.mark.cluster

@@ -182,8 +182,8 @@ def test_each_asks_a_cluster_that_serves_and_prints_a_table_or_json(served: Serv
 @pytest.mark.timeout(300)
 def test_what_the_machine_or_the_cluster_refuses_is_told_by_name(served: Served, tmp_path: Path) -> None:
     for words, why in (
-        (("exec", "depositt", '"ann"', "10"), "depositt"),
-        (("query", "balanc", '"ann"'), "balanc"),
+        (("exec", "depositt", '"ann"', "10"), "no command 'depositt'; it has deposit"),
+        (("query", "balanc", '"ann"'), "no query 'balanc'; it has balance"),
         (("exec", "deposit", '"ann"'), "deposit"),
         (("transfer", "7"), "there is no node 7"),
         (("members", "promote", "7"), "there is no learner 7"),

@@ -28,6 +28,9 @@ class ByHand:
         except queue.Empty:
             return [each for each in came if each is not None]
 
+    def unresolved(self) -> dict[str, str]:
+        return {}
+
     def set_keys(self, keys: Any) -> None:
         pass
 

@@ -24,6 +24,9 @@ class Nowhere:
         self.refusals: dict[Any, str] = {}
         self._woken = threading.Event()
 
+    def unresolved(self) -> dict[str, str]:
+        return {}
+
     def set_keys(self, members: Mapping[int, tuple[str, ...]]) -> None:
         pass
 

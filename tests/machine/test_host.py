@@ -203,12 +203,14 @@ def test_an_immutable_state_is_replaced() -> None:
 
 
 def test_a_method_that_there_is_not_is_named(bank: Local) -> None:
-    with pytest.raises(UsageError, match="Bank has no command 'balance'"):
+    with pytest.raises(UsageError, match="Bank has no command 'balance'; that is a query"):
         bank.call("balance", "ann")
-    with pytest.raises(UsageError, match="Bank has no command 'x'"):
+    with pytest.raises(UsageError, match=r"Bank has no command 'x'; it has .*deposit"):
         bank.call("x", amount=1)
-    with pytest.raises(UsageError, match="Bank has no query 'deposit'"):
+    with pytest.raises(UsageError, match="Bank has no query 'deposit'; that is a command"):
         bank.ask("deposit", "ann", 1)
+    with pytest.raises(UsageError, match=r"Bank has no query 'y'; it has .*balance"):
+        bank.ask("y")
 
 
 def test_a_key_error_of_the_users_own_stays_one(bank: Local) -> None:

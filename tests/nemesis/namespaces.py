@@ -10,6 +10,7 @@ Process:    nodes are started by `ip netns exec`, the launch prefix of their pro
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -43,10 +44,21 @@ def why_not() -> str | None:
     return None if works else "this kernel has no routing policy"
 
 
+def remove_abandoned() -> None:
+    """Remove the namespaces of runs that were killed: each name says whose it is."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+    for name in re.findall(r"^nem\d+(?:[rp]|n\d+)\b", listed, re.MULTILINE):
+        owner = int(re.findall(r"\d+", name)[0])
+        if not Path(f"/proc/{owner}").exists():
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+            shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
+
+
 class Router:
     """The namespace in the middle, and a host beside it for each node that asks."""
 
     def __init__(self) -> None:
+        remove_abandoned()
         self.prefix = f"nem{os.getpid()}"
         self._hosts: set[int] = set()
         self._rules: set[tuple[int, int]] = set()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 
 from actorraft.simulation.linearizability import Operation, read_history
+from tests.nemesis import namespaces
 from tests.nemesis.faults import ALL
 from tests.nemesis.judge import lost_writes
 from tests.nemesis.machine import Registers
@@ -55,6 +59,19 @@ def test_a_planted_bug_is_found(machine, faults, seed):
     report = torment(machine, faults, seed)
 
     assert report.judgement.linearizable.violations
+
+
+@pytest.mark.skipif(namespaces.why_not() is not None, reason="no network namespaces here")
+def test_the_namespaces_of_a_run_that_was_killed_are_removed_by_the_next() -> None:
+    over = subprocess.Popen(["true"])
+    over.wait()
+    left, ours = [f"nem{over.pid}{end}" for end in ("r", "n12", "p")], f"nem{os.getpid()}n251"
+    for name in (*left, ours):
+        subprocess.run(["ip", "netns", "add", name], check=True)
+    namespaces.remove_abandoned()
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    subprocess.run(["ip", "netns", "del", ours], check=True)
+    assert [name for name in (*left, ours) if name in listed] == [ours]
 
 
 def test_an_append_that_is_missing_at_the_end_is_a_lost_write():

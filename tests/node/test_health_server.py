@@ -1,0 +1,24 @@
+"""The server of a node's health by itself: what its start may wait for."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+
+import pytest
+
+from actorraft.node.health import HealthServer
+
+
+def test_no_name_server_is_asked_what_the_host_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object) -> str:
+        raise AssertionError("a name server that does not answer would hold up the node's start")
+
+    monkeypatch.setattr(socket, "getfqdn", silent)
+    monkeypatch.setattr(socket, "gethostbyaddr", silent)
+    server = HealthServer("127.0.0.1:0", lambda _: {})
+    try:
+        with urllib.request.urlopen(f"http://{server.address}/livez", timeout=30.0) as answer:
+            assert answer.status == 200
+    finally:
+        server.close()

@@ -6,6 +6,7 @@ import typer
 
 import actorraft
 from actorraft.cli import backing_up, calling, clients, folders, founding, keys, kubernetes, members, serving, watching
+from actorraft.cli.output import fail, unread
 
 app = typer.Typer(
     name="actorraft",
@@ -36,4 +37,8 @@ def options(version: bool = typer.Option(False, "--version", help="Print the ver
 
 def main() -> None:
     """Run the command line; ends the process."""
-    app()
+    try:
+        app()
+    except OSError as error:  # of printing; of all others a command tells itself
+        unread()
+        raise SystemExit(fail(f"standard output takes nothing: {error.strerror}").exit_code) from None

@@ -19,6 +19,7 @@ from actorraft.cli.reaching import ClientFolder, Timeout, cluster
 from actorraft.client import administration
 from actorraft.client.arguments import check_read
 from actorraft.client.thread import ClientThread
+from actorraft.errors import UsageError
 from actorraft.futures import ResultFuture
 
 Method = Annotated[str, typer.Argument(help="Of the machine.")]
@@ -71,11 +72,15 @@ def _encode(method: str, values: list[str] | None) -> bytes:
     for value in values or []:
         try:
             arguments.append(json.loads(value))
-        except ValueError:
+        except (ValueError, RecursionError):
             if value.startswith("-"):
                 raise fail(f"there is no option {value}; --help shows which there are", USED_WRONGLY) from None
-            raise fail(f"{value} is not JSON; text stands in quotes of its own: '\"{value}\"'", USED_WRONGLY) from None
-    return msgspec.msgpack.encode([method, *arguments])
+            shown = value if len(value) < 100 else f"{value[:100]}…"
+            raise fail(f"{shown} is not JSON; text stands in quotes of its own: '\"{shown}\"'", USED_WRONGLY) from None
+    try:
+        return msgspec.msgpack.encode([method, *arguments])
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise fail(f"this cannot be sent as plain data: {error}", USED_WRONGLY) from None
 
 
 def _print(client: Path | None, timeout: float, ask: Callable[[ClientThread], ResultFuture[Any]]) -> None:
@@ -84,6 +89,8 @@ def _print(client: Path | None, timeout: float, ask: Callable[[ClientThread], Re
         administration.wait_for_leader(thread, timeout)
         try:
             value = ask(thread).result(max(0.1, until_s - time.monotonic()) + 1.0)
+        except UsageError as error:
+            raise fail(str(error), USED_WRONGLY) from None
         except Exception as error:
             told = "" if str(error).startswith(type(error).__name__) else f"{type(error).__name__}: "
             raise fail(f"{told}{error}") from None

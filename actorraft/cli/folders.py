@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from actorraft.cli.output import USED_WRONGLY, errors, fail, say
+from actorraft.cli.output import USED_WRONGLY, Format, Output, errors, fail, print_json, say
 from actorraft.cli.reaching import ClientFolder
 from actorraft.cluster import recovering
 from actorraft.node.folder import NODE_FILE
@@ -30,6 +30,7 @@ def recover(
     client: ClientFolder = None,
     force: Annotated[bool, typer.Option("--force", help="Also if that gives up nodes that are still whole.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    output: Output = Format.table,
 ) -> None:
     """Go on with what is left after a majority is lost for good.
 
@@ -37,24 +38,29 @@ def recover(
     and there at the highest index. It becomes a new cluster of one node, with a new id; the others join it anew.
     """
     if not (path / NODE_FILE).is_file():
-        storage.recover_command(str(path), keep, show, force, dry_run)
+        storage.recover_command(str(path), keep, show, force, dry_run, output.value)
         return
     with errors():
         found = recovering.look(path, data_dir)
-        say(found.survivor.words)
+        if output is Format.table:
+            say(found.survivor.words)
+        elif show or dry_run:
+            print_json([storage.survivor_row(found.survivor)])
         if show or dry_run:
             return
         own = str(found.folder.node.id)
         if keep != own:
             raise fail(f"--keep {own}: one machine goes on, the others join it anew", USED_WRONGLY)
         cluster_id = recovering.go_on_alone(path, found)
-        say(f"node {own} is cluster {cluster_id} now; whatever the lost machines alone had acknowledged is gone")
-        say(f"  actorraft serve {path}{f' --data-dir {data_dir}' if data_dir else ''}")
-        if client is None:
-            say(f'  clients: id = "{cluster_id}" in the [cluster] of their client.toml, or --client FOLDER here')
-            return
-        _tell_client(client, cluster_id, found.folder.node.id)
-        say(f"  {client} is for the new cluster")
+        if output is Format.json:
+            print_json({"cluster_id": cluster_id, "kept": [found.folder.node.id]})
+        else:
+            say(f"node {own} is cluster {cluster_id} now; whatever the lost machines alone had acknowledged is gone")
+            say(f"  actorraft serve {path}{f' --data-dir {data_dir}' if data_dir else ''}")
+            id_for_clients = f'id = "{cluster_id}" in the [cluster] of their client.toml, or --client FOLDER here'
+            say(f"  clients: {id_for_clients}" if client is None else f"  {client} is for the new cluster")
+        if client is not None:
+            _tell_client(client, cluster_id, found.folder.node.id)
 
 
 def _tell_client(folder: Path, cluster_id: str, node_id: int) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -57,6 +59,12 @@ def print_json(value: Any) -> None:
 def say(text: str) -> None:
     """Print a line for people."""
     Console(soft_wrap=True).print(text, highlight=False, markup=False)
+
+
+def unread() -> None:
+    """Print no more: whoever read it is gone, or its disk is full; and the interpreter's end would fail."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(reason: str, code: int = REFUSED) -> typer.Exit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
-from actorraft.cli.output import USED_WRONGLY, errors, fail, say
+from actorraft.cli.output import USED_WRONGLY, errors, fail, say, unread
 from actorraft.node import logs
 from actorraft.node.backups import Schedule
 from actorraft.node.folder import NodeFolder, read_folder
@@ -70,10 +71,19 @@ def serve(
         logs.configure(log_format, log_level or (), read.node.id)
         _with_hash_seed(read)
         spec = replace(plan(folder, read), backups=_schedule(backup_every, backup_dir, backup_keep))
-        context = Foreground(read, say)
+        context = Foreground(read, _say)
         run_node(context, spec)  # type: ignore[arg-type]
     if context.again:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _say(line: str) -> None:
+    """Print a line, if that can be; a node serves all the same."""
+    try:
+        say(line)
+    except OSError as error:
+        logging.getLogger("actorraft").warning("standard output takes nothing (%s): %s", error.strerror, line)
+        unread()
 
 
 def _end(*_: object) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -24,7 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from actorraft.cli.output import Format, Output, fail
+from actorraft.cli.output import Format, Output, fail, unread
 from actorraft.cli.reaching import ClientFolder, cluster, nobody_answers
 from actorraft.client import administration
 from actorraft.client.status import MemberStatus
@@ -300,6 +299,6 @@ def _until_interrupted() -> Iterator[None]:
     except KeyboardInterrupt:
         return
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's own flush complains
+        unread()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
 from actorraft.errors import ActorRaftError, UsageError
-from actorraft.storage.recover import Plan, look, recover
+from actorraft.storage.directory import data_folder
+from actorraft.storage.recover import Plan, Survivor, look, recover
 from actorraft.storage.show import show
 from actorraft.storage.skips import skip
 from actorraft.storage.upgrade import upgrade
@@ -29,6 +31,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is missing; install it with: pip install 'actorraft[cli]'")
 
+Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="table or json.")]
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at what a node keeps on disk.")
 
 
@@ -38,14 +41,19 @@ def main() -> None:
 
 
 @app.command(name="verify")
-def verify_command(path: str = typer.Argument(help="The folder of a cluster, or of one node.")) -> None:
+def verify_command(
+    path: str = typer.Argument(help="The folder of a cluster, or of one node."), output: Output = "table"
+) -> None:
     """Check every checksum and whether all of it fits together; exit with 1 if anything acknowledged is damaged."""
     console = Console(soft_wrap=True)
     try:
-        report = verify(path)
+        report = verify(data_folder(path))
     except UsageError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]{error}[/]", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
         raise typer.Exit(2) from None
+    if output == "json":
+        print(json.dumps(_told(report), indent=2))
+        raise typer.Exit(0 if report.ok else 1)
     console.print(_table(report))
     for finding in report.findings:
         word = "[yellow]warning[/]" if finding.warning else "[red]damage[/]"
@@ -64,6 +72,7 @@ def recover_command(
     show: bool = typer.Option(False, "--show", help="Only say what each folder holds, to compare before choosing."),
     force: bool = typer.Option(False, "--force", help="Also if that gives up nodes that are still whole."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be done."),
+    output: Output = "table",
 ) -> None:
     """Make a cluster of the nodes that are left. Exits with 2 if that is refused.
 
@@ -72,7 +81,7 @@ def recover_command(
     """
     console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
     if show:
-        _show_survivors(path, console, errors)
+        _show_survivors(path, console, errors, output)
         return
     if not keep:
         errors.print("--keep names the nodes to go on with, as in 0,3; --show says what there is", style="red")
@@ -84,9 +93,10 @@ def recover_command(
         raise typer.Exit(2) from None
     try:
         plan = recover(path, kept, dry_run=True)
-        _explain(plan, console)
+        if output == "table":
+            _explain(plan, console)
         if dry_run:
-            console.print("nothing was changed")
+            _say_done(plan, output, "nothing was changed", console)
             if plan.danger:
                 errors.print(f"would be refused: {plan.danger}", style="red", markup=False)
             raise typer.Exit(2 if plan.danger and not force else 0)
@@ -94,23 +104,49 @@ def recover_command(
     except ActorRaftError as error:
         errors.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
-    console.print(
-        f"[green]done[/]: this is cluster {plan.cluster_id} now; spawn(data_dir=...) starts {len(plan.keep)} nodes; "
-        "add_node() adds to them",
-        highlight=False,
-    )
+    done = f"[green]done[/]: this is cluster {plan.cluster_id} now; spawn(data_dir=...) starts {len(plan.keep)} nodes; "
+    _say_done(plan, output, done + "add_node() adds to them", console)
 
 
-def _show_survivors(path: str, console: Console, errors: Console) -> None:
+def _say_done(plan: Plan, output: str, words: str, console: Console) -> None:
+    if output == "json":
+        said = {
+            "kept": list(plan.keep),
+            "unreadable": plan.unreadable,
+            "may_lose": plan.may_lose,
+            "danger": plan.danger,
+        }
+        print(json.dumps({"cluster_id": plan.cluster_id, **said}))
+    else:
+        console.print(words, highlight=False)
+
+
+def survivor_row(survivor: Survivor) -> dict[str, Any]:
+    """Return what a folder holds, for programs that compare several."""
+    return {
+        "node_id": survivor.node_id,
+        "cluster_id": survivor.cluster_id,
+        "term": survivor.last.term,
+        "index": survivor.last.index,
+        "checksum": survivor.checksum,
+        "known_term": survivor.hard_state.term,
+    }
+
+
+def _show_survivors(path: str, console: Console, errors: Console, output: str) -> None:
     try:
         survivors, unreadable = look(path)
     except ActorRaftError as error:
         errors.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
-    for survivor in survivors:
+    if output == "json":
+        print(json.dumps([survivor_row(survivor) for survivor in survivors], indent=2))
+    for survivor in survivors if output == "table" else ():
         console.print(survivor.words, markup=False, highlight=False)
     for node_id, reason in unreadable.items():
-        console.print(f"node {node_id} cannot be read: {reason}", markup=False, highlight=False)
+        (errors if output == "json" else console).print(
+            f"node {node_id} cannot be read: {reason}", markup=False, highlight=False
+        )
 
 
 @app.command(name="show")
@@ -120,19 +156,16 @@ def show_command(
     first: int | None = typer.Option(None, "--from", help="Entries from this one on."),
     last: int | None = typer.Option(None, "--to", help="Entries up to this one."),
     arguments: bool = typer.Option(False, "--arguments", help="Also what the commands were given."),
-    output: str = typer.Option("table", "--output", "-o", help="table or json."),
+    output: Output = "table",
 ) -> None:
     """Say what entries of the log are. Exits with 1 if there is none, with 2 if it is asked wrongly."""
     errors = Console(stderr=True, soft_wrap=True)
     if index is not None and (first is not None or last is not None):
         errors.print("--index is one entry, --from and --to are several: give one or the other", style="red")
         raise typer.Exit(2)
-    if output not in ("table", "json"):
-        errors.print(f"-o is table or json, not {output}", style="red", markup=False)
-        raise typer.Exit(2)
     begin, end = (index, index) if index is not None else (first or 0, last)
     try:
-        shown = show(path, begin, end, arguments=arguments)
+        shown = show(data_folder(path), begin, end, arguments=arguments)
     except ActorRaftError as error:
         errors.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
@@ -162,6 +195,7 @@ def skip_command(
     path: str = typer.Argument(help="The folder of a cluster, or of one node; nothing may run on it."),
     index: int = typer.Option(help="The entry that is to change nothing."),
     checksum: str = typer.Option(help="Its checksum, as `show` prints it."),
+    output: Output = "table",
 ) -> None:
     """Go past an entry that cannot be applied: every node passes it by. Exits with 1 if that is refused.
 
@@ -169,10 +203,13 @@ def skip_command(
     """
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        shown, folders = skip(path, index, checksum)
+        shown, folders = skip(data_folder(path), index, checksum)
     except ActorRaftError as error:
         errors.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
+    if output == "json":
+        print(json.dumps({"index": index, "checksum": checksum, "folders": [str(folder) for folder in folders]}))
+        return
     names = ", ".join(folder.name for folder in folders)
     print(f"{shown.words} will be skipped by {names}. Folders that are elsewhere need the same line.")
 
@@ -208,6 +245,23 @@ def _explain(plan: Plan, console: Console) -> None:
         console.print("[yellow]acknowledged commands may be lost[/]: the kept nodes are no majority of the voters")
     else:
         console.print("nothing acknowledged is lost: the kept nodes are a majority of the voters")
+
+
+def _told(report: Report) -> dict[str, Any]:
+    nodes = [
+        {
+            "folder": str(node.path),
+            "term": node.hard_state.term,
+            "voted_for": node.hard_state.voted_for,
+            "first_index": node.first_index,
+            "next_index": node.next_index,
+            "segments": node.segments,
+            "snapshots": [{"term": term, "index": index} for term, index in node.snapshots],
+        }
+        for node in report.nodes
+    ]
+    findings = [{**asdict(finding), "path": str(finding.path)} for finding in report.findings]
+    return {"good": report.ok, "nodes": nodes, "findings": findings}
 
 
 def _table(report: Report) -> Table:

@@ -356,6 +356,20 @@ def _refuse_strangers(directory: Path) -> None:
         raise UsageError(f"{directory} holds no cluster, and is not empty ({strangers[0]}): choose another folder")
 
 
+def data_folder(path: str | os.PathLike[str]) -> Path:
+    """Return where the data is: in the directory itself, or below the folder of a node that is served.
+
+    Raises:
+        UsageError: it is such a folder, and its data is elsewhere.
+    """
+    folder = Path(path).absolute()
+    if not (folder / "node.toml").is_file():
+        return folder
+    if not (folder / "data").is_dir():
+        raise UsageError(f"{folder} says how a node is served; name the directory of its data, as in serve --data-dir")
+    return folder / "data"
+
+
 def prepare_directory(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path of a folder only this user can enter, made if it is not there. Raises UsageError."""
     directory = Path(path).absolute()

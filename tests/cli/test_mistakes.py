@@ -16,6 +16,7 @@ from subprocess import PIPE
 import pytest
 from typer.testing import CliRunner
 
+from actorraft.cli import serving
 from actorraft.cli.app import app
 from actorraft.cluster.joining import make_token
 from benchmarks.others.processes import free_ports
@@ -63,7 +64,29 @@ def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(
     assert CliRunner().invoke(app, words).exit_code == 0
 
 
-def no_space(_: int) -> None:
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
+@pytest.mark.parametrize("words", [("init", "new", "--machine", MACHINE, "--nodes", "10.0.0.1:7100"), ("--version",)])
+def test_what_cannot_be_printed_is_told_in_a_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "actorraft", *words], cwd=tmp_path, stdout=full, stderr=PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (1, [])
+    assert "standard output takes nothing: No space left" in done.stderr
+
+
+def test_a_node_whose_line_nobody_takes_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    turned_off: list[bool] = []
+    monkeypatch.setattr(serving, "say", no_space)
+    monkeypatch.setattr(serving, "unread", lambda: turned_off.append(True))
+    serving._say("node 0 serves")
+    assert turned_off
+    assert "node 0 serves" in caplog.text
+
+
+def no_space(_: object) -> None:
     raise OSError(28, "No space left on device")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -195,6 +196,10 @@ def test_each_folder_s_end_is_shown_so_that_they_can_be_compared(tmp_path: Path)
         assert f"(term {one.last.term}, index 1, checksum {one.checksum})" in shown.output
     assert "node 2 cannot be read" in shown.output
     assert list(unreadable) == [2]
+    told = CliRunner().invoke(app, ["recover", str(path), "--show", "-o", "json"])
+    rows = [(row["node_id"], row["term"], row["index"], row["checksum"]) for row in json.loads(told.stdout)]
+    assert rows == [(one.node_id, one.last.term, one.last.index, one.checksum) for one in survivors]
+    assert "node 2 cannot be read" in told.stderr
     assert CliRunner().invoke(app, ["recover", str(path)]).exit_code == 2
 
 
@@ -217,6 +222,8 @@ def test_the_command_explains_and_refuses_and_does_it(tmp_path: Path) -> None:
     tried = run(app, ["recover", str(path), "--keep", "0,2", "--dry-run"])
     assert (tried.exit_code, held(path, 0)[0].term) == (0, 1)
     assert "nothing acknowledged is lost" in tried.output
+    told = json.loads(run(app, ["recover", str(path), "--keep", "0,2", "--dry-run", "-o", "json"]).stdout)
+    assert (told["kept"], told["may_lose"], told["danger"]) == ([0, 2], False, "")
     done = run(app, ["recover", str(path), "--keep", "0", "--force"])
     assert done.exit_code == 0, done.output
     assert "may be lost" in done.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -130,4 +131,22 @@ def test_the_command_prints_findings_and_exits_with_one(node: Path, tmp_path: Pa
     assert bad.exit_code == 1
     assert "offset" in bad.stdout
 
+    told = runner.invoke(app, ["verify", str(node), "-o", "json"])
+    assert told.exit_code == 1
+    said = json.loads(told.stdout)
+    assert (said["good"], [each["first_index"] for each in said["nodes"]]) == (False, [4])
+    assert any("offset" in each["text"] for each in said["findings"])
+
     assert runner.invoke(app, ["verify", str(tmp_path / "nothing")]).exit_code == 2
+
+
+def test_the_folder_of_a_served_node_stands_for_the_data_in_it(node: Path, tmp_path: Path) -> None:
+    runner, served = CliRunner(), tmp_path / "[/served]"
+    served.mkdir(parents=True)
+    (served / "node.toml").touch()
+    for command in ("verify", "show"):
+        refused = runner.invoke(app, [command, str(served)])
+        assert (refused.exit_code in (1, 2), "--data-dir" in refused.stderr) == (True, True), refused.output
+    node.rename(served / "data")
+    assert json.loads(runner.invoke(app, ["verify", str(served), "-o", "json"]).stdout)["good"]
+    assert json.loads(runner.invoke(app, ["show", str(served), "-o", "json"]).stdout)[-1]["index"] == 10

@@ -65,6 +65,7 @@ class Members:
         self._news = False  # something is in the book that the log does not have, as far as is known
         self._looked_s = 0.0
         self.removed = False  # the log says, for good, that this node is no member any more
+        self._removed: dict[int, tuple[str, tuple[str, ...]]] = {}  # and fed until it knows -> endpoint, keys
         self._book = AddressBook(spec.node_id, spec.seeds, spec.directory)
         self._start = partial(self._book.start, *spec.advertise, mailbox.incarnation.hex())
         self._start(after=roster.member_of(driver.server.configuration, spec.node_id).number)
@@ -106,15 +107,17 @@ class Members:
 
     def follow(self) -> bool:
         """Follow the log: called after each batch. Returns whether it has given the core something to do."""
-        configuration = self._driver.server.configuration
+        server = self._driver.server
+        configuration = server.configuration
         if configuration is not self._seen:
+            if self._seen is not None:
+                self._part_with(self._seen.members - configuration.members, self._seen)
             self._seen = configuration
             if configuration.members:  # else it has just joined, and the seeds are all it knows
                 self._book.follow(configuration)
-            if self._has_keys and configuration.roster:
-                self._mailbox.set_keys(proofs(configuration), guests(configuration))
-            self._use_book()
-        server = self._driver.server
+            self._believe(configuration)
+        elif self._removed and self._removed.keys() - server.progress.keys():
+            self._believe(configuration)
         if self._node_id not in configuration.members and server.configurations[-1][0] <= server.commit_index:
             # Below the next free id it was a member before; else this log has not come yet to where it joins.
             self.removed = self._node_id < configuration.next_node_id
@@ -123,10 +126,27 @@ class Members:
             return False
         return self._tell_log(configuration) or self._promote(configuration)
 
+    def _part_with(self, gone: frozenset[int], before: Configuration) -> None:
+        """Keep the links to whom a leader still feeds: by the log alone does a member know that it is none any more."""
+        known, keys = self._book.known, proofs(before)
+        for node_id in gone & known.keys():
+            self._removed[node_id] = (f"tcp://{known[node_id].peer}", keys.get(node_id, ()))
+
+    def _believe(self, configuration: Configuration) -> None:
+        """Hear and dial the members, and who was removed and does not know it yet."""
+        self._removed = {
+            node_id: each for node_id, each in self._removed.items() if node_id in self._driver.server.progress
+        }
+        if self._has_keys and configuration.roster:
+            parting = {node_id: keys for node_id, (_, keys) in self._removed.items() if keys}
+            self._mailbox.set_keys(proofs(configuration) | parting, guests(configuration))
+        self._use_book()
+
     def _use_book(self) -> None:
         known = self._book.known
         self._news = True
-        self._set_peers({node_id: f"tcp://{at.peer}" for node_id, at in known.items() if at.peer})
+        parting = {node_id: endpoint for node_id, (endpoint, _) in self._removed.items()}
+        self._set_peers(parting | {node_id: f"tcp://{at.peer}" for node_id, at in known.items() if at.peer})
         keys = proofs(self._driver.server.configuration)
         self._driver.requests.endpoints = [
             (node_id, f"tcp://{at.client}", *keys.get(node_id, ())) for node_id, at in known.items() if at.client

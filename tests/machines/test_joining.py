@@ -143,18 +143,20 @@ def test_a_lost_machine_is_replaced_by_two_commands(net: Hosts) -> None:
         assert client.proxy(timeout=20.0).get("x") == 1
 
 
-def test_a_member_that_is_removed_leaves_and_says_so(net: Hosts) -> None:
+@pytest.mark.parametrize("leads", [True, False], ids=["the leader", "a follower"])
+def test_a_member_that_is_removed_leaves_and_says_so(leads: bool, net: Hosts) -> None:
     net.found()
     net.start()
     with net.connect() as client:
         client.proxy(timeout=30.0).set("x", 1)
         net.settled(client)
         leader = client.wait_for_leader()
-        net.run("members", "remove", str(leader))
-        assert net.nodes[leader].wait(30) == 0
-        assert "no member any more" in net.nodes[leader].said()
+        removed = leader if leads else (leader + 1) % 3
+        net.run("members", "remove", str(removed))
+        assert net.nodes[removed].wait(30) == 0
+        assert "no member any more" in net.nodes[removed].said()
         assert client.proxy(timeout=20.0).get("x") == 1
-        net.start(leader)  # by mistake
-        assert net.nodes[leader].wait(30) == 2
-        assert "was removed" in net.nodes[leader].said()
-        assert sorted(roles(net)) == [n for n in range(3) if n != leader]
+        net.start(removed)  # by mistake
+        assert net.nodes[removed].wait(30) == 2
+        assert "was removed" in net.nodes[removed].said()
+        assert sorted(roles(net)) == [n for n in range(3) if n != removed]

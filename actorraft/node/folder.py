@@ -150,24 +150,7 @@ def read_folder(
         known = (", ".join(get_args(kind)) for name, kind in _CHOICES.items() if f"$.{name}`" in str(error))
         raise UsageError(f"{file}: {error}" + "".join(f"; it is one of {each}" for each in known)) from None
     _check_ids(folder, str(file))
-    _check_addresses(folder, str(file))
     return folder
-
-
-def _check_addresses(folder: NodeFolder, file: str) -> None:
-    from transports.endpoints import host_and_port
-
-    node = folder.node
-    said = {"node.listen": node.listen}
-    for node_id, member in folder.members.items():
-        said |= {f"members.{node_id}.peer": member.peer, f"members.{node_id}.client": member.client}
-    if_any = {f"node.{name}": getattr(node, name) for name in ("client_listen", "advertise", "client_advertise")}
-    if_any["http.listen"] = folder.http.listen
-    for name, address in (said | {name: address for name, address in if_any.items() if address}).items():
-        try:
-            host_and_port(address)
-        except UsageError as error:
-            raise UsageError(f"{file}: {name}: {error}") from None
 
 
 def _check_ids(folder: NodeFolder, file: str) -> None:

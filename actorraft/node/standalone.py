@@ -28,6 +28,7 @@ from actorraft.errors import UsageError
 from actorraft.loggers import guarded_logger
 from actorraft.node.addresses import Announcement
 from actorraft.node.folder import FIRST_START, SECRET_FILE, SEED_FILE, NodeFolder, take_first_start
+from actorraft.node.folder import NODE_FILE as FOLDER_FILE
 from actorraft.node.process import ON_PROBATION, REMOVED
 from actorraft.node.service_manager import ServiceManager
 from actorraft.node.spec import NodeSpec
@@ -146,12 +147,9 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
     """
     config = folder.config()
     node, cluster = folder.node, folder.cluster
-    from transports.endpoints import check_dialled
-
+    _check_addresses(folder, str(path / FOLDER_FILE))
     listen, client_listen = node.listen, node.client_listen or next_port(node.listen)
     advertise = node.advertise or listen, node.client_advertise or client_listen
-    for address in advertise:
-        check_dialled(address)
     keys = _keys(path, folder)
     machine = machine or load_machine(cluster.machine)  # before anything is written
     factory = encode_factory(machine, *arguments_of(folder))
@@ -183,6 +181,30 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         settings={name: value for name, value in settings_of(folder, config).items() if name in DECIDING},
         key_file=path.absolute() / SECRET_FILE if keys is not None else None,
     )
+
+
+def _check_addresses(folder: NodeFolder, file: str) -> None:
+    """Refuse addresses that cannot be, before anything is written."""
+    from transports.endpoints import check_dialled, host_and_port
+
+    node = folder.node
+    bound = {"node.listen": node.listen, "node.client_listen": node.client_listen, "http.listen": folder.http.listen}
+    dialled = {
+        "node.advertise": node.advertise or node.listen,
+        "node.client_advertise": node.client_advertise or node.client_listen,
+    }
+    for node_id, each in folder.members.items():
+        dialled |= {f"members.{node_id}.peer": each.peer, f"members.{node_id}.client": each.client}
+    for check, addresses in ((host_and_port, bound), (check_dialled, dialled)):
+        for name, address in addresses.items():
+            try:
+                if address or name not in _BY_DEFAULT:
+                    check(address)
+            except UsageError as error:
+                raise UsageError(f"{file}: {name}: {error}") from None
+
+
+_BY_DEFAULT: Final = ("node.client_listen", "node.client_advertise", "http.listen")  # may be empty
 
 
 def run_of(machine: Callable[..., Any]) -> int:

@@ -167,9 +167,6 @@ def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
         ("durability = ", "durabilty = ", "did you mean 'durability'"),
         ('durability = "fsync"', 'durability = "sometimes"', "Invalid enum value 'sometimes'.*one of fsync, os"),
         ('profile = "lan"', 'profile = "LAN"', "one of local, lan, wan"),
-        ('[http]\nlisten = ""', '[http]\nlisten = "127.0.0.1"', r"http\.listen: .*looks like"),
-        ('peer = "127.0.0.1:7100"', 'peer = "127.0.0.1"', r"members\.0\.peer: .*looks like"),
-        ('\nlisten = "127.0.0.1:7100"', '\nlisten = ""', r"node\.listen: .*looks like"),
         ("[node]\nid = 0", "[node]\nid = 1", "by .members. node 0 has the storage id"),
         ("[node]\nid = 0", "[node]\nid = 7", "put back what actorraft init wrote"),
         ("[members.1]", "[members.-1]", "numbers from 0"),
@@ -189,6 +186,28 @@ def test_a_slip_of_the_pen_is_named_with_the_nearest_that_is_right(
     file.write_text(file.read_text().replace(before, after, 1))
     with pytest.raises(UsageError, match=why):
         read_folder(file.parent, environment={})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        ('[http]\nlisten = ""', '[http]\nlisten = "127.0.0.1"', r"http\.listen: .*looks like"),
+        ('peer = "127.0.0.1:7100"', 'peer = "127.0.0.1"', r"members\.0\.peer: .*looks like"),
+        ('\nlisten = "127.0.0.1:7100"', '\nlisten = ""', r"node\.listen: .*looks like"),
+        ('client = "127.0.0.1:7101"', 'client = "127.0.0.1:0"', r"members\.0\.client: nobody can dial"),
+        ('\nadvertise = "127.0.0.1:7100"', '\nadvertise = "[::]:7100"', r"node\.advertise: nobody can dial"),
+    ],
+)
+def test_an_address_that_cannot_be_is_named_before_anything_is_written(
+    before: str, after: str, why: str, tmp_path: Path
+) -> None:
+    init(tmp_path, "--machine", "statemachines.kv:KVStore")
+    file = tmp_path / "bank" / "node-0" / "node.toml"
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, after, 1))
+    with pytest.raises(UsageError, match=why):
+        plan(file.parent, read_folder(file.parent, environment={}))
+    assert not (file.parent / "data").exists()
 
 
 def test_what_an_editor_puts_before_the_first_line_is_no_slip(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ Shape:      body: a msgpack array with one value for each command or request; va
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
@@ -130,6 +130,7 @@ def decode_message(frame: Body, beside: Sequence[memoryview] = ()) -> Message:
 
 
 _APART_ITEM: Final = _encoder.encode(msgspec.msgpack.Ext(APART_EXT, b"\0"))
+_parts_decoder = msgspec.msgpack.Decoder(AppendEntries)
 
 
 def _together(first: Body, beside: Sequence[memoryview]) -> AppendEntries:
@@ -143,18 +144,23 @@ def _together(first: Body, beside: Sequence[memoryview]) -> AppendEntries:
         if piece[-len(head) :] != head:
             raise MalformedFrame(f"a part of {len(item)} bytes is not the item that is announced")
         encoded += (piece[: -len(head)], _APART_ITEM)
+    message = _parts_decoder.decode(memoryview(b"".join((*encoded, pieces[-1])))[1:])
     left = iter(items)
+    entries = [LogEntry(term, _put_in(item, left)) for term, item in message.entries]
+    if next(left, None) is not None:
+        raise MalformedFrame("an item that came beside no entry")
+    return message._replace(entries=entries)
 
-    def put_in(code: int, data: memoryview) -> Any:
-        if code != APART_EXT:
-            return _ext_hook(code, data)
-        item = next(left, None)
-        if item is None:
-            raise MalformedFrame("an item that came beside no message")
-        return bytes(item)
 
-    decoder = msgspec.msgpack.Decoder(AppendEntries, ext_hook=put_in)
-    return decoder.decode(memoryview(b"".join((*encoded, pieces[-1])))[1:])
+def _put_in(item: Any, left: Iterator[memoryview]) -> Any:
+    if type(item) is not msgspec.msgpack.Ext:
+        return item
+    if item.code != APART_EXT:
+        return _ext_hook(item.code, memoryview(item.data))
+    apart = next(left, None)
+    if apart is None:
+        raise MalformedFrame("an item that did not come")
+    return bytes(apart)
 
 
 # --- Nodes to each other, as a link begins ---

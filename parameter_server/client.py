@@ -55,9 +55,10 @@ class Way(Protocol):
 class _Front:
     def __init__(self, ref: ActorRef) -> None:
         self._ref = ref
+        self._sender = sending.FrontSender(lambda *put: ref.ask(("put_range", *put), ASK_S))
 
     def push(self, member: Member, examples: float, update: bytes) -> Future[int]:
-        return self._ref.ask(("push", *member, examples, update), ASK_S)
+        return self._sender.send(update, lambda update: self._ref.ask(("push", *member, examples, update), ASK_S))
 
     def skip(self, worker: str | int, step: int, life: int) -> Future[int]:
         return self._ref.ask(("skip", worker, step, life), ASK_S)

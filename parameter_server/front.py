@@ -7,8 +7,8 @@ Its workers ask again, here after a restart or at another front, and are answere
 
 Process:    an actor's. Messages come in its loop; all else is done by one thread, in the order in which it comes.
 Shape:      messages are tuples of scalars: ("push", worker, step, base version, life, examples, update),
-            ("pull", version), ("pull_range", fetcher, number, version), ("skip", worker, step, life),
-            ("join", worker, examples, life), ("leave", worker), ("layout",).
+            ("put_range", sender, number, size, bytes), ("pull", version), ("pull_range", fetcher, number, version),
+            ("skip", worker, step, life), ("join", worker, examples, life), ("leave", worker), ("layout",).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from parameter_server import sending
 from statemachines import updates
 from statemachines.parameter_server import (
     GIVEN_UP,
+    UPLOADS_MAX,
     VERSIONS_MAX,
     AlreadyApplied,
     GivenUp,
@@ -38,7 +39,7 @@ from statemachines.parameter_server import (
     Superseded,
     WrongUpdate,
 )
-from statemachines.ranges import Fetches, RangeRefused
+from statemachines.ranges import Fetches, RangeRefused, Ranges
 
 if TYPE_CHECKING:
     from statemachines.parameter_server import Member
@@ -124,6 +125,8 @@ class ParameterFront(Actor):
                 update,
             ):
                 return self._bench.push(worker, step, base_version, life, float(examples), update)
+            case ("put_range", int(sender), int(number), int(size), bytes(data)):
+                return self._bench.put_range(sender, number, size, data)
             case ("pull", int(min_version)):
                 return self._bench.pull(min_version)
             case ("pull_range", int(fetcher), int(number), int(min_version)):
@@ -162,6 +165,7 @@ class _Bench:
         self._outstanding = 0  # windows
         self._known = 0  # a version that there certainly is
         self._copy: tuple[int, bytes | bytearray] = (-1, b"")
+        self._ranges = Ranges(UPLOADS_MAX, updates.bytes_max(size))
         self._fetches = Fetches(VERSIONS_MAX)
         self._pulls: list[_Pull] = []
         self._fetching: list[int] = []  # the least versions that are asked for
@@ -175,6 +179,12 @@ class _Bench:
         """Gather an update; a future of its answer."""
         future: Future[int] = Future()
         self._todo.put(lambda: self._gather(future, (worker, step, base_version, life), examples, update))
+        return future
+
+    def put_range(self, sender: int, number: int, size: int, data: bytes) -> Future[int]:
+        """Keep a range of an update, as a ParameterServer does; a future of its number."""
+        future: Future[int] = Future()
+        self._todo.put(lambda: self._keep_range(future, sender, number, size, data))
         return future
 
     def pull(self, min_version: int) -> Future[tuple[int, bytes]]:
@@ -231,13 +241,18 @@ class _Bench:
 
         worker, step, _, life = member
         there = self._open.get((worker, step, life))
-        if there is not None:
-            there.futures.append(future)
-            return
         try:
-            vector = updates.read(update, self._size)
+            update = self._whole(update)
+            if there is None:
+                vector = updates.read(update, self._size)
+        except RangeRefused as error:
+            future.set_exception(error)
+            return
         except (ValueError, TypeError) as error:
             future.set_exception(WrongUpdate(str(error), worker, step))
+            return
+        if there is not None:
+            there.futures.append(future)
             return
         if not np.isfinite(vector).all():
             future.set_exception(NotFinite("a NaN or an infinity in the update", worker, step))
@@ -245,6 +260,22 @@ class _Bench:
         push = _Push(*member, examples, update, vector, [future])
         self._open[(worker, step, life)] = push
         self._gathered.append(push)
+
+    def _keep_range(self, future: Future[int], sender: int, number: int, size: int, data: bytes) -> None:
+        try:
+            self._ranges.put(sender, number, size, data, time.monotonic())
+            future.set_result(number)
+        except RangeRefused as error:
+            future.set_exception(error)
+
+    def _whole(self, update: bytes) -> bytes:
+        """Return an update, of which the last range has come, or all of it."""
+        ranged = updates.read_ranged(update)
+        if ranged is None:
+            return update
+        whole = self._ranges.whole(*ranged)
+        self._ranges.forget(ranged[0])
+        return whole
 
     def _send_windows(self) -> None:
         while self._gathered and self._outstanding < self._outstanding_max and self._again_s is None:

@@ -213,7 +213,7 @@ def cut(data: bytes) -> list[bytes]:
     return [data[start : start + RANGE_BYTES] for start in range(0, len(data), RANGE_BYTES)]
 
 
-def checksum(ranges: Iterable[bytes]) -> int:
+def checksum(ranges: Iterable[bytes | memoryview]) -> int:
     """Return what tells the ranges before a value's last one from those of another value."""
     crc = 0
     for data in ranges:

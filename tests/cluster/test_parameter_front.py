@@ -15,7 +15,7 @@ import pytest
 
 from actorraft import Actor, ActorOptions, ActorRef, Cluster, RaftConfig, ReplicatedStateMachine, Supervision
 from actorraft.actors.system import close_system
-from parameter_server import ParameterClient, ParameterFront
+from parameter_server import ParameterClient, ParameterFront, sending
 from statemachines import updates
 from statemachines.parameter_server import Async, Mean, ParameterServer, Rule, Superseded
 from tests.cluster.helpers import Spawn, agree, eventually
@@ -134,8 +134,14 @@ def test_a_window_holds_two_steps_of_one_worker_and_sums_leave_out_what_was_appl
     assert cluster.proxy().progress().version < 7, "some went as a sum"
 
 
-def test_updates_larger_than_a_frame_come_in_ranges_whoever_is_killed_on_the_way(raft_cluster: Spawn) -> None:
-    size, config = 1_200_000, RaftConfig(frame_bytes_max=2 << 20)  # 4.8 MB, where a frame takes 2 MiB
+@pytest.mark.parametrize(
+    "size", [1_200_000, 700_000], ids=["above an entry of ours", "above one of the cluster's only"]
+)
+def test_updates_larger_than_a_frame_come_in_ranges_whoever_is_killed_on_the_way(
+    raft_cluster: Spawn, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "MESSAGE_BYTES_MAX", 1 << 20)  # so that it goes to the front in ranges, too
+    config = RaftConfig(frame_bytes_max=2 << 20)  # 4.8 and 2.8 MB, where a frame takes 2 MiB
     machine = ReplicatedStateMachine(ParameterServer, {"w": np.zeros(size)}, Async(0.0))
     cluster = raft_cluster(machine, 3, config=config)
     ref = front(cluster)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import pytest
 
-from actorraft import UsageError
+from actorraft import ActorDead, UsageError
 from parameter_server import sending
 from parameter_server.front import _Bench
 from statemachines import ranges, updates
-from statemachines.parameter_server import Async, ParameterServer, WrongUpdate
+from statemachines.parameter_server import UPLOADS_MAX, Async, ParameterServer, WrongUpdate
 
 SIZE = 100
 
@@ -98,6 +99,122 @@ def test_what_the_cluster_does_not_take_is_refused_by_name_and_the_front_goes_on
         assert bench.push("a", 1, 0, None, 1.0, updates.whole(ones())).result(10) == 1
     finally:
         bench.stop()
+
+
+def test_an_update_between_the_clusters_limit_and_ours_goes_in_ranges_and_the_next_ones_at_once() -> None:
+    server = Server()
+    server.entry_bytes_max = 90  # and an update of 20 numbers has 88 bytes: more than one range
+    sender = sending.Sender(server)
+    server.machine = ParameterServer({"w": np.zeros(20)}, Async(0.0), ["a"])
+    for step in (1, 2):
+        push: Any = lambda update, step=step: server.push.submit("a", step, 0, update)  # noqa: E731
+        assert sender.send(updates.whole(ones(20)), push).result() == step
+    assert server.calls == ["push"] * 2
+    server.calls.clear()
+    server.entry_bytes_max = 87
+    for step in (3, 4):
+        push = lambda update, step=step: server.push.submit("a", step, 0, update)  # noqa: E731
+        assert sender.send(updates.whole(ones(20)), push).result() == step
+    assert server.calls == ["push", "put_range", "push", "put_range", "push"]
+    assert server.machine.pull()[1]["w"].tolist() == [4.0] * 20
+
+
+class Mailbox:
+    """A front's: it has what was sent until the test lets it take something."""
+
+    def __init__(self, bench: _Bench) -> None:
+        self.bench = bench
+        self.sent: deque[tuple[Callable[[], Future[Any]], Future[Any]]] = deque()
+        self.most = 0
+        self.dead = False
+
+    def ask(self, name: str, *args: Any) -> Future[Any]:
+        if self.dead:
+            raise ActorDead("the front is gone")
+        future: Future[Any] = Future()
+        self.sent.append((lambda: getattr(self.bench, name)(*args), future))
+        self.most = max(self.most, len(self.sent))
+        return future
+
+    def take(self) -> None:
+        does, future = self.sent.popleft()
+        try:
+            future.set_result(does().result(10))
+        except Exception as error:
+            future.set_exception(error)
+
+    def lose(self) -> None:
+        """The front is killed, with what it had, and comes back with nothing."""
+        lost, self.sent = self.sent, deque()
+        for _, future in lost:
+            future.set_exception(ActorDead("the front is gone"))
+
+
+@pytest.fixture
+def at_front(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Mailbox, sending.FrontSender]]:
+    monkeypatch.setattr(sending, "MESSAGE_BYTES_MAX", 200)
+    server = Server()
+    bench = _Bench(server, server, SIZE, 256, 2)
+    mailbox = Mailbox(bench)
+    yield server, mailbox, sending.FrontSender(lambda *put: mailbox.ask("put_range", *put))
+    bench.stop()
+
+
+def pushed(mailbox: Mailbox, sender: sending.FrontSender, step: int, update: bytes) -> Future[int]:
+    return sender.send(update, lambda update: mailbox.ask("push", "a", step, 0, None, 1.0, update))
+
+
+def test_what_no_message_holds_goes_to_a_front_a_few_ranges_at_a_time_and_later_steps_wait_behind_it(
+    at_front: tuple[Server, Mailbox, sending.FrontSender],
+) -> None:
+    server, mailbox, sender = at_front
+    sizes = (5, SIZE, 5, SIZE)
+    answers = [
+        pushed(mailbox, sender, step, updates.whole(ones()) if size == SIZE else updates.largest(ones(), size))
+        for step, size in enumerate(sizes, 1)
+    ]
+    assert len(mailbox.sent) == 2, "the first step, and the first range of the second, which makes room for the others"
+    while mailbox.sent:
+        mailbox.take()
+    assert [answer.result(10) for answer in answers] == [1, 2, 3, 4]
+    assert mailbox.most == sending.ASKED_MAX
+    assert server.machine.pull()[1]["w"].sum() == sum(sizes)
+    assert not mailbox.bench._ranges._values
+
+
+def test_a_front_killed_amid_ranges_has_what_waits_sent_again_in_order_and_each_counts_once(
+    at_front: tuple[Server, Mailbox, sending.FrontSender],
+) -> None:
+    server, mailbox, sender = at_front
+    answers = [pushed(mailbox, sender, step, updates.whole(ones())) for step in (1, 2)]
+    for _ in range(3):
+        mailbox.take()
+    mailbox.lose()
+    for answer in answers:
+        with pytest.raises(ActorDead):
+            answer.result(10)
+    mailbox.dead = True
+    with pytest.raises(ActorDead):
+        pushed(mailbox, sender, 1, updates.whole(ones())).result(10)
+    mailbox.dead = False
+    answers = [pushed(mailbox, sender, step, updates.whole(ones())) for step in (1, 2)]
+    while mailbox.sent:
+        mailbox.take()
+    assert [answer.result(10) for answer in answers] == [1, 2]
+    assert server.machine.pull()[1]["w"].tolist() == [2.0] * SIZE
+
+
+def test_a_front_holds_ranges_of_so_many_workers_and_refuses_more_before_they_are_sent(
+    at_front: tuple[Server, Mailbox, sending.FrontSender],
+) -> None:
+    _, mailbox, _ = at_front
+    senders = [sending.FrontSender(lambda *put: mailbox.ask("put_range", *put)) for _ in range(UPLOADS_MAX + 1)]
+    answers = [pushed(mailbox, each, 1, updates.whole(ones())) for each in senders]
+    for _ in senders:
+        mailbox.take()
+    with pytest.raises(ranges.NoRoomForRanges):
+        answers[-1].result(10)
+    assert not any(answer.done() for answer in answers[:-1])
 
 
 def test_parameters_that_no_answer_holds_come_in_ranges_of_one_version_while_they_change() -> None:

@@ -21,6 +21,7 @@ from actorraft.node.folder import NodeFolder, read_folder
 from actorraft.node.process import run_node
 from actorraft.node.standalone import Foreground, hash_seed_of, overrides_of, plan
 
+ENDS: Final = (signal.SIGTERM, signal.SIGINT)
 HASH_SEED: Final = "PYTHONHASHSEED"
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -57,8 +58,9 @@ def serve(
 
     The same line serves the first start and every later one.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):  # until the node has its own; a machine that joins may wait long
+    for number in ENDS:  # until the node has its own; a machine that joins may wait long
         signal.signal(number, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
     with errors():
         if join:
             from actorraft.cluster.joining import join_cluster
@@ -108,4 +110,5 @@ def _with_hash_seed(folder: NodeFolder) -> None:
     seed = str(hash_seed_of(folder))
     if os.environ.get(HASH_SEED) != seed:
         os.environ[HASH_SEED] = seed
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # they wait for `serve`, where they end this well
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -189,6 +189,7 @@ def numbers(before: Look, now: Look) -> dict[str, Any]:
         rows.append(
             {
                 **asdict(row),
+                "endpoint": row.endpoint.partition("#")[0],
                 "writes_per_s": _rate(was, is_, "commands", passed_s),
                 "reads_per_s": _rate(was, is_, "reads", passed_s),
                 "commit_ms": _median_ms(was, is_, "commit"),

@@ -498,8 +498,10 @@ class RaftNode:
     def _about(self) -> dict[str, Any]:
         now_s = self._clock.monotonic()
         peers = sorted(self.driver.server.configuration.members - {self._spec.node_id})
+        dialled = self._spec.advertise
         return {
-            "address": self._mailbox.endpoints[0],
+            "address": self._mailbox.endpoints[0] if dialled is None else f"tcp://{dialled[0]}",
+            "pid": os.getpid(),
             "http": self._health.address if self._health is not None else "",
             "uptime_s": round(now_s - self._since_s, 3),
             "links": {

@@ -290,6 +290,8 @@ def _keys(path: Path, folder: NodeFolder) -> Keys | None:
         members = {node_id: (each.public_key,) for node_id, each in folder.members.items() if each.public_key}
         clients = {each.public_key: Guest(name, each.role) for name, each in folder.clients.items()}
         return Keys(KeyPair.load(secret), members, clients)
+    if folder.clients or any(each.public_key for each in folder.members.values()):
+        raise UsageError(f"{secret} is missing, and the others know this node by its key: put it back")
     if not is_loopback(host_and_port(folder.node.listen)[0]):
         raise UsageError(f"{secret} is missing, and {folder.node.listen} is not on the loopback: put the key back")
     return None

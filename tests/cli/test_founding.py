@@ -140,6 +140,15 @@ def test_who_listens_at_every_address_is_dialled_where_it_was(tmp_path: Path) ->
     assert not (tmp_path / "joined").exists()
 
 
+def test_a_node_that_the_others_know_by_its_key_does_not_serve_without(tmp_path: Path) -> None:
+    init(tmp_path, "--machine", "statemachines.kv:KVStore", nodes="127.0.0.1:7100")
+    folder = tmp_path / "bank" / "node-0"
+    (folder / "secret.key").unlink()
+    with pytest.raises(UsageError, match=r"secret\.key is missing"):
+        plan(folder, read_folder(folder, environment={}))
+    assert not (folder / "data").exists()
+
+
 def test_a_node_whose_machine_cannot_be_made_leaves_its_folder_as_it_was(tmp_path: Path) -> None:
     assert init(tmp_path, "--machine", "no_such_module:Bank").exit_code == 0
     folder = tmp_path / "bank" / "node-0"

@@ -113,6 +113,28 @@ def test_a_name_of_a_host_without_an_address_is_told(
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_node_that_is_told_to_end_while_it_starts_ends_well(tmp_path: Path, number: signal.Signals) -> None:
+    words = ["init", str(tmp_path / "new"), "--machine", MACHINE, "--nodes", f"127.0.0.1:{free_ports(1)[0]}"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+
+    def with_a_signal_on_its_way() -> None:  # as it is blocked by a node that starts once more, with its hash seed
+        signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+        os.kill(os.getpid(), number)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "actorraft", "serve", str(tmp_path / "new" / "node-0")],
+        preexec_fn=with_a_signal_on_its_way,
+        stdout=PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.cluster
 def test_a_line_that_cannot_serve_says_why_and_what_to_do(tmp_path: Path) -> None:
     port, free, more = free_ports(3)
     words = ["init", str(tmp_path / "new"), "--machine", MACHINE, "--nodes", f"127.0.0.1:{port}"]

@@ -150,6 +150,8 @@ def test_each_asks_a_cluster_that_serves_and_prints_a_table_or_json(served: Serv
     table, rows = said(served, tmp_path, "status")
     assert "leader" in table
     assert [row["id"] for row in rows] == [0, 1, 2]
+    assert [row["pid"] for row in rows] == [served.processes[node_id].pid for node_id in range(3)]
+    assert [row["address"] for row in rows] == [f"tcp://127.0.0.1:{port}" for port in served.ports]
     assert {"state", "term", "commit_index", "last_applied", "lag_entries", "alive", "error", "endpoint", "address",
             "version", "machine_version", "links", "uptime_s", "match_index", "not_ready", "not_ready_s", "dropped", "disk"} <= rows[0].keys()  # fmt: skip
     assert run(("exec", "deposit", '"ann"', "10"), tmp_path, served.client, timeout="60").stdout == "10\n"

@@ -11,13 +11,14 @@ Not here:   who may speak at this moment, and the proof: curve.py.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import threading
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -104,7 +105,7 @@ class KeyPair:
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             raise UsageError(f"{file} exists: a secret key is never overwritten") from None
-        with open(descriptor, "w") as opened:
+        with _whole_or_not(Path(file)), open(descriptor, "w") as opened:
             opened.write(self.secret + "\n")
             opened.flush()
             os.fsync(opened.fileno())
@@ -186,8 +187,9 @@ class ClientFolder:
             if publics[1:]:
                 lines.append(f"former_keys = {json.dumps(publics[1:])}")
         aside = path / f".{CLIENT_FILE}.{os.getpid()}"
-        aside.write_text("\n".join(lines) + "\n", "utf-8")
-        aside.replace(path / CLIENT_FILE)  # whole or not at all: others read it while members come and go
+        with _whole_or_not(aside):
+            aside.write_text("\n".join(lines) + "\n", "utf-8")
+            aside.replace(path / CLIENT_FILE)  # whole or not at all: others read it while members come and go
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -293,6 +295,19 @@ class RunKeys:
     def publish(self, cluster_id: str, name: str, endpoints: Mapping[int, str]) -> None:
         """Write the clients' folder anew."""
         ClientFolder(cluster_id, endpoints, self.of_client(), cluster_name=name, name="owner").save(self.folder)
+
+
+@contextlib.contextmanager
+def _whole_or_not(file: Path) -> Iterator[None]:
+    """Leave no file behind that could not be written to its end; and name it."""
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(file)
+        raise
 
 
 def _tcp(address: str) -> str:

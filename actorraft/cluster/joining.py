@@ -67,20 +67,19 @@ def read_token(word: str) -> dict[str, Any]:
     Raises:
         UsageError: it is none.
     """
-    if word == "-":
-        text = sys.stdin.readline()
-    elif word.startswith("@"):
-        try:
-            text = Path(word[1:]).read_text()
-        except OSError as error:
-            raise UsageError(f"the token's file {word[1:]} cannot be read: {error.strerror}") from error
-    else:
-        text = word
-    text = text.strip()
     try:
+        if word == "-":
+            text = sys.stdin.readline() if sys.stdin is not None else ""
+        elif word.startswith("@"):
+            text = Path(word[1:]).read_text()
+        else:
+            text = word
+        text = text.strip()
         said = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         bytes.fromhex(said["c"])
         return {"k": str(said["k"]), "c": str(said["c"]), "m": [(str(at), str(key)) for at, key in said["m"]]}
+    except OSError as error:
+        raise UsageError(f"the token cannot be read from {word.removeprefix('@')}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError):
         raise UsageError("this is no token: actorraft token create prints one") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -18,10 +19,11 @@ from typer.testing import CliRunner
 
 from actorraft.cli import serving
 from actorraft.cli.app import app
-from actorraft.cluster.joining import make_token
+from actorraft.cluster.joining import make_token, read_token
+from actorraft.errors import UsageError
 from benchmarks.others.processes import free_ports
 from transports import resolver
-from transports.keys import KeyPair
+from transports.keys import ClientFolder, KeyPair, Keys
 
 MACHINE = "statemachines.kv:KVStore"
 
@@ -88,6 +90,39 @@ def test_a_node_whose_line_nobody_takes_serves(
 
 def no_space(_: object) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_a_key_or_a_folder_that_is_written_in_part_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ClientFolder("0" * 16, {0: "tcp://127.0.0.1:7101"}, Keys(KeyPair.generate()))
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match=r"secret\.key"):
+        folder.save(tmp_path / "client")
+    assert list((tmp_path / "client").iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "replace", lambda *_: no_space(0))
+    with pytest.raises(OSError, match=r"client\.toml"):
+        folder.save(tmp_path / "client")
+    assert [file.name for file in (tmp_path / "client").iterdir()] == ["secret.key"]
+    monkeypatch.undo()
+    folder.save(tmp_path / "client")
+    assert ClientFolder.load(tmp_path / "client") == folder
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe\n", b"bm9uc2Vuc2U\n", None])
+def test_what_is_no_token_is_refused_wherever_it_comes_from(
+    text: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin = (
+        io.TextIOWrapper(io.BytesIO(text), "utf-8") if text is not None else None
+    )  # closed, as a service may have it
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(UsageError, match="no token"):
+        read_token("-")
+    file = tmp_path / "token"
+    if text is not None:
+        file.write_bytes(text)
+    with pytest.raises(UsageError, match="no token" if text is not None else "cannot be read from"):
+        read_token(f"@{file}")
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["there is none", "no name server answers"])

@@ -46,7 +46,7 @@ EXCEPTIONS = {
 }
 MACHINES_MAY_NAME = ("statemachines", "actorraft.machine", "actorraft.errors", "actorraft.determinism")
 CONTROL_PATH = ("actorraft.raft", "actorraft.storage", "actorraft.codec", "actorraft.node.control", "actorraft.node.driver",
-                "actorraft.node.requests", "actorraft.node.snapshotting", "actorraft.node.session_table",
+                "actorraft.node.gateway", "actorraft.node.requests", "actorraft.node.snapshotting", "actorraft.node.session_table",
                 "actorraft.client.session", "actorraft.client.reads", "actorraft.client.requests", "actorraft.client.leader", "actorraft.roles",
                 "transports")  # fmt: skip
 COMPOSITION_ROOTS = {
@@ -56,6 +56,7 @@ COMPOSITION_ROOTS = {
     "actorraft.cluster.founding",
     "actorraft.cluster.joining",
     "actorraft.node.members",
+    "actorraft.node.gateway",
     "actorraft.node.key_change",
     "actorraft.node.standalone",
     "actorraft.cli",

@@ -123,6 +123,18 @@ def join(host: str, port: int | str) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
+def next_port(address: str) -> str:
+    """Return the address of the port after this one; of port 0, which the system chooses, the same.
+
+    Raises:
+        UsageError: it is no address, or there is no port after it.
+    """
+    port = host_and_port(address)[1]
+    if port == 65535:
+        raise UsageError(f"{address}: the port after this one is used too, so it is at most 65534")
+    return f"{address.rpartition(':')[0]}:{port + 1 if port else 0}"
+
+
 def _check_tcp(endpoint: str, rest: str, verb: str, keys: bool, on_loopback: bool, off_loopback: bool) -> None:
     host, port = (rest.rpartition(":")[0], 0) if rest.endswith(":*") else host_and_port(rest)
     del port

@@ -576,8 +576,8 @@ class ZeroMQClientChannel(Sockets):
         """Talk to these from now on: node id (or whatever else names it) -> client endpoint."""
         self._link(endpoints)
 
-    def set_keys(self, members: Mapping[int, tuple[str, ...]]) -> None:
-        """Believe these nodes' keys from now on: node id -> public keys, the preferred one first."""
+    def set_keys(self, members: Mapping[Any, tuple[str, ...]]) -> None:
+        """Believe these nodes' keys from now on: node id, or whatever names it -> public keys, the preferred first."""
         if self._keys is None:
             raise UsageError("a channel without a key of its own believes none")
         self._keys = self._keys.trusting(members)

@@ -30,6 +30,7 @@ from actorraft.actors import wire
 from actorraft.actors.actor import turn
 from actorraft.actors.coroutines import Coroutines, is_asynchronous, settle
 from actorraft.actors.effects import TAKEN, Effect, Inbox, Key, Told, told_error, told_value
+from actorraft.actors.records import machine_here
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.system import join_system
 from actorraft.actors.wire import (
@@ -197,7 +198,7 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
     join_system(run_dir, address)
     cls, args, kwargs, manner = wire.unpack(code)
     actor = cls.__new__(cls)
-    actor.ref = actors.own_ref = ActorRef(*address)
+    actor.ref = actors.own_ref = ActorRef(*address, machine_here())
     actors.own_endpoint = address.endpoint
     actors.inside = inside = Inside()
     inside.actor = actor

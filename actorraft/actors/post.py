@@ -18,12 +18,12 @@ import pickle
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from actorraft.actors.letters import ring
-from actorraft.actors.records import UP, Address, Exit, Record, is_running, read_record, record_file
+from actorraft.actors.records import Address, Exit, Record, Standing, read_record, record_file
 from actorraft.actors.wire import (
     BATCH_MAX,
     BULK,
@@ -52,9 +52,13 @@ from actorraft.pickling import exceptions
 from actorraft.ports import Kinds
 from actorraft.steady import monotonic
 
+if TYPE_CHECKING:
+    from transports.zeromq import ZeroMQClientChannel
+
 logger = guarded_logger("actorraft")
 
 BATCH_BYTES_MAX: Final = 256 << 10
+LINK_BYTES_MAX: Final = FRAME_BYTES_MAX + (64 << 10)  # of a frame from an actor, with what is around it
 UNREACHABLE_S: Final = 10.0  # an actor that nobody reaches for so long is dead: longer than a restart takes
 EXIT_KNOWN_S: Final = 2.0  # so long after a link broke, its actor's exit may still become known
 LOOK_S: Final = 0.02  # how often to look after actors that cannot be reached, or were seen to go
@@ -117,7 +121,7 @@ class Box:
         self.numbers_max += count
         self.bytes_max += size
 
-    def record(self) -> Record | None:
+    def record(self) -> Record | Standing | None:
         """Read what its owner says of it."""
         return read_record(record_file(self.endpoint), self.endpoint)
 
@@ -130,11 +134,9 @@ class Post:
     """
 
     def __init__(self, who: tuple[Any, ...] | None = None) -> None:
-        from transports.zeromq import ZeroMQClientChannel
-
         self.pid = os.getpid()
         self._who = who
-        self._channel = ZeroMQClientChannel(gathers=True, message_bytes_max=FRAME_BYTES_MAX + (64 << 10))
+        self._channel = self._open_channel()
         self._boxes: dict[str, Box] = {}
         # Of `_boxes`, and of what callers accept. A signal handler may send while its thread holds it, and wait for the
         # answer there; so what it takes to send and to be answered needs no lock: see Box.
@@ -148,7 +150,15 @@ class Post:
         self._thread = threading.Thread(target=self._run, name="actorraft-post", daemon=True)
         self._thread.start()
 
+    def _open_channel(self) -> ZeroMQClientChannel:
+        from transports.zeromq import ZeroMQClientChannel
+
+        return ZeroMQClientChannel(gathers=True, message_bytes_max=LINK_BYTES_MAX)
+
     # --- From any thread ---
+
+    def _make_box(self, address: Address) -> Box:
+        return Box(address, self._define)
 
     def box(self, address: Address) -> Box:
         """Return the box of an actor, and open a link to it if there is none."""
@@ -156,7 +166,7 @@ class Post:
         box = self._boxes.get(endpoint)
         if box is not None:
             return box
-        fresh = Box(address, self._define)
+        fresh = self._make_box(address)
         record = fresh.record()
         if record is None or record.dead:
             fresh.dead = "is gone"
@@ -228,7 +238,7 @@ class Post:
                     box.exits_told = record.exits
                 box.watchers.append(watcher)
                 return
-        watcher(record.last_exit if record is not None and record.last_exit is not None else _unknown_exit(box))
+        watcher(record.last_exit if record is not None and record.last_exit is not None else unknown_exit(box))
 
     def close(self) -> None:
         """End the thread and close the sockets; asks that are open end with ActorDead. Idempotent."""
@@ -260,13 +270,9 @@ class Post:
             if kind == Kinds.FRAME:
                 self._on_frame(box, frame)
             elif kind == Kinds.CONNECTED:
-                box.connected, box.taken_before = True, box.sent
-                if self._who is not None or box.definitions:
-                    hello = pickle.dumps((self._who, list(box.definitions)))
-                    self._channel.send(endpoint, _encode([(HELLO, 0, hello)]))
-                self._touched[box] = None
+                self._on_link(box)
             elif kind == Kinds.DISCONNECTED:
-                self._on_lost(box)
+                self._on_broken_link(box)
         if self._touched:
             self._flush_touched()
         if self._deadlines and self._deadlines[0][0] <= monotonic():
@@ -400,7 +406,22 @@ class Post:
             except BaseException as error:
                 logger.warning("what %s defined cannot be built here: %s", box.name, exceptions.summary(error))
 
-    def _on_lost(self, box: Box) -> None:
+    def _on_link(self, box: Box) -> None:
+        self._on_reached(box)
+
+    def _on_broken_link(self, box: Box) -> None:
+        self._on_lost(box)
+
+    def _on_reached(self, box: Box) -> None:
+        """The actor takes what is sent from now on."""
+        box.connected, box.taken_before = True, box.sent
+        if self._who is not None or box.definitions:
+            hello = pickle.dumps((self._who, list(box.definitions)))
+            self._channel.send(box.endpoint, _encode([(HELLO, 0, hello)]))
+        self._touched[box] = None
+
+    def _on_lost(self, box: Box, unknown: str = "") -> None:
+        """What has left is lost; `unknown`: why nobody can say so, the actor may live and take it."""
         box.connected, box.lost_at_s = False, monotonic()
         with self._lock:
             box.taken = box.sent
@@ -408,9 +429,10 @@ class Post:
             box.settle(len(lost), sum(len(data) for _, _, data in lost))
             unsent = {number for _, number, _ in box.waiting}
             futures = [box.asks.pop(number) for number in list(box.asks) if number not in unsent]
-        ring.add(box.name, lost, "died before it had taken this, or while it did")
-        error = f"{box.name} died with this ask on its hands: it may have been done or not"
-        resolve_many((), [(future, ActorDead(error)) for future in futures])
+        ring.add(box.name, lost, unknown or "died before it had taken this, or while it did")
+        how = unknown or "died with this ask on its hands"
+        ended = OutcomeUnknown if unknown else ActorDead
+        resolve_many((), [(future, ended(f"{box.name} {how}: it may have been done or not")) for future in futures])
         box.look_until_s = monotonic() + EXIT_KNOWN_S
         self._unquiet.add(box.endpoint)
 
@@ -450,21 +472,21 @@ class Post:
             again = box.record()  # between two looks its parent may have started it again
             if again is None or again.dead:
                 self._bury(box, "is gone")
-        elif (
-            now_s - box.lost_at_s > UNREACHABLE_S
-            and record.state == UP
-            and (record.alive or is_running(record.owner))  # else its parent is about to start it again
-        ):
+        elif now_s - box.lost_at_s > UNREACHABLE_S and record.due:
             self._bury(box, f"could not be reached for {UNREACHABLE_S:.0f} s")
 
-    def _tell_watchers(self, box: Box, record: Record | None) -> None:
+    def _tell_watchers(self, box: Box, record: Record | Standing | None) -> None:
         if not box.watchers:
             return
         exits = record.exits if record is not None else box.exits_told + 1
         if exits <= box.exits_told:
             return
         box.exits_told = exits
-        told = record.last_exit if record is not None and record.last_exit is not None else _unknown_exit(box)
+        self._tell_exit(
+            box, record.last_exit if record is not None and record.last_exit is not None else unknown_exit(box)
+        )
+
+    def _tell_exit(self, box: Box, told: Exit) -> None:
         for watcher in list(box.watchers):
             try:
                 watcher(told)
@@ -493,5 +515,5 @@ class Post:
         resolve_many((), [(future, ActorDead(f"{box.name} {why}")) for future in futures])
 
 
-def _unknown_exit(box: Box) -> Exit:
-    return Exit(box.name, None, None, "nothing is known of how it ended", False)
+def unknown_exit(box: Box, reason: str = "nothing is known of how it ended") -> Exit:
+    return Exit(box.name, None, None, reason, False)

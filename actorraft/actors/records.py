@@ -100,6 +100,38 @@ class Record(NamedTuple):
         """Whether its process is there."""
         return self.state == UP and self.process is not None and is_running(self.process)
 
+    @property
+    def due(self) -> bool:
+        """Whether it is to be reached now; else it is being started, or its parent is about to start it again."""
+        return self.state == UP and (self.alive or is_running(self.owner))
+
+
+class Standing(NamedTuple):
+    """What a node on another machine tells of an actor there.
+
+    Attributes:
+        endpoint: its mailbox, on that machine; "": there is no such actor.
+        dead, alive, due, exits, last_exit, mailbox_max, mailbox_bytes_max: as of a Record.
+        up: whether frames of who is told reach it now.
+        refused: why the node does not let it be reached; "" if it does.
+    """
+
+    endpoint: str = ""
+    mailbox_max: int = MAILBOX_MAX
+    mailbox_bytes_max: int = MAILBOX_BYTES_MAX
+    dead: bool = False
+    alive: bool = False
+    due: bool = True
+    exits: int = 0
+    last_exit: Exit | None = None
+    up: bool = False
+    refused: str = ""
+
+
+def machine_here() -> str:
+    """Return what this machine is called."""
+    return os.uname().nodename
+
 
 def make_exit(name: str, code: int | None, reason: str, *, restarting: bool) -> Exit:
     """Say how a process ended; `code` as subprocess has it."""

@@ -4,7 +4,7 @@
     ref.ask(2).result()
 
 A ref can be pickled and sent in a message, to any process of the same user on this machine; it survives a restart of
-its actor, since the restarted one listens at the same place.
+its actor, since the restarted one listens at the same place. Over machines: reach.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from actorraft import futures
 from actorraft.actors import actor
 from actorraft.actors.post import Box, Post
 from actorraft.actors.process import last_lines, output_file, read_lines
-from actorraft.actors.records import MAILBOX_BYTES_MAX, MAILBOX_MAX, Address, Exit, read_record, record_file
+from actorraft.actors.records import (
+    MAILBOX_BYTES_MAX,
+    MAILBOX_MAX,
+    Address,
+    Exit,
+    machine_here,
+    read_record,
+    record_file,
+)
 from actorraft.actors.system import system
 from actorraft.actors.wire import ASK, STOP, TELL, Call, Inquiry
 from actorraft.errors import ActorDead, UsageError
@@ -44,9 +52,10 @@ class ActorRef(Generic[A_co]):
         endpoint: where its mailbox is.
         mailbox_max, mailbox_bytes_max: how many messages, and bytes of them, a sender may have with it that it has
             not taken.
+        machine: the name of the host that it is on, for words; "" if it was not said.
     """
 
-    __slots__ = ("_box", "endpoint", "mailbox_bytes_max", "mailbox_max", "name")
+    __slots__ = ("_box", "endpoint", "machine", "mailbox_bytes_max", "mailbox_max", "name")
 
     def __init__(
         self,
@@ -54,11 +63,13 @@ class ActorRef(Generic[A_co]):
         endpoint: str,
         mailbox_max: int = MAILBOX_MAX,
         mailbox_bytes_max: int = MAILBOX_BYTES_MAX,
+        machine: str = "",
     ) -> None:
         self.name = name
         self.endpoint = endpoint
         self.mailbox_max = mailbox_max
         self.mailbox_bytes_max = mailbox_bytes_max
+        self.machine = machine
         self._box: tuple[Post, Box] | None = None
 
     def tell(self, message: Any) -> None:
@@ -67,7 +78,7 @@ class ActorRef(Generic[A_co]):
         Raises:
             MailboxFull: the actor has not taken the last `mailbox_max` messages from this process.
             ActorDead: it is gone for good. (One that dies later may still not get the message.)
-            UsageError: the message cannot be sent at all.
+            UsageError: the message cannot be sent at all; or the ref has travelled to a machine that is not its own.
         """
         if futures.no_waiting_in and actor.tell_as_effect(self, message):
             return
@@ -195,11 +206,17 @@ class ActorRef(Generic[A_co]):
     def _post_and_box(self) -> tuple[Post, Box]:
         post = system().post
         box = post.box(Address(self.name, self.endpoint, self.mailbox_max, self.mailbox_bytes_max))
+        if box.dead is not None and self.machine not in ("", machine_here()):
+            raise UsageError(
+                f"{self.name} is on the machine {self.machine}, and this is {machine_here()}, where that ref does not "
+                f"lead to it: a public actor is found by actor_ref({self.name!r}, through=a client's folder)"
+            )
         self._box = (post, box)
         return self._box
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.endpoint, self.mailbox_max, self.mailbox_bytes_max)
+        said = (self.name, self.endpoint, self.mailbox_max, self.mailbox_bytes_max)
+        return type(self), (*said, self.machine) if self.machine else said
 
     def __eq__(self, other: object) -> bool:
         return self.endpoint == other.endpoint if isinstance(other, ActorRef) else NotImplemented

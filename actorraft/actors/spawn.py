@@ -10,6 +10,7 @@ clusters registers how that is done (`replicate_by`).
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from actorraft.actors.coroutines import is_asynchronous
 from actorraft.actors.loop import Manner, run_actor
 from actorraft.actors.pool import PoolRef, Route, check_route
 from actorraft.actors.post import given
-from actorraft.actors.records import MAILBOX_BYTES_MAX, MAILBOX_MAX, Record
+from actorraft.actors.records import MAILBOX_BYTES_MAX, MAILBOX_MAX, Record, machine_here
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.supervision import Supervision
 from actorraft.actors.system import system
@@ -120,7 +121,7 @@ class ActorOptions:
             to_all=self.public,
         )
         given[address.endpoint] = writer
-        return ActorRef(*address)
+        return ActorRef(*address, machine_here())
 
     def _spawn_pool(self, cls: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PoolRef:
         """Start the workers side by side."""
@@ -168,13 +169,22 @@ def spawn(cls: Callable[P, A], /, *args: P.args, **kwargs: P.kwargs) -> ActorRef
     return ActorOptions().spawn(cls, *args, **kwargs)
 
 
-def actor_ref(name: str) -> ActorRef:
+def actor_ref(name: str, *, through: str | os.PathLike[str] | None = None) -> ActorRef:
     """Return the address of a named actor, started by this process, an actor of it, or whoever started this one.
 
+    Args:
+        through: a client's folder of a cluster: then a public actor on the machine of one of its nodes, if that was
+            started with `--actors`, and the client's role is admin. Asks the nodes, and waits for that up to 5 s.
+
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name; or the folder, or its key, is not for that.
+        Unavailable: no node that answered knows one, and some did not answer.
     """
+    if through is not None:
+        from actorraft.actors.reach import remote_ref
+
+        return remote_ref(name, through)
     record = system().find(name)
     if record.replicas and _replication is not None:
         return _replication.ref(name, record)
-    return ActorRef(name, record.endpoint, record.mailbox_max, record.mailbox_bytes_max)
+    return ActorRef(name, record.endpoint, record.mailbox_max, record.mailbox_bytes_max, machine_here())

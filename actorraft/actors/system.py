@@ -36,6 +36,7 @@ from actorraft.actors.records import (
     down_file,
     identify,
     is_running,
+    machine_here,
     make_exit,
     read_record,
     record_file,
@@ -56,8 +57,9 @@ logger = guarded_logger("actorraft")
 START_S: Final = 30.0
 KILL_S: Final = 5.0
 LOOK_S: Final = 0.01  # how often a restart of somebody else's actor is looked after
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
-NAMES_BYTES_MAX: Final = 40 + 1 + 8  # of a socket: name, point, 4 bytes in hexadecimal
+NAME_CHARS_MAX: Final = 40
+_NAME: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_CHARS_MAX}}}")
+NAMES_BYTES_MAX: Final = NAME_CHARS_MAX + 1 + 8  # of a socket: name, point, 4 bytes in hexadecimal
 
 Target = Callable[["ChildContext", Address, str, bytes], None]  # what a child runs: with its address, run_dir, code
 
@@ -93,6 +95,7 @@ class System:
         self._numbers: dict[str, int] = {}
         self._lock = threading.RLock()
         self._post: Post | None = None
+        self._posts: dict[str, Post] = {}  # by a client's folder: to actors of other machines
         self._monitor: Monitor[ActorProcess] | None = None
         self._forks = ForkServer(run_dir)
         self.closed = False
@@ -103,8 +106,25 @@ class System:
         """The sending side, made at the first use."""
         with self._lock:
             if self._post is None:
-                self._post = Post(tuple(self._actor) if self._actor is not None else None)
+                self._post = Post(self._who)
             return self._post
+
+    def post_through(self, folder: str, make: Callable[[tuple[Any, ...] | None], Post]) -> Post:
+        """Return the sending side to actors that are reached through the nodes of a client's folder.
+
+        Raises:
+            UsageError: the folder cannot be used.
+        """
+        with self._lock:
+            post = self._posts.get(folder)
+            if post is None or post.closed:
+                post = self._posts[folder] = make(self._who)
+            return post
+
+    @property
+    def _who(self) -> tuple[Any, ...] | None:
+        """What a ref to the actor that this process is is made of."""
+        return (*self._actor, machine_here()) if self._actor is not None else None
 
     # --- Starting ---
 
@@ -395,8 +415,9 @@ class System:
             for child in children:
                 self._bury(child)
         self._forks.close()
-        if self._post is not None:
-            self._post.close()
+        for post in (self._post, *self._posts.values()):
+            if post is not None:
+                post.close()
         if self._own_run is not None:
             self._own_run.remove()
 

@@ -5,6 +5,8 @@ Wire:       to an actor, a msgpack array of [kind, number, pickle]; from it, [me
             A message or an answer with large buffers is a frame of its own: its head, and these behind it (Bulk); what
             was taken is then said in the frame after it.
             A message is taken when the actor is done with it.
+            Over machines a node stands between (docs/decisions/0045): it takes OPEN, says TOLD, and passes on all else
+            as it came.
 Pickles:    made in the sender's thread and read by the receiver alone, as commands are: classes and functions that the
             other process can import go by name; others (of `__main__`, a notebook, a module that is not on sys.path)
             are defined once on each link, ahead of what needs them, and named from then on. What a process has of its
@@ -41,9 +43,11 @@ STOP: Final = 2
 READ: Final = 3  # the sender has read the last answers
 HELLO: Final = 4  # first over a link, and not counted: (the address of a sender that is an actor itself, definitions)
 DEFINE: Final = 5  # a definition, counted like a message
+OPEN: Final = 6  # to a node, and not counted: which actor of its machine all that follows is for (Opening)
 
 LAST: Final = -1  # the number of what is no answer, but says that no more will come
 DEFINITION: Final = -2  # the number of what is no answer, but a definition for those that follow
+TOLD: Final = -3  # the number of what is no answer, but comes from a node: how the actor stands (records.Standing)
 BULK: Final = 0xC1  # the first byte of a frame with one message and its buffers; msgpack never begins so
 FRAME_BYTES_MAX: Final = 64 << 20
 MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX - 1024  # of a message or an answer, with room for what is around it
@@ -234,6 +238,20 @@ def unpack(data: bytes) -> Any:
     for each in ahead:
         define(each, 0, base=True)
     return loads(body)
+
+
+class Opening(NamedTuple):
+    """What OPEN says, in msgpack.
+
+    Attributes:
+        name: the actor's.
+        endpoint: its mailbox, on the node's machine; "": whoever has the name now, and only how it stands is asked.
+        sender: of who asks, the same on each of its connections.
+    """
+
+    name: str
+    endpoint: str
+    sender: bytes
 
 
 class NoSuchMethod(AttributeError):

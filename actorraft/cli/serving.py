@@ -44,6 +44,9 @@ def serve(
     listen: Annotated[str, typer.Option(help="HOST:PORT to bind for other nodes; clients get the next port.")] = "",
     advertise: Annotated[str, typer.Option(help="HOST:PORT that other nodes dial; by default what is bound.")] = "",
     http: Annotated[str, typer.Option(help="HOST:PORT for health and metrics.")] = "",
+    actors: Annotated[
+        bool, typer.Option("--actors", help="Let administrators reach public actors here, at the port after clients'.")
+    ] = False,
     join: Annotated[str, typer.Option(help="A token, - (standard input) or @FILE: become a new member.")] = "",
     learner: Annotated[bool, typer.Option("--learner", help="Stay a learner, which does not vote.")] = False,
     log_format: Annotated[LogFormat, typer.Option(help="How records are written to standard error.")] = LogFormat.text,
@@ -69,7 +72,7 @@ def serve(
             data_dir = None
         if folder is None:
             raise fail("name the node's folder, or --join TOKEN with --data-dir", USED_WRONGLY)
-        read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http))
+        read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http, actors))
         logs.configure(log_format, log_level or (), read.node.id)
         _with_hash_seed(read)
         spec = replace(plan(folder, read), backups=_schedule(backup_every, backup_dir, backup_keep))

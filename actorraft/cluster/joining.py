@@ -31,7 +31,6 @@ from actorraft.node.folder import (
     NodePart,
     write_folder,
 )
-from actorraft.node.standalone import next_port
 from actorraft.storage.directory import draw_storage_id
 
 JOIN_S: Final = 60.0
@@ -93,6 +92,7 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
     Returns:
         The folder, for every later start.
     """
+    from transports.endpoints import next_port
     from transports.keys import KeyPair, Keys
 
     if directory is None:
@@ -150,6 +150,8 @@ def _wait_for_a_leader(thread: ClientThread, seeds: Collection[int]) -> None:
 
 
 def _write(directory: Path, told: dict[str, Any], cluster_id: str, storage_id: str, *, listen: str, peer: str) -> None:
+    from transports.endpoints import next_port
+
     settings = {name: json.loads(value) for name, value in told["settings"].items() if name not in ("args", "kwargs")}
     numbers = {name: settings[name] for name in ("session_expiry_s", "frame_bytes_max") if name in settings}
     folder = NodeFolder(

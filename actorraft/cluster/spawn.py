@@ -209,6 +209,7 @@ class ReplicatedStateMachine(Generic[M]):
         listen: str = "",
         advertise: str = "",
         http: str = "",
+        actors: bool = False,
         timeout: float = 30.0,
     ) -> Member[M]:
         """Host one member of a cluster over many machines, in a process that dies with this one; return the member.
@@ -219,6 +220,7 @@ class ReplicatedStateMachine(Generic[M]):
             listen: "host:port" to bind for other nodes; clients get the next port.
             advertise: "host:port" that other nodes dial; by default what is bound.
             http: "host:port" for health and metrics.
+            actors: let administrators reach public actors of this machine, at the port after the clients'.
             timeout: seconds until it must serve; that there is a leader is not waited for.
 
         Raises:
@@ -226,7 +228,7 @@ class ReplicatedStateMachine(Generic[M]):
             StartError: the process did not come up; the message holds its own words.
         """
         refuse_nested_spawn()
-        read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http))
+        read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http, actors))
         name = machine_name(self._machine, self._args)
         asked = (name, list(self._args), self._kwargs)
         theirs = (read.cluster.machine, *arguments_of(read))

@@ -5,7 +5,7 @@
 the file are only seeds: places to look first.
 
 Shape:      [cluster] name, id, machine, args, kwargs, durability, profile, seed, backup   what all nodes have alike
-            [node] id, listen, client_listen, advertise, client_advertise, data_dir, storage_id
+            [node] id, listen, client_listen, advertise, client_advertise, data_dir, storage_id, actors
             [http] listen      [raft] any field of RaftConfig      [members.N] peer, client, public_key, storage_id
             [clients.NAME] public_key, role                              who may speak to it from the first
             `args` and `kwargs` are JSON. ACTORRAFT_NODE__LISTEN=… and the like go before the file.
@@ -65,6 +65,7 @@ class NodePart(msgspec.Struct, kw_only=True, frozen=True):
     advertise: str = ""  # "": as bound
     client_advertise: str = ""
     data_dir: str = ""  # "": `data` in the folder
+    actors: bool = False  # reach public actors of this machine, at the port after the clients'
 
 
 class HttpPart(msgspec.Struct, kw_only=True, frozen=True):

@@ -10,7 +10,7 @@ Threads:    the node's loop.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -45,20 +45,34 @@ class Said(Protocol):
     def payload(self) -> bytes: ...
 
 
+class Door(Protocol):
+    """Lets in whom it is told of."""
+
+    def set_keys(self, members: Mapping[int, tuple[str, ...]], clients: Mapping[str, Any]) -> None:
+        """As Mailbox.set_keys."""
+
+
 class Members:
     """Who the others are.
 
     Args:
         set_peers: says whom to dial: node id -> endpoint.
+        doors: who else lets in whom the mailbox does.
     """
 
     def __init__(
-        self, driver: Driver, mailbox: Mailbox, spec: NodeSpec, set_peers: Callable[[dict[int, str]], None]
+        self,
+        driver: Driver,
+        mailbox: Mailbox,
+        spec: NodeSpec,
+        set_peers: Callable[[dict[int, str]], None],
+        doors: Sequence[Door] = (),
     ) -> None:
         assert spec.advertise is not None, "a node without a parent says where it is"
         self._driver = driver
         self._mailbox = mailbox
         self._set_peers = set_peers
+        self._doors: Sequence[Door] = (mailbox, *doors)
         self._node_id = spec.node_id
         self._has_keys = spec.keys is not None
         self._seen: Configuration | None = None
@@ -139,7 +153,8 @@ class Members:
         }
         if self._has_keys and configuration.roster:
             parting = {node_id: keys for node_id, (_, keys) in self._removed.items() if keys}
-            self._mailbox.set_keys(proofs(configuration) | parting, guests(configuration))
+            for door in self._doors:
+                door.set_keys(proofs(configuration) | parting, guests(configuration))
         self._use_book()
 
     def _use_book(self) -> None:

@@ -55,7 +55,7 @@ from actorraft.node.key_change import KeyChange
 from actorraft.node.leaving import Leaving
 from actorraft.node.logtime import Ticks
 from actorraft.node.machine_thread import EXIT_MACHINE, MachineThread, last_words
-from actorraft.node.members import Members
+from actorraft.node.members import Door, Members
 from actorraft.node.room import DiskRoom
 from actorraft.node.service_manager import ServiceManager
 from actorraft.node.spec import NodeSpec
@@ -200,6 +200,7 @@ class RaftNode:
         mailbox: its sockets, already bound.
         peers: node id -> peer endpoint, of everybody else.
         cuts: (number, peers) of partitions that are in force as this node starts.
+        doors: who else lets in whom the mailbox does.
     """
 
     def __init__(
@@ -209,6 +210,7 @@ class RaftNode:
         mailbox: Mailbox,
         peers: dict[int, str],
         cuts: Sequence[tuple[int, list[int]]] = (),
+        doors: Sequence[Door] = (),
     ) -> None:
         self._context = context
         self._spec = spec
@@ -302,7 +304,9 @@ class RaftNode:
         self._leaving = Leaving(
             self.driver, self._clock, context.report, keeps_data=spec.keeps_data, hands_over=spec.hands_over
         )
-        self._members = Members(self.driver, mailbox, spec, self._set_peers) if spec.advertise is not None else None
+        self._members: Members | None = None
+        if spec.advertise is not None:
+            self._members = Members(self.driver, mailbox, spec, self._set_peers, doors)
         if self._members is None:
             mailbox.judge = self._hear
             said = codec.Greeting(code=(code.version, code.fingerprint), wire=codec.WIRE, python=this_python())
@@ -644,8 +648,14 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         if told is None:
             return  # the parent is gone
         peers, cuts = told
+    gateway = None
+    if spec.actors:
+        from actorraft.node.gateway import Gateway
+
+        assert spec.keys is not None
+        gateway = Gateway(spec.actors, spec.keys)
     try:
-        node = RaftNode(context, spec, mailbox, peers, cuts)
+        node = RaftNode(context, spec, mailbox, peers, cuts, [gateway] if gateway is not None else [])
         logs.about.term = lambda: node.driver.server.current_term
         context.loaded()
         log = node.driver.server.log
@@ -654,7 +664,11 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
             context.report(("restored", -1))
         gc.collect()
         gc.freeze()  # what the start made lives as long as the process; the collector need not walk it again
+        if gateway is not None:
+            gateway.start()
         node.run()
+        if gateway is not None:
+            gateway.close()
     except Poisoned as error:
         context.report(("poisoned", str(error)))
         os._exit(last_words(str(error), EXIT_POISONED))

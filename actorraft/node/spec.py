@@ -41,6 +41,7 @@ class NodeSpec:
         http: where health and metrics are served, as host:port; "": nowhere.
         settings: what decides replicated state, as this start says it, as JSON by name; the log must agree.
         key_file: where this node's secret key is, if it may be replaced while the cluster serves.
+        actors: where administrators reach the public actors of this machine; "": nowhere.
         backups: when and where this node writes backups of the state; None: never.
     """
 
@@ -69,3 +70,4 @@ class NodeSpec:
     pins: Path | None = None
     run: int = 0
     backups: Schedule | None = None
+    actors: str = ""

@@ -89,16 +89,20 @@ def seed_of(folder: NodeFolder) -> int:
     return int(folder.cluster.seed) if folder.cluster.seed else int(folder.cluster.id, 16)
 
 
-def overrides_of(data_dir: str | os.PathLike[str] | None, listen: str, advertise: str, http: str) -> dict[str, str]:
+def overrides_of(
+    data_dir: str | os.PathLike[str] | None, listen: str, advertise: str, http: str, actors: bool = False
+) -> dict[str, str]:
     """Return what options of a start put in the place of the folder's: "part.key" -> value.
 
     To listen at every address says nothing about which of them others dial: then that stays as it was.
     """
-    from transports.endpoints import host_and_port, is_wildcard
+    from transports.endpoints import host_and_port, is_wildcard, next_port
 
     named = {"node.data_dir": os.fspath(data_dir) if data_dir is not None else "", "http.listen": http}
     if listen and not advertise and not is_wildcard(host_and_port(listen)[0]):
         advertise = listen
+    if actors:
+        named["node.actors"] = "true"
     if listen:
         named |= {"node.listen": listen, "node.client_listen": next_port(listen)}
     if advertise:
@@ -145,6 +149,8 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
     Raises:
         UsageError: it cannot be served, and why.
     """
+    from transports.endpoints import next_port
+
     config = folder.config()
     node, cluster = folder.node, folder.cluster
     _check_addresses(folder, str(path / FOLDER_FILE))
@@ -180,6 +186,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         http=folder.http.listen,
         settings={name: value for name, value in settings_of(folder, config).items() if name in DECIDING},
         key_file=path.absolute() / SECRET_FILE if keys is not None else None,
+        actors=_actors_at(client_listen, keys) if node.actors else "",
     )
 
 
@@ -297,18 +304,19 @@ def _keys(path: Path, folder: NodeFolder) -> Keys | None:
     return None
 
 
-def next_port(address: str) -> str:
-    """Return the address of the port after this one; of port 0, which the system chooses, the same.
+def _actors_at(client_listen: str, keys: Keys | None) -> str:
+    """Return where actors of this machine are reached.
 
     Raises:
-        UsageError: it is no address, or there is no port after it.
+        UsageError: they must not be, or nobody would find them.
     """
-    from transports.endpoints import host_and_port
+    from transports.endpoints import host_and_port, next_port
 
-    port = host_and_port(address)[1]
-    if port == 65535:
-        raise UsageError(f"{address}: clients get the port after this one, so it is at most 65534")
-    return f"{address.rpartition(':')[0]}:{port + 1 if port else 0}"
+    if keys is None:
+        raise UsageError("actors are reached by who has proven an administrator's key, and this node has no keys")
+    if not host_and_port(client_listen)[1]:
+        raise UsageError("actors are reached at the port after the clients': listen at one that is not 0")
+    return f"tcp://{next_port(client_listen)}"
 
 
 class Foreground:

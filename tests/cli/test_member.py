@@ -9,6 +9,8 @@ import pytest
 
 from actorraft import ReplicatedStateMachine, UsageError, connect
 from actorraft.cluster.founding import found
+from actorraft.node.folder import read_folder
+from actorraft.node.standalone import overrides_of, plan
 from benchmarks.others.processes import free_ports
 from statemachines.kv import KVStore
 
@@ -46,3 +48,18 @@ def test_a_folder_that_is_another_machine_s_or_has_other_arguments_is_refused(tm
         ReplicatedStateMachine(dict).serve(tmp_path / "c" / "node-0")
     with pytest.raises(UsageError, match="and this is builtins:dict with"):
         ReplicatedStateMachine(dict, ann=1).serve(tmp_path / "c" / "node-0")
+
+
+@pytest.mark.parametrize("actors", [False, True])
+def test_actors_are_reached_only_if_that_is_asked_for_at_the_port_after_the_clients(
+    tmp_path: Path, actors: bool
+) -> None:
+    found(tmp_path / "c", "statemachines.kv:KVStore", ["127.0.0.1:7000"])
+    folder = tmp_path / "c" / "node-0"
+    read = read_folder(folder, overrides=overrides_of(None, "127.0.0.1:7200", "", "", actors))
+
+    assert plan(folder, read).actors == ("tcp://127.0.0.1:7202" if actors else "")
+    if actors:
+        (folder / "secret.key").unlink()
+        with pytest.raises(UsageError, match="an administrator's key"):
+            plan(folder, read)

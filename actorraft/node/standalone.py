@@ -157,6 +157,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
     listen, client_listen = node.listen, node.client_listen or next_port(node.listen)
     advertise = node.advertise or listen, node.client_advertise or client_listen
     keys = _keys(path, folder)
+    actors = _actors_at(client_listen, keys) if node.actors else ""
     machine = machine or load_machine(cluster.machine)  # before anything is written
     factory = encode_factory(machine, *arguments_of(folder))
     data_dir = Path(node.data_dir or path / "data").absolute()
@@ -186,7 +187,7 @@ def plan(path: Path, folder: NodeFolder, machine: Callable[..., Any] | None = No
         http=folder.http.listen,
         settings={name: value for name, value in settings_of(folder, config).items() if name in DECIDING},
         key_file=path.absolute() / SECRET_FILE if keys is not None else None,
-        actors=_actors_at(client_listen, keys) if node.actors else "",
+        actors=actors,
     )
 
 

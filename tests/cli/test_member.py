@@ -59,7 +59,12 @@ def test_actors_are_reached_only_if_that_is_asked_for_at_the_port_after_the_clie
     read = read_folder(folder, overrides=overrides_of(None, "127.0.0.1:7200", "", "", actors))
 
     assert plan(folder, read).actors == ("tcp://127.0.0.1:7202" if actors else "")
-    if actors:
-        (folder / "secret.key").unlink()
-        with pytest.raises(UsageError, match="an administrator's key"):
-            plan(folder, read)
+
+
+def test_actors_are_not_reached_where_nobody_proves_a_key(tmp_path: Path) -> None:
+    found(tmp_path / "c", "statemachines.kv:KVStore", ["127.0.0.1:7000"], keys=False)
+    folder = tmp_path / "c" / "node-0"
+
+    with pytest.raises(UsageError, match="an administrator's key"):
+        plan(folder, read_folder(folder, overrides=overrides_of(None, "", "", "", actors=True)))
+    assert (folder / "first-start").exists(), "it was refused before anything was begun"

@@ -187,8 +187,6 @@ def test_a_line_that_cannot_serve_says_why_and_what_to_do(tmp_path: Path) -> Non
     other_arguments = copy("other-arguments")
     text = (other_arguments / "node.toml").read_text()
     (other_arguments / "node.toml").write_text(text.replace('kwargs = "{}"', """kwargs = '{"currency": "EUR"}'"""))
-    no_keys = copy("no-keys")
-    (no_keys / "secret.key").unlink()
     other_data = copy("other-data")
     (other_data / "first-start").unlink()
     lines = {
@@ -196,7 +194,6 @@ def test_a_line_that_cannot_serve_says_why_and_what_to_do(tmp_path: Path) -> Non
         "this machine has no such address": [elsewhere, "--listen", f"192.0.2.1:{free}"],
         "host:5555": [copy("no-port"), "--listen", "127.0.0.1"],
         "at most 65534": [copy("last-port"), "--listen", "127.0.0.1:65535"],
-        "an administrator's key": [no_keys, "--actors"],
         "the port after this one": [copy("last-of-all"), "--listen", "127.0.0.1:65534", "--actors"],
         "chmod 600": [readable],
         "Install its package": [no_module],

@@ -60,7 +60,10 @@ LOOK_S: Final = 0.02  # how often links that are not up are looked after
 CALM_S: Final = 1.0  # and the others
 BROKEN_OFF_MAX: Final = 3  # a node that dies breaks one off, or two; who has not the right key breaks off all
 SAYS_NOTHING: Final = "nothing; it takes connections, so its process is there, and is paused, hangs or is too busy"
-KEYS_DO_NOT_FIT: Final = "this process's key is not allowed there, or whoever answers has not the key of that node"
+KEYS_DO_NOT_FIT: Final = (
+    "this process's key is not allowed there, or whoever answers has not the key of that node (a member that was "
+    "removed is let in no more, nor a client that was revoked)"
+)
 ASK_S: Final = 0.5  # how often the name of a host that cannot be reached is asked for again
 
 # Plain numbers: pyzmq's own are enums, and each operation on one costs as much as a send.
@@ -498,7 +501,8 @@ class Sockets:
                     link.broken_off += 1
                     if event & REFUSED or link.broken_off >= BROKEN_OFF_MAX:
                         key = f", whose key is {fingerprint(link.keys[0])}" if link.keys else ""
-                        self.drop("a handshake that failed", f"with node {link.id} at {link.endpoint}{key}")
+                        where = f"with node {link.id} at {link.endpoint}{key}: {KEYS_DO_NOT_FIT}"
+                        self.drop("a handshake that failed", where)
                         self.refusals[link.id] = KEYS_DO_NOT_FIT
                     continue
                 connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED

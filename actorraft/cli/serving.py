@@ -15,6 +15,7 @@ from typing import Annotated, Final
 import typer
 
 from actorraft.cli.output import USED_WRONGLY, errors, fail, say, unread
+from actorraft.errors import UsageError
 from actorraft.node import logs
 from actorraft.node.backups import Schedule
 from actorraft.node.folder import NodeFolder, read_folder
@@ -110,6 +111,10 @@ def _schedule(every: str, directory: Path | None, keep: int) -> Schedule | None:
 
 def _with_hash_seed(folder: NodeFolder) -> None:
     """Run under the hash seed of the cluster, so that sets iterate alike: an interpreter takes it as it starts."""
+    if sys.flags.ignore_environment:
+        raise UsageError(
+            "python -E and -I hide PYTHONHASHSEED, by which sets iterate alike on all nodes: serve without"
+        )
     seed = str(hash_seed_of(folder))
     if os.environ.get(HASH_SEED) != seed:
         os.environ[HASH_SEED] = seed

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 from subprocess import PIPE
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -21,6 +22,8 @@ from actorraft.cli import serving
 from actorraft.cli.app import app
 from actorraft.cluster.joining import make_token, read_token
 from actorraft.errors import UsageError
+from actorraft.node.folder import read_folder
+from actorraft.node.standalone import hash_seed_of
 from benchmarks.others.processes import free_ports
 from transports import resolver
 from transports.keys import ClientFolder, KeyPair, Keys
@@ -86,6 +89,20 @@ def test_a_node_whose_line_nobody_takes_serves(
     serving._say("node 0 serves")
     assert turned_off
     assert "node 0 serves" in caplog.text
+
+
+def test_an_interpreter_that_ignores_the_cluster_s_hash_seed_does_not_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        CliRunner().invoke(app, ["init", str(tmp_path / "new"), "--machine", MACHINE, "--nodes", "h:7100"]).exit_code
+        == 0
+    )
+    folder = read_folder(tmp_path / "new" / "node-0", environment={})
+    monkeypatch.setattr(serving, "sys", SimpleNamespace(flags=SimpleNamespace(ignore_environment=1)))
+    monkeypatch.setenv(serving.HASH_SEED, str(hash_seed_of(folder)))
+    with pytest.raises(UsageError, match="PYTHONHASHSEED"):
+        serving._with_hash_seed(folder)
 
 
 def no_space(_: object) -> None:

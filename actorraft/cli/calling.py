@@ -19,7 +19,6 @@ from actorraft.cli.reaching import ClientFolder, Timeout, cluster
 from actorraft.client import administration
 from actorraft.client.arguments import check_read
 from actorraft.client.thread import ClientThread
-from actorraft.errors import UsageError
 from actorraft.futures import ResultFuture
 
 Method = Annotated[str, typer.Argument(help="Of the machine.")]
@@ -89,8 +88,6 @@ def _print(client: Path | None, timeout: float, ask: Callable[[ClientThread], Re
         administration.wait_for_leader(thread, timeout)
         try:
             value = ask(thread).result(max(0.1, until_s - time.monotonic()) + 1.0)
-        except UsageError as error:
-            raise fail(str(error), USED_WRONGLY) from None
         except Exception as error:
             told = "" if str(error).startswith(type(error).__name__) else f"{type(error).__name__}: "
             raise fail(f"{told}{error}") from None

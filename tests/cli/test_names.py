@@ -199,7 +199,6 @@ def test_what_the_machine_or_the_cluster_refuses_is_told_by_name(served: Served,
         (("exec", "deposit", '"ann"', "-x"), "there is no option -x"),
     ):
         done = run(words, tmp_path, served.client, timeout="60")
-        assert done.exit_code == 2 or not why.startswith("no "), words
         assert done.exit_code in (1, 2), words
         assert why in plain(done), (words, done.stderr)
         assert done.stdout == ""

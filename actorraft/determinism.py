@@ -4,7 +4,8 @@ Replicas are equal only as long as a command's effect depends on nothing but the
 that is seldom seen in one process: a clock, random numbers, `id()`, the order of a set, a global that the process
 keeps, an attribute that no snapshot has. So the commands are applied again in fresh interpreters (another hash seed;
 another clock, time zone and folder), in a second machine of one process, deeper in the stack, and with the state put
-into a snapshot and back, after each command and once at each place. All must give the same results, events and state.
+into a snapshot and back, after each command and once at each place, there and in a process that has run nothing of the
+machine's before. All must give the same results, events and state.
 
 Process:    each interpreter is a child that lives as long as the check; it is given code and commands as a node is.
 """
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -142,9 +144,10 @@ def _short(value: Any) -> str:
 
 
 def _compare(expected: Sequence[_Step], steps: Sequence[_Step], condition: str, labels: Sequence[str]) -> None:
-    for number, (one, other) in enumerate(zip(expected, steps, strict=True)):
+    first = len(expected) - len(steps)  # what began from a snapshot has only what came behind that
+    for number, (one, other) in enumerate(zip(expected[first:], steps, strict=True), first):
         where = f"after {labels[number - 1]}" if number else "as the constructor made it"
-        if one.digest != other.digest:
+        if one.digest != other.digest and number > first:
             raise NotDeterministic(f"{labels[number - 1]} gave {one.result}, and {condition} {other.result}")
         names = sorted(
             each for each in one.state.keys() | other.state.keys() if one.state.get(each) != other.state.get(each)
@@ -208,10 +211,16 @@ def _main() -> None:
     job = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Job)
     if job.clock_s:
         _move_clock(job.clock_s)
-    runs = {_FIRST: _run(job)}
+    runs: dict[str, list[_Step]] = {}
+    count = len(job.places)
+    every = max(1, -(-count // RESTORES_MAX))
+    if job.full:  # before this process has run anything of the machine's: what commands change in it is not there
+        taken = _elsewhere(lambda: _snapshots(job, range(every, count, every)), dict[int, bytes])
+        for begin in taken.items():
+            steps = _elsewhere(_later(job, begin), list[_Step])
+            runs[f"restored from a snapshot in another process before command {begin[0] + 1}"] = steps
+    runs[_FIRST] = _run(job)
     if job.full:
-        count = len(job.places)
-        every = max(1, -(-count // RESTORES_MAX))
         runs["in a second machine of the same process"] = _run(job)
         runs["deeper in the stack"] = _deeper(DEEPER, lambda: _run(job))
         runs["restored from a snapshot after every command"] = _run(job, range(count + 1))
@@ -225,13 +234,76 @@ def _deeper(frames: int, act: Callable[[], Any]) -> Any:
     return act() if frames == 0 else _deeper(frames - 1, act)
 
 
-def _run(job: _Job, restore_at: Sequence[int] = ()) -> list[_Step]:
-    """Apply the commands on a fresh machine, restored before those whose places are given."""
+def _later(job: _Job, begin: tuple[int, bytes]) -> Callable[[], list[_Step]]:
+    return lambda: _run(job, begin=begin)  # no partial: what is written in C may count as a frame
+
+
+def _elsewhere(act: Callable[[], Any], kind: Any) -> Any:
+    """Return what `act` gives in a fork of this process."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(reading)
+            with os.fdopen(writing, "wb") as out:
+                out.write(_encode(act()))
+            code = 0
+        except SystemExit as error:
+            print(error.code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answers:
+        data = answers.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        sys.exit(code)
+    return msgspec.msgpack.decode(data, type=kind)
+
+
+def _snapshots(job: _Job, places: Sequence[int]) -> dict[int, bytes]:
+    """Return the snapshots before the commands whose places are given."""
+    taken: dict[int, bytes] = {}
+
+    def take(host: MachineHost, number: int) -> None:
+        if number in places:
+            taken[number] = _snapshot(host)
+
+    _run(job, before=take)
+    return taken
+
+
+def _run(
+    job: _Job,
+    restore_at: Sequence[int] = (),
+    begin: tuple[int, bytes] = (0, b""),
+    before: Callable[[MachineHost, int], object] = lambda *_: None,
+) -> list[_Step]:
+    """Apply the commands on a fresh machine.
+
+    Args:
+        restore_at: places of commands before which it is restored.
+        begin: of the first command, and the snapshot that it is restored from before that; empty: none.
+        before: told of each command before it is applied.
+
+    Returns:
+        What is known before the first command and after each.
+    """
     host = MachineHost.from_factory(job.factory, 1)
     context = CommandContext(1)
+    first, snapshot = begin
+    if snapshot:
+        host.restore(io.BytesIO(snapshot))
     steps = [_step(host, context, None)]
-    begin = 0
+    begin_frame = job.places[first - 1] + 1 if first else 0
     for number, place in enumerate(job.places):
+        if number < first:
+            continue
+        before(host, number)
         if number in restore_at:
             _restore(host)
         context.begin_entry(number, 1, 1000.0 + number)
@@ -241,12 +313,12 @@ def _run(job: _Job, restore_at: Sequence[int] = ()) -> list[_Step]:
             host.clock(context)
         result = None
         limit_recursion(RECURSION_MAX)  # as a node does: how deep a command may call depends on nobody else
-        for frame in job.frames[begin : place + 1]:
+        for frame in job.frames[begin_frame : place + 1]:
             try:
                 result = host.apply(msgspec.msgpack.decode(frame), context)
             except ActorRaftError as stop:  # on a cluster the node would hold or stop here
                 result = f"no result: {stop}"
-        begin = place + 1
+        begin_frame = place + 1
         steps.append(_step(host, context, result))
     if len(job.places) in restore_at:
         _restore(host)
@@ -255,13 +327,16 @@ def _run(job: _Job, restore_at: Sequence[int] = ()) -> list[_Step]:
 
 
 def _restore(host: MachineHost) -> None:
+    host.restore(io.BytesIO(_snapshot(host)))
+
+
+def _snapshot(host: MachineHost) -> bytes:
     buffer = io.BytesIO()
     try:
         host.snapshot(buffer.write)
     except HookFailed as error:
         raise SystemExit(f"no snapshot can be made of the machine: {error}") from error
-    buffer.seek(0)
-    host.restore(buffer)
+    return buffer.getvalue()
 
 
 def _step(host: MachineHost, context: CommandContext, result: Any) -> _Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import decimal
 import functools
 import os
 import random
@@ -205,6 +206,43 @@ class OnClass(Machine):
         return len(self.seen)
 
 
+class Digits(Machine):
+    """What a command sets in its thread is in no snapshot."""
+
+    @command
+    def round_to(self, digits: int) -> None:
+        decimal.getcontext().prec = digits
+
+    @command
+    def add(self, item: Any) -> str:
+        return str(decimal.Decimal(1) / 3)
+
+
+class Seeds(Machine):
+    @command
+    def seed(self) -> None:
+        random.seed(1)
+
+    @command
+    def add(self, item: Any) -> float:
+        return random.random()
+
+
+class Remembers(Machine):
+    """Its module has what commands looked up."""
+
+    @command
+    def look_up(self, item: Any) -> None:
+        remembered[item] = str(item)
+
+    @command
+    def add(self, item: Any) -> Any:
+        return remembered.get(item)
+
+
+remembered: dict[Any, str] = {}
+ELSEWHERE = r"and restored from a snapshot in another process before command 2"
+
 PATCHED = [("fill", 5000), ("keep", 5, 1000, 2500, 4097), ("take",), ("take",)]
 
 
@@ -228,6 +266,9 @@ PATCHED = [("fill", 5000), ("keep", 5, 1000, 2500, 4097), ("take",), ("take",)]
         (Constructor, ADDS, r"as the constructor made it, .* the state differs: Constructor\.started"),
         (Wakes, ADDS, r"wake_at is"),
         (Publishes, ADDS, r"command 1, "),
+        (Digits, [("round_to", 3), ("add", 1)], rf"command 2, .* gave '0\.333', {ELSEWHERE} '0\.3333333"),
+        (Seeds, [("seed",), ("add", 1)], rf"command 2, .* gave 0\.13\d+, {ELSEWHERE} 0\."),
+        (Remembers, [("look_up", 5), ("add", 5)], rf"command 2, .* gave '5', {ELSEWHERE} None"),
         (OnClass, ADDS, r"command 1, .* gave 1, and in a second machine of the same process 6"),
     ],
 )  # fmt: skip

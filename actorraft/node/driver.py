@@ -548,7 +548,7 @@ class Driver:
                 self.snapshots.failed(reason)
                 self.requests.snapshot_ended(reason)
             case work.Restored(index, log_time_s, wake_at_s, code):
-                self.rules.restored(code)
+                self.rules.restored(code, index)
                 self._look_at_code()
                 self.holding.note(None)
                 self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s

@@ -65,7 +65,8 @@ class Rules:
         self._server = server
         self._now_s = now_s
         self._restoring = restoring
-        self._base: codec.Code | None = None  # of the newest snapshot
+        self._base: codec.Code | None = None  # of the newest snapshot that was restored
+        self._base_index = -1  # of its last entry
         self._heard: dict[int, codec.Code] = {}  # what peers on a living link have said
         self._term = -1  # of which the next is known
         self._in_log: codec.Code | None = None  # at the end of the log
@@ -79,9 +80,9 @@ class Rules:
         """A snapshot came, and is being restored."""
         self._restoring = True
 
-    def restored(self, code: codec.Code | None) -> None:
-        """The snapshot's state is here, made by that code."""
-        self._base, self._restoring, self._term = code, False, -1
+    def restored(self, code: codec.Code | None, index: int) -> None:
+        """The state of the snapshot whose last entry is at `index` is here, made by that code."""
+        self._base, self._base_index, self._restoring, self._term = code, index, False, -1
 
     def hear(self, node_id: int, greeting: codec.Greeting) -> None:
         """A peer says which code it runs, and under which Python."""
@@ -343,9 +344,12 @@ class Rules:
         return sorted(self._server.configuration.members - ready)
 
     def _look(self) -> codec.Code | None:
-        """Return the code that the log ends with."""
+        """Return the code that the log ends with.
+
+        What it says below a snapshot may never have come into force: the state says what did, where `migrate` raised.
+        """
         log = self._server.log
-        for _, item in reversed(log.between(log.first_index, len(log))):
+        for _, item in reversed(log.between(max(log.first_index, self._base_index + 1), len(log))):
             if type(item) is bytes and codec.is_code(item):
                 found = _code_in(item)
                 if found is not None:

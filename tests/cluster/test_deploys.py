@@ -304,6 +304,8 @@ def test_a_migration_that_raises_leaves_state_and_version_as_they_were_on_every_
     )
     assert (then, states) == (6, [{"sales": 6}] * 3)
     assert all("Shop" in error for error in errors)
+    shop(tmp_path)  # a step back, for it never came into force
+    assert run(tmp_path, BUY) == [7]
 
 
 def test_a_renamed_or_moved_class_opens_its_data_once_it_says_what_it_was_called(tmp_path: Path) -> None:

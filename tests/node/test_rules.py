@@ -52,6 +52,29 @@ def says(rules: Rules, node_id: int, code: codec.Code, python: str = "") -> None
     rules.hear(node_id, codec.Greeting(code=(code.version, code.fingerprint), wire=codec.WIRE, python=python))
 
 
+@pytest.mark.parametrize(
+    ("came_into_force", "mine", "waits"),
+    [
+        (codec.Code(1, NEW.fingerprint), OLD, ""),  # its step failed, and the older code is back
+        (codec.Code(1, NEW.fingerprint), NEW, ""),  # or the step is to be tried again
+        (NEW, OLD, "commands are applied by machine_version 2, and this node runs 1"),
+    ],
+)
+def test_what_the_log_says_below_a_snapshot_is_what_came_of_it(
+    came_into_force: codec.Code, mine: codec.Code, waits: str
+) -> None:
+    leader = Leader(OLD, NEW)
+    rules = Rules(leader, lambda: 0.0, mine, restoring=True, compares=False)  # type: ignore[arg-type]
+    leader.snapshot_id = EntryId(2, 1)
+    rules.restored(came_into_force, 2)
+    for node_id in (1, 2):
+        says(rules, node_id, mine)
+    assert rules.look().startswith(waits)
+    assert bool(rules.look()) is bool(waits)
+    assert rules.may_append() is not bool(waits)
+    assert leader.proposed == ([] if waits else [mine])
+
+
 def test_a_log_is_computed_anew_as_soon_as_a_majority_runs_the_code_and_whoever_is_missing_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

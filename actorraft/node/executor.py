@@ -169,9 +169,11 @@ class Executor:
                 case TakeDigest():
                     return self._take_digest(work)
         except MachineStopped as stop:
-            return Stopped(f"at index {self.last_applied + 1}: {stop}")
+            why = str(stop)
         except (MemoryError, RecursionError, ImportError) as error:
-            return Stopped(f"at index {self.last_applied + 1}: {type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}"
+        self.marks.passed(self.last_applied)  # it stops on purpose: no entry has ended its process
+        return Stopped(f"at index {self.last_applied + 1}: {why}")
 
     def _look(self) -> None:
         """What looks at the state from here on is told of the last entry."""

@@ -513,6 +513,27 @@ def test_a_skipped_entry_changes_nothing_but_that_its_clients_know() -> None:
     assert 3 == node.executor.serial
 
 
+@pytest.mark.parametrize("what", ["other code", "an outcome that it passed", "a skip that it passed"])
+def test_a_node_that_stops_on_purpose_is_not_said_to_have_died_in_an_entry(what: str) -> None:
+    marks = Marks()
+    for run in range(4):
+        marks.begin(0, run=run)
+        assert marks.poison == -1, "it would be said to be ended by a command, and to be skipped"
+        node = opened(marks=marks, code=codec.Code(1, "mine"))
+        node.append(codec.Code(1, "mine" if what != "other code" else "other"))
+        if what != "other code":
+            node.call(["add", "a"])
+        stops = {
+            "other code": node.commands(["add", "a"]),
+            "an outcome that it passed": codec.Outcome(2, 0, None),
+            "a skip that it passed": codec.Skips([(1, 7)]),
+        }[what]
+        entry = LogEntry(1, codec.stamp(5.0, codec.encode(stops)))
+        done = node.executor.run(Apply(len(node.log), [entry]))
+        assert isinstance(done, Stopped)
+        assert marks.words[RUNNING] == -1
+
+
 def test_an_entry_of_another_checksum_is_not_skipped() -> None:
     node = opened(skips={1: 12345})
     node.call(["add", "a"])

@@ -23,7 +23,7 @@ from statemachines.kv import KVStore
 from statemachines.lock import LockService
 from statemachines.testing import NotDeterministic, check_determinism
 
-pytestmark = pytest.mark.cluster  # four interpreters for each check
+pytestmark = pytest.mark.cluster  # four interpreters for each check, and a fork for each command
 
 
 class Machine(StateMachine):

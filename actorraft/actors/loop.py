@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import msgspec
@@ -32,6 +33,7 @@ from actorraft.actors.coroutines import Coroutines, is_asynchronous, settle
 from actorraft.actors.effects import TAKEN, Effect, Inbox, Key, Told, told_error, told_value
 from actorraft.actors.records import machine_here
 from actorraft.actors.ref import ActorRef
+from actorraft.actors.shared import LOOK_S, SHARED_BYTES, Lane
 from actorraft.actors.system import join_system
 from actorraft.actors.wire import (
     ASK,
@@ -45,6 +47,8 @@ from actorraft.actors.wire import (
     READ,
     SCALAR_PROTOCOL,
     SCALARS,
+    SHARED,
+    SHARING,
     STOP,
     TELL,
     Bulk,
@@ -74,6 +78,7 @@ FLUSH_S: Final = 0.001  # answers wait for each other no longer than this
 SMALL_BYTES: Final = BESIDE_BYTES // 4  # a text of so many characters is below BESIDE_BYTES in any case
 AGAIN_S: Final = 0.005  # when to try again with a sender that does not read
 FAREWELL_S: Final = 1.0  # how long the last answers of a stopped actor may take to be read
+QUIET_S: Final = 0.1  # when nothing came for so long, nothing is left that a sender sent before it ended
 
 _BULK: Final = bytes([wire.BULK])
 _OURS: Final = frozenset({Call, Inquiry, Effect})
@@ -238,7 +243,7 @@ def _call(hook: Callable[[], Any]) -> None:
 class _Sender:
     """What the actor knows of one sender."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane | None = None) -> None:
         self.ref: ActorRef[Any] | None = None  # if it is an actor
         self.turn: tuple[ActorRef[Any] | None] = (None,)
         self.taken = 0
@@ -246,6 +251,7 @@ class _Sender:
         self.heavy = False  # whether large ones may be among them
         self.owner = wire.new_owner()  # of what it defines here
         self.writer = wire.Writer(lambda data: self.add(DEFINITION, True, data))
+        self.lane = lane or Lane(lambda data: self.add(SHARING, True, data))
 
     def add(self, number: int, ok: bool, data: bytes | Bulk) -> None:
         """Have one more answer to send."""
@@ -303,6 +309,10 @@ class _Loop:
         self._inbox: deque[tuple[bytes, int, int, Any]] = deque()
         self._late: deque[tuple[_Turn, bool, bool, Any]] = deque()  # what came to an end elsewhere: see _listen
         self._keeps_memory = False  # of large messages
+        self._lanes: set[bytes] = set()  # senders that memory is shared with
+        self._look_s = 0.0  # when to look after these
+        self._left: dict[bytes, Lane] = {}  # of senders that are gone: what came of theirs may not be read yet
+        self._heard_s = 0.0  # when something came, as long as there are such
         self._running = 0  # messages that are being awaited
         self._flush_due_s = 0.0
         self._crash: BaseException | None = None
@@ -322,7 +332,8 @@ class _Loop:
         timed = False  # the last turn was a timer's
         while not inside.leaving or self._running:
             busy = inbox and not inside.leaving and self._running < concurrency
-            self._listen(0.0 if busy else min(AGAIN_S if self._due else 1.0, inside.wait_s()))
+            wait_s = AGAIN_S if self._due else QUIET_S if self._left else 1.0
+            self._listen(0.0 if busy else min(wait_s, inside.wait_s()))
             while not inside.leaving and self._running < concurrency:
                 if inside.armed and not (timed and inbox) and (timer := inside.take_due()) is not None:
                     timed = True  # one that sets itself again and again keeps no message waiting
@@ -345,10 +356,13 @@ class _Loop:
             self._context.report(("stopping", None))
 
     def _listen(self, wait_s: float) -> None:
-        for kind, sender, frame in self._mailbox.wait(wait_s):
+        came = self._mailbox.wait(wait_s)
+        if self._left:
+            self._let_go_of_left(bool(came))
+        for kind, sender, frame in came:
             if kind == Kinds.CLIENT:
                 try:
-                    messages: list[Any] = _decode(frame) if frame[:1] != _BULK else self._read_bulk(frame)
+                    messages: list[Any] = _decode(frame) if frame[:1] != _BULK else self._read_bulk(sender, frame)
                 except msgspec.DecodeError:
                     self._mailbox.drop("a message that does not decode")
                     continue
@@ -363,16 +377,50 @@ class _Loop:
             else:
                 self._on_error(done, value)
 
-    def _read_bulk(self, frame: bytes | memoryview) -> list[Any]:
+    def _read_bulk(self, sender_id: bytes, frame: bytes | memoryview) -> list[Any]:
         if not self._keeps_memory:
             self._keeps_memory = True
             wire.keep_memory()
-        return [read_bulk(frame)]
+        sender = self._senders.get(sender_id) or self._meet(sender_id)
+        return [read_bulk(frame, sender.lane)]
+
+    def _meet(self, sender_id: bytes) -> _Sender:
+        lane = self._left.pop(sender_id, None) or Lane(partial(self._say, sender_id))
+        sender = self._senders[sender_id] = _Sender(lane)
+        return sender
+
+    def _say(self, sender_id: bytes, said: bytes) -> None:
+        """Say something of shared memory to a sender."""
+        sender = self._senders.get(sender_id)
+        if sender is not None:
+            sender.add(SHARING, True, said)
+            self._due[sender_id] = sender
+
+    def _let_go_of_left(self, came: bool) -> None:
+        now_s = time.monotonic()
+        if came:
+            self._heard_s = now_s
+        elif now_s - self._heard_s >= QUIET_S:
+            for lane in self._left.values():
+                lane.clear()
+            self._left.clear()
+
+    def _look_after_lanes(self, now_s: float) -> None:
+        """Let go of memory that is not used, and say a word to who shares it: who is gone is found by that."""
+        self._look_s = now_s + LOOK_S
+        for sender_id in list(self._lanes):
+            sender = self._senders.get(sender_id)
+            if sender is not None:
+                sender.lane.look()
+            if sender is not None and sender.lane.in_use:
+                self._due[sender_id] = sender
+            else:
+                self._lanes.discard(sender_id)
 
     def _take(self, sender_id: bytes, kind: int, number: int, data: Any) -> None:
         sender = self._senders.get(sender_id)
         if sender is None:
-            sender = self._senders[sender_id] = _Sender()
+            sender = self._meet(sender_id)
         if kind > ASK:
             self._take_word(sender_id, sender, kind, data)
             return
@@ -422,6 +470,9 @@ class _Loop:
         elif kind == DEFINE:
             self._count_taken(sender_id)
             self._define(sender, data)
+        elif kind == SHARED:
+            self._lanes.add(sender_id)
+            sender.lane.hear(data)
 
     @staticmethod
     def _define(sender: _Sender, data: bytes) -> None:
@@ -574,7 +625,10 @@ class _Loop:
         try:
             data = sender.writer.message(value) if ok else dump_error(value, sender.writer.dumps)
             if type(data) is Bulk and len(data) <= MESSAGE_BYTES_MAX:
-                data.own()
+                if len(data) >= SHARED_BYTES:
+                    self._lanes.add(sender_id)
+                    sender.lane.offer()
+                data.own(bytes, sender.lane)
         except BaseException as error:
             ok, data = False, dump_error(error, sender.writer.dumps)
         if len(data) > MESSAGE_BYTES_MAX:
@@ -586,7 +640,10 @@ class _Loop:
         """Send what is due: answers, and how many messages were taken."""
         if self._inside.forked:  # the turn in which the actor forked is over in its child too
             _end_fork(None)
-        self._flush_due_s = time.monotonic() + FLUSH_S
+        now_s = time.monotonic()
+        self._flush_due_s = now_s + FLUSH_S
+        if self._lanes and now_s >= self._look_s:
+            self._look_after_lanes(now_s)
         due, self._due = self._due, {}
         for sender_id, sender in due.items():
             while self._send(sender_id, sender):
@@ -596,6 +653,8 @@ class _Loop:
         sender = self._senders.pop(sender_id, None)
         if sender is not None:
             wire.forget(sender.owner)
+            if sender.lane.in_use:  # what it sent before may still be on its way to here
+                self._left[sender_id], self._heard_s = sender.lane, time.monotonic()
 
     def farewell(self) -> None:
         """Send the last answers and wait, not for ever, until they are read: a link that ends drops what is unread."""
@@ -623,7 +682,7 @@ class _Loop:
         sent = self._mailbox.try_send_client(sender_id, frame, beside)
         if sent:
             sender.sent(count)
-            return bool(sender.answers or beside)
+            return bool(sender.answers) or frame[:1] == _BULK
         if sent is None:
             self._forget(sender_id)  # gone, and with it all that it had coming
         else:

@@ -24,6 +24,8 @@ import msgspec
 
 from actorraft.actors.letters import ring
 from actorraft.actors.records import Address, Exit, Record, Standing, read_record, record_file
+from actorraft.actors.shared import LOOK_S as LANES_LOOK_S
+from actorraft.actors.shared import SHARED_BYTES, Lane
 from actorraft.actors.wire import (
     BATCH_MAX,
     BULK,
@@ -35,6 +37,8 @@ from actorraft.actors.wire import (
     MESSAGE_BYTES_MAX,
     READ,
     SCALAR_PROTOCOL,
+    SHARED,
+    SHARING,
     STOP,
     Bulk,
     Writer,
@@ -82,6 +86,8 @@ class Box:
     counts what is off its hands, without.
     """
 
+    local = True  # whether nothing stands between
+
     def __init__(self, address: Address, define: Callable[[Box, bytes], None]) -> None:
         made: Writer | None = given.pop(address.endpoint, None)
         self.writer = made if made is not None else Writer(lambda _: None)
@@ -105,6 +111,8 @@ class Box:
         self.watchers: list[Watcher] = []
         self.exits_told = -1  # how many exits the watchers know of; -1: nobody asked yet
         self.look_until_s = 0.0  # an exit was seen, and what is known of it is about to be written
+        self.words: deque[bytes] = deque()  # of the lane, to be sent
+        self.lane = Lane(self.words.append, self.local)
 
     @property
     def debt(self) -> int:
@@ -145,6 +153,8 @@ class Post:
         self._deadlines: list[tuple[float, int, int, Box]] = []  # at, number of the message, unique, box
         self._new_deadlines: deque[tuple[float, int, int, Box]] = deque()
         self._unquiet: set[str] = set()  # endpoints of boxes to look after
+        self._lanes: set[Box] = set()  # boxes that share memory with their actors
+        self._look_s = 0.0  # when to look after these
         self._wake = self._channel.wake
         self.closed = False
         self._thread = threading.Thread(target=self._run, name="actorraft-post", daemon=True)
@@ -192,13 +202,15 @@ class Post:
         if size > MESSAGE_BYTES_MAX:
             raise UsageError(f"a message of {size} bytes is over the limit of {FRAME_BYTES_MAX}")
         if type(data) is Bulk:  # as it is now, whatever becomes of it later
-            data.buffers = [self._channel.part(each) for each in data.buffers]
+            data.own(self._channel.part, box.lane)
         with self._lock:
             dead = box.dead
             if dead is None:
                 if box.numbers >= box.numbers_max and kind != STOP:
+                    _give_up(data)
                     raise MailboxFull(f"{box.name} has not taken the last {box.mailbox_max} messages")
                 if box.bytes + size > box.bytes_max:
+                    _give_up(data)
                     if size > box.mailbox_bytes_max:
                         raise UsageError(f"a message of {size} bytes is over {box.name}'s {box.mailbox_bytes_max}")
                     raise MailboxFull(f"{box.name} has not taken the last {box.debt_bytes} bytes of messages")
@@ -273,6 +285,8 @@ class Post:
                 self._on_link(box)
             elif kind == Kinds.DISCONNECTED:
                 self._on_broken_link(box)
+        if self._lanes and monotonic() >= self._look_s:
+            self._look_after_lanes()
         if self._touched:
             self._flush_touched()
         if self._deadlines and self._deadlines[0][0] <= monotonic():
@@ -324,6 +338,11 @@ class Post:
 
     def _flush(self, box: Box) -> None:
         """Send what waits, as much in a frame as is sensible."""
+        while box.words and box.connected:
+            if not self._channel.send(box.endpoint, _encode([(SHARED, 0, box.words[0])])):
+                self._unquiet.add(box.endpoint)
+                return
+            box.words.popleft()
         waiting = box.waiting
         popleft = waiting.popleft
         while waiting and box.connected:
@@ -345,6 +364,10 @@ class Post:
             box.untaken.extend(batch)
             kind, number, data = batch[0]
             if type(data) is Bulk:
+                if data.place is None and len(data) >= SHARED_BYTES:
+                    self._share(box)
+                elif data.place is not None and not box.lane.carries(data.place):
+                    data.leave_place(self._channel.part)
                 left = self._channel.send(box.endpoint, data.head(kind, number), data.buffers)
             else:
                 left = self._channel.send(box.endpoint, _encode(batch))
@@ -356,11 +379,27 @@ class Post:
                 self._unquiet.add(box.endpoint)  # its queue is full: look again soon
                 return
 
+    def _share(self, box: Box) -> None:
+        """Share memory with an actor from the next large message on."""
+        box.lane.offer()
+        if box.words:
+            self._lanes.add(box)
+            self._touched[box] = None
+
+    def _look_after_lanes(self) -> None:
+        self._look_s = monotonic() + LANES_LOOK_S
+        for box in list(self._lanes):
+            box.lane.look()
+            if box.words:
+                self._touched[box] = None
+            if not box.lane.in_use:
+                self._lanes.discard(box)
+
     def _on_frame(self, box: Box, frame: bytes | memoryview) -> None:
         answers: list[tuple[int, bool, Any]]
         try:
             if frame[:1] == _BULK:
-                ok, number, bulk = read_bulk(frame)
+                ok, number, bulk = read_bulk(frame, box.lane)
                 taken, answers = 0, [(number, bool(ok), bulk)]
             else:
                 taken, answers = _decode(frame)
@@ -383,6 +422,8 @@ class Post:
                 continue
             future = asks.pop(number, None)
             if future is None:
+                if type(data) is Bulk:
+                    data.let_go()
                 continue
             try:
                 if ok:
@@ -394,6 +435,8 @@ class Post:
                 lost = ActorRaftError(f"the answer of {box.name} cannot be read here: {exceptions.summary(error)}")
                 lost.__cause__ = error
                 failures.append((future, lost))
+        if box.words:
+            self._touched[box] = None
         resolve_many(results, failures)
 
     def _on_word(self, box: Box, number: int, data: bytes) -> None:
@@ -405,6 +448,9 @@ class Post:
                 define(data, box.owner)
             except BaseException as error:
                 logger.warning("what %s defined cannot be built here: %s", box.name, exceptions.summary(error))
+        elif number == SHARING:
+            box.lane.hear(data)
+            self._lanes.add(box)
 
     def _on_link(self, box: Box) -> None:
         self._on_reached(box)
@@ -415,6 +461,8 @@ class Post:
     def _on_reached(self, box: Box) -> None:
         """The actor takes what is sent from now on."""
         box.connected, box.taken_before = True, box.sent
+        box.lane.clear()  # of another life of it
+        box.words.clear()
         if self._who is not None or box.definitions:
             hello = pickle.dumps((self._who, list(box.definitions)))
             self._channel.send(box.endpoint, _encode([(HELLO, 0, hello)]))
@@ -423,6 +471,8 @@ class Post:
     def _on_lost(self, box: Box, unknown: str = "") -> None:
         """What has left is lost; `unknown`: why nobody can say so, the actor may live and take it."""
         box.connected, box.lost_at_s = False, monotonic()
+        box.lane.clear()
+        box.words.clear()
         with self._lock:
             box.taken = box.sent
             lost, box.untaken = box.untaken, deque()
@@ -450,6 +500,9 @@ class Post:
                 if unsent:
                     never_sent = [len(message[2]) for message in box.waiting if message[1] in unsent]
                     box.settle(len(never_sent), sum(never_sent))
+                    for _, number, data in box.waiting:
+                        if number in unsent:
+                            _give_up(data)
                     box.waiting.clear()
                     box.waiting.extend(kept)
                 futures = [(number in unsent, box.asks.pop(number)) for number in numbers]
@@ -466,7 +519,7 @@ class Post:
         now_s = monotonic()
         if box.connected:
             self._flush(box)
-            if not box.waiting and now_s >= box.look_until_s:
+            if not box.waiting and not box.words and now_s >= box.look_until_s:
                 self._unquiet.discard(box.endpoint)
         elif record is None or record.dead:
             again = box.record()  # between two looks its parent may have started it again
@@ -510,9 +563,17 @@ class Post:
             box.waiting.clear()
             self._boxes.pop(box.endpoint, None)
         self._unquiet.discard(box.endpoint)
+        self._lanes.discard(box)
+        box.lane.clear()
         forget(box.owner)
         ring.add(box.name, lost, why)
         resolve_many((), [(future, ActorDead(f"{box.name} {why}")) for future in futures])
+
+
+def _give_up(data: bytes | Bulk) -> None:
+    """A message is not sent."""
+    if type(data) is Bulk:
+        data.give_up()
 
 
 def unknown_exit(box: Box, reason: str = "nothing is known of how it ended") -> Exit:

@@ -201,6 +201,7 @@ class RemoteActorRef(ActorRef[Any]):
 class RemoteBox(Box):
     """What waits for one actor on another machine, and what its node has told of it."""
 
+    local = False
     told: Standing | None = Standing()  # None: it is gone
     heard = False  # whether that came from the node
     linked_to_node = False

@@ -2,8 +2,8 @@
 
 Wire:       to an actor, a msgpack array of [kind, number, pickle]; from it, [messages taken from this sender so far,
             array of [number, ok, pickle]]. The count is the sender's credit: nobody holds more than `mailbox_max`.
-            A message or an answer with large buffers is a frame of its own: its head, and these behind it (Bulk); what
-            was taken is then said in the frame after it.
+            A message or an answer with large buffers is a frame of its own: its head, and these behind it (Bulk), or
+            where they lie in memory that both ends have (shared.py); what was taken is then said in the frame after it.
             A message is taken when the actor is done with it.
             Over machines a node stands between (docs/decisions/0045): it takes OPEN, says TOLD, and passes on all else
             as it came.
@@ -24,11 +24,13 @@ import pickle
 import struct
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeGuard
 
 import msgspec
 
 from actorraft.actors.actor import HOOKS, Actor
+from actorraft.actors.shared import Lane, Place
 from actorraft.errors import CommandFailed, RemoteTraceback
 from actorraft.machine import Method
 from actorraft.pickling import exceptions
@@ -44,10 +46,12 @@ READ: Final = 3  # the sender has read the last answers
 HELLO: Final = 4  # first over a link, and not counted: (the address of a sender that is an actor itself, definitions)
 DEFINE: Final = 5  # a definition, counted like a message
 OPEN: Final = 6  # to a node, and not counted: which actor of its machine all that follows is for (Opening)
+SHARED: Final = 7  # of the memory that both ends have, and not counted
 
 LAST: Final = -1  # the number of what is no answer, but says that no more will come
 DEFINITION: Final = -2  # the number of what is no answer, but a definition for those that follow
 TOLD: Final = -3  # the number of what is no answer, but comes from a node: how the actor stands (records.Standing)
+SHARING: Final = -4  # likewise, of the memory that both ends have
 BULK: Final = 0xC1  # the first byte of a frame with one message and its buffers; msgpack never begins so
 FRAME_BYTES_MAX: Final = 64 << 20
 MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX - 1024  # of a message or an answer, with room for what is around it
@@ -67,7 +71,8 @@ _loads, _dumps = pickle.loads, pickle.dumps
 _decode = msgspec.msgpack.decode
 _encode = msgspec.msgpack.Encoder().encode
 _HEAD: Final = struct.Struct("<BI")
-_decode_head = msgspec.msgpack.Decoder(tuple[int, int, bytes, list[int], list[bool]]).decode
+_BESIDE: Final = -1  # where buffers lie that are not in shared memory
+_decode_head = msgspec.msgpack.Decoder(tuple[int, int, bytes, list[int], list[bool], int]).decode
 
 
 class Bulk:
@@ -77,40 +82,77 @@ class Bulk:
         data: the pickle; empty: the one buffer is a `bytes` object itself.
         buffers: what belongs to it.
         read_only: of each, whether who gets it may not write to it either.
+        place: where the buffers lie in memory that the other end has too, instead of in `buffers`.
+        done: where they came to lie in such memory: says that they are not needed there any more.
     """
 
-    __slots__ = ("_size", "buffers", "data", "read_only")
+    __slots__ = ("_size", "_sizes", "buffers", "data", "done", "place", "read_only")
 
     def __init__(self, data: bytes, buffers: list[Any], read_only: list[bool]) -> None:
         self.data, self.buffers, self.read_only = data, buffers, read_only
-        self._size = len(data) + sum(map(len, buffers))
+        self._sizes = [len(each) for each in buffers]
+        self._size = len(data) + sum(self._sizes)
+        self.place: Place | None = None
+        self.done: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return self._size
 
     def head(self, kind: int, number: int) -> bytes:
         """Return what goes ahead of the buffers."""
-        head = _encode((kind, number, self.data, [len(each) for each in self.buffers], self.read_only))
+        at = self.place.start if self.place is not None else _BESIDE
+        head = _encode((kind, number, self.data, self._sizes, self.read_only, at))
         return _HEAD.pack(BULK, len(head)) + head
 
-    def own(self) -> None:
-        """Take what is in the buffers as it is now, whatever becomes of it later."""
-        self.buffers = [bytes(each) for each in self.buffers]
+    def own(self, copy: Callable[[Any], Any], lane: Lane) -> None:
+        """Take what is in the buffers as it is now, whatever becomes of it later: to shared memory, if it can be."""
+        self.place = lane.put(self.buffers, self._size - len(self.data))
+        self.buffers = [] if self.place is not None else [copy(each) for each in self.buffers]
+
+    def leave_place(self, copy: Callable[[Any], Any]) -> None:
+        """Have the buffers beside it: whoever gets it has not that memory."""
+        if self.place is not None:
+            self.buffers = [copy(each) for each in self.place.views(self._sizes)]
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Let go of where it lies: it is not sent."""
+        if self.place is not None:
+            self.place.let_go()
+            self.place = None
 
     def value(self) -> Any:
         """Read it, where it lies, if nobody else has that; what was read-only is so here."""
-        if not self.data:
-            return bytes(self.buffers[0])
-        buffers = [_own(view, fixed) for view, fixed in zip(self.buffers, self.read_only, strict=True)]
+        try:
+            if not self.data:
+                return bytes(self.buffers[0])
+            own = _own if self.done is None else _copy
+            buffers = [own(view, fixed) for view, fixed in zip(self.buffers, self.read_only, strict=True)]
+        finally:
+            self.let_go()
         return _definitions.loads(self.data, buffers)
+
+    def let_go(self) -> None:
+        """Say that it has been read, or never will be."""
+        if self.done is not None:
+            done, self.done = self.done, None
+            self.buffers = []
+            done()
 
 
 def _own(view: memoryview, fixed: bool) -> memoryview | bytearray:
     return view.toreadonly() if fixed else bytearray(view) if view.readonly else view
 
 
-def read_bulk(frame: bytes | memoryview) -> tuple[int, int, Bulk]:
+def _copy(view: memoryview, fixed: bool) -> bytes | bytearray:
+    return bytes(view) if fixed else bytearray(view)
+
+
+def read_bulk(frame: bytes | memoryview, lane: Lane | None = None) -> tuple[int, int, Bulk]:
     """Read a frame that begins with BULK: (kind, number, what it holds).
+
+    Args:
+        lane: of the link that it came by.
 
     Raises:
         msgspec.DecodeError: it is none.
@@ -120,7 +162,9 @@ def read_bulk(frame: bytes | memoryview) -> tuple[int, int, Bulk]:
     _, size = _HEAD.unpack_from(frame)
     view = memoryview(frame)
     start = _HEAD.size + size
-    kind, number, data, sizes, read_only = _decode_head(view[_HEAD.size : start])
+    kind, number, data, sizes, read_only, at = _decode_head(view[_HEAD.size : start])
+    if at != _BESIDE:
+        return kind, number, _read_shared(data, sizes, read_only, at, lane)
     beside = frame.beside if isinstance(frame, Gathered) else ()
     wrong = [len(each) for each in beside] != sizes if beside else start + sum(sizes) != len(frame)
     if wrong or min(sizes, default=0) < 0 or len(sizes) != len(read_only):
@@ -130,6 +174,17 @@ def read_bulk(frame: bytes | memoryview) -> tuple[int, int, Bulk]:
         buffers.append(view[start : start + each])
         start += each
     return kind, number, Bulk(data, buffers, read_only)
+
+
+def _read_shared(data: bytes, sizes: list[int], read_only: list[bool], at: int, lane: Lane | None) -> Bulk:
+    if lane is None or not sizes or min(sizes) < 0 or len(sizes) != len(read_only):
+        raise msgspec.DecodeError("buffers in memory that is not shared")
+    try:
+        bulk = Bulk(data, lane.read(at, sizes), read_only)
+    except ValueError as error:
+        raise msgspec.DecodeError(str(error)) from error
+    bulk.done = partial(lane.copied, at)
+    return bulk
 
 
 def keep_memory() -> None:

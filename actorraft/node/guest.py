@@ -80,8 +80,10 @@ class Fork:
     def _note(self) -> None:
         self.came = True
 
-    def end(self) -> None:
-        """End this process, and touch nothing that is its parent's."""
+    def end_if_it_came(self) -> None:
+        """End this process if it is one, and touch nothing that is its parent's."""
+        if not self.came:
+            return
         os.write(2, b"actorraft: a process that the machine has forked came back from its code; it ends here\n")
         os._exit(EXIT_FORKED)
 

@@ -150,7 +150,13 @@ class MachineHost:
             check_python(major, minor, "the machine")
         for payload in payloads:
             definitions.define(msgspec.msgpack.decode(payload).data, base=True)
-        machine, args, kwargs = definitions.loads(data)
+        try:
+            machine, args, kwargs = definitions.loads(data)
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            why = f"a module that the machine needs raised {exceptions.summary(error)} when a node imported it"
+            raise UsageError(why) from error
+        finally:
+            fork.end_if_it_came()
 
         def build() -> Any:
             # Each machine has arguments of its own: commands may change what the constructor was given.
@@ -176,7 +182,10 @@ class MachineHost:
     # --- The machine ---
 
     def _build(self, *, look: bool = True) -> Any:
-        built = self._factory()
+        try:
+            built = self._factory()
+        finally:
+            fork.end_if_it_came()
         holds_objects = issubclass(type(built), CommandObjects)
         machine = built.state if holds_objects else built
         self._holds_objects = holds_objects
@@ -317,8 +326,7 @@ class MachineHost:
                     put_back(trace, profile, limit)
                 except BaseException:
                     continue
-            if fork.came:
-                fork.end()
+            fork.end_if_it_came()
 
     # --- Commands ---
 
@@ -379,8 +387,7 @@ class MachineHost:
                     put_back(trace, profile, limit)
                 except BaseException:
                     continue
-            if fork.came:
-                fork.end()
+            fork.end_if_it_came()
         return results
 
     def _know(self, ctx: CommandContext) -> None:

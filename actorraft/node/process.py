@@ -229,9 +229,9 @@ class RaftNode:
             seed(storage, spec.from_snapshot, spec.configuration)
             storage.close()
         storage = open_storage(spec)
+        fork.watch()  # the machine's module and its constructor are user code, too
         host = MachineHost.from_factory(spec.factory, spec.machine_seed)
         host.forecast()
-        fork.watch()
         skips = read_skips(spec.directory)
         code = codec.Code(host.version, fingerprint_of(type(host.machine), only_holds=host.only_holds))
         if spec.pins is not None:

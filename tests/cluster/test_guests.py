@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from actorraft import ActorRaftError, RaftConfig, ReplicatedStateMachine, StartError, StateMachine, command, query
+from actorraft.actors import bootstrap
 from tests.cluster.helpers import ROOT, SCRIPTS, eventually
 
 pytestmark = pytest.mark.cluster
@@ -165,6 +166,8 @@ class Forks(StateMachine):
     def __init__(self) -> None:
         self.count = 0
         self.where = ""
+        if bootstrap.in_child:
+            os.fork()
 
     @command
     def fork(self, how: str) -> int:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import collections
 import enum
+import importlib
 import io
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -812,3 +816,61 @@ def test_a_fault_is_told_in_words_that_a_frame_can_hold() -> None:
 
     assert "Shelf.shelf[\\ud800] cannot be pickled" in host.fault
     host.fault.encode()
+
+
+# --- What is run before there is a machine ----------------------------------------------------------------------------
+
+ODD_MODULE = """
+import os, sys
+def act():
+    how = os.environ.get("ODD_MODULE")
+    if how == "exit": sys.exit(0)
+    if how == "interrupt": raise KeyboardInterrupt
+    if how == "fork": os.fork()
+if os.environ.get("ODD_MODULE_WHERE") == "import": act()
+class Odd:
+    def __init__(self):
+        self.n = 0
+        if os.environ.get("ODD_MODULE_WHERE") == "constructor": act()
+    def apply(self, command): return 1
+"""
+
+
+@pytest.mark.parametrize("where", ["import", "constructor"])
+@pytest.mark.parametrize("how", ["exit", "interrupt"])
+def test_a_module_that_exits_when_a_node_imports_it_is_said_to_do_that(
+    how: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_module_of_a_machine.py").write_text(ODD_MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("odd_module_of_a_machine")
+    factory = encode_factory(module.Odd, (), {})
+    monkeypatch.delitem(sys.modules, "odd_module_of_a_machine")
+    monkeypatch.setenv("ODD_MODULE", how)
+    monkeypatch.setenv("ODD_MODULE_WHERE", where)
+    try:
+        with pytest.raises(UsageError, match=r"raised (SystemExit: 0|KeyboardInterrupt)"):
+            MachineHost.from_factory(factory)
+    finally:
+        sys.modules.pop("odd_module_of_a_machine", None)
+
+
+@pytest.mark.parametrize("where", ["import", "constructor"])
+def test_a_fork_before_there_is_a_machine_is_no_second_node(where: str, tmp_path: Path) -> None:
+    (tmp_path / "odd_module_of_a_machine.py").write_text(ODD_MODULE)
+    script = (
+        "import os, sys\n"
+        f"sys.path[:0] = {[str(tmp_path), *(each for each in sys.path if each)]!r}\n"
+        "from actorraft.node.guest import fork\n"
+        "from actorraft.node.host import MachineHost\n"
+        "from actorraft.pickling.encoder import encode_factory\n"
+        "from odd_module_of_a_machine import Odd\n"
+        "factory = encode_factory(Odd, (), {})\n"
+        "del sys.modules['odd_module_of_a_machine']\n"
+        f"os.environ['ODD_MODULE'], os.environ['ODD_MODULE_WHERE'] = 'fork', {where!r}\n"
+        "fork.watch()\n"
+        "MachineHost.from_factory(factory)\n"
+        "print('went on', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr

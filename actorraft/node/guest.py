@@ -1,19 +1,27 @@
 """What a machine's class offers beside commands and queries may raise: the error that names class and place.
 
-And what its code may import, whether that can be found; what it leaves set in its thread, which our own code would run
-into; and what becomes of a process that it forks: one that comes back from user code would be the same node once more,
-on the same log and sockets. It ends there.
+And what its code may import, whether that can be found; what it leaves set in its thread or for signals, which our own
+code would run into; and what becomes of a process that it forks: one that comes back from user code would be the same
+node once more, on the same log and sockets. It ends there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, Final
 
 from actorraft.errors import ActorRaftError
+from actorraft.loggers import guarded_logger
 from actorraft.pickling import exceptions
+
+logger = guarded_logger("actorraft")
 
 
 class HookFailed(ActorRaftError):
@@ -59,6 +67,40 @@ def put_back(trace: Any, profile: Any, limit: int) -> None:
         sys.setprofile(profile)
     if limit_of() != limit:
         sys.setrecursionlimit(limit)
+
+
+OURS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)  # a node leaves, or does not, by what it does at these
+
+
+@contextlib.contextmanager
+def signals_kept() -> Iterator[None]:
+    """Load user code: what it sets for signals is kept, but for a node's own, and ends nothing when it raises.
+
+    A module may be a program as well, which sets what a program of its own needs.
+    """
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            found = signal.getsignal(number)
+            if found == handler or threading.current_thread() is not threading.main_thread():
+                continue
+            if number in OURS:
+                logger.warning("the machine's module sets a handler for %s, which a node needs itself", number.name)
+                signal.signal(number, handler)
+            elif callable(found):
+                signal.signal(number, _quietly(found))
+
+
+def _quietly(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)
+        except BaseException as error:  # it would be raised in the middle of the node's loop
+            logger.error("a handler for %s raised %s", signal.Signals(number).name, exceptions.summary(error))
+
+    return handle
 
 
 EXIT_FORKED: Final = 70  # EX_SOFTWARE

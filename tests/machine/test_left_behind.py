@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -163,6 +164,38 @@ def test_an_apply_many_that_leaves_it_gives_its_results(what: str) -> None:
         except (RuntimeError, CommandFailed):
             given.append(None)
     assert given in ([[what], [what]], [None, None])
+
+
+SIGNALS = """
+import os, signal
+from actorraft.node.guest import signals_kept
+
+def raises(*_): raise SystemExit(3)
+def counts(*_): counted.append(1)
+counted = []
+before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)]
+try:
+    with signals_kept():
+        for each in (signal.SIGTERM, signal.SIGINT): signal.signal(each, raises)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, raises)
+        signal.signal(signal.SIGUSR2, counts)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise KeyError("mine")
+except KeyError:
+    pass
+assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)] == before
+for each in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP): os.kill(os.getpid(), each)
+print(counted)
+"""
+
+
+def test_what_a_module_sets_for_signals_ends_no_node_and_keeps_none_from_leaving() -> None:
+    script = f"import sys; sys.path[:0] = {[each for each in sys.path if each]!r}\n{SIGNALS}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
+    assert "a handler for SIGUSR1 raised SystemExit: 3" in done.stderr
+    assert "the machine's module sets a handler for SIGTERM, which a node needs itself" in done.stderr
 
 
 class Deep(StateMachine):

@@ -157,7 +157,9 @@ def test_an_actor_is_reached_from_a_machine_that_shares_nothing_but_the_network(
         assert heard(caller) == {"seen": 3000, "end": "ActorDead", "exits": [[7, True]], "afresh": []}
         assert caller.wait(60) == 0
     finally:
-        for process in (owner, caller):
-            if process is not None:
+        for process in filter(None, (caller, owner)):
+            try:
+                process.communicate(timeout=20)  # its input ends, and so does it: no name is left behind
+            except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()

@@ -7,17 +7,19 @@ node once more, on the same log and sockets. It ends there.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import importlib.util
 import os
 import signal
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
 
-from actorraft.errors import ActorRaftError
+from actorraft.errors import ActorRaftError, UsageError
 from actorraft.loggers import guarded_logger
 from actorraft.pickling import exceptions
 
@@ -67,6 +69,19 @@ def put_back(trace: Any, profile: Any, limit: int) -> None:
         sys.setprofile(profile)
     if limit_of() != limit:
         sys.setrecursionlimit(limit)
+
+
+def check_threads() -> None:
+    """See that a thread is one of the system's: a node has several, and those of gevent or eventlet would never run.
+
+    Raises:
+        UsageError: user code has put something else in their place.
+    """
+    if not isinstance(_thread.start_new_thread, types.BuiltinFunctionType):
+        raise UsageError(
+            "the machine's module replaces the threads of its process (as gevent's and eventlet's monkey patching do), "
+            "and a node's would never run: patch in the program that calls the cluster, in no module that nodes import"
+        )
 
 
 OURS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)  # a node leaves, or does not, by what it does at these

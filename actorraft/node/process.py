@@ -46,7 +46,7 @@ from actorraft.node.driver import (
     TickEvent,
 )
 from actorraft.node.executor import Executor
-from actorraft.node.guest import fork, signals_kept
+from actorraft.node.guest import check_threads, fork, signals_kept
 from actorraft.node.health import HealthServer
 from actorraft.node.host import MachineHost
 from actorraft.node.interpreters import PYTHON
@@ -232,6 +232,7 @@ class RaftNode:
         fork.watch()  # the machine's module and its constructor are user code, too
         with signals_kept():
             host = MachineHost.from_factory(spec.factory, spec.machine_seed)
+        check_threads()
         host.forecast()
         skips = read_skips(spec.directory)
         code = codec.Code(host.version, fingerprint_of(type(host.machine), only_holds=host.only_holds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import subprocess
 import sys
@@ -11,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from actorraft import CommandFailed, StateMachine, codec, command, query
+from actorraft import CommandFailed, StateMachine, UsageError, codec, command, query
 from actorraft.node.executor import Executor
-from actorraft.node.guest import HookFailed
+from actorraft.node.guest import HookFailed, check_threads
 from actorraft.node.host import MachineHost
 from actorraft.node.work import Applied, Apply
 from actorraft.pickling.results import decode_result
@@ -196,6 +197,13 @@ def test_what_a_module_sets_for_signals_ends_no_node_and_keeps_none_from_leaving
     assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
     assert "a handler for SIGUSR1 raised SystemExit: 3" in done.stderr
     assert "the machine's module sets a handler for SIGTERM, which a node needs itself" in done.stderr
+
+
+def test_threads_that_would_never_run_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_threads()
+    monkeypatch.setattr(_thread, "start_new_thread", lambda *_: None)  # as gevent does
+    with pytest.raises(UsageError, match=r"gevent.*in no module that nodes import"):
+        check_threads()
 
 
 class Deep(StateMachine):

@@ -111,7 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()  # load balancers ask so
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the base's name)
         """Requests are no news."""

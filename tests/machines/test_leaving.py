@@ -56,11 +56,11 @@ def test_connect_with_one_seed_outlives_that_seed(net: Hosts, form: str) -> None
     at = f"{net.nodes[leader].address}:{PORT + 1}"
     seeds: list[str] | dict[int, str] = [at] if form == "a list" else {leader: f"tcp://{at}"}
     with connect(seeds, KVStore, keys=net.client_folder, timeout=30.0) as client:
-        assert client.proxy().get("x") == 1
+        assert client.proxy(timeout=30.0).get("x") == 1
         eventually(lambda: set(client.endpoints) == {0, 1, 2}, 60.0, "it did not learn of the others")
         net.nodes[leader].kill()
         assert client.proxy(timeout=30.0).set("x", 2) is True
-        assert {row.id: row.alive for row in client.status()} == {n: n != leader for n in range(3)}
+        assert {row.id: row.alive for row in client.status(timeout=30.0)} == {n: n != leader for n in range(3)}
 
 
 def is_refused_at_once(client: Client[KVStore]) -> bool:

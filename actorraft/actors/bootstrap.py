@@ -213,7 +213,7 @@ def main(specification: BinaryIO, orders_fd: int, reports_fd: int, header: dict[
     reports = Reports(reports_fd)
     context = ChildContext(header["name"], orders_fd, reports)
     signal.signal(signal.SIGTERM, context.ask_to_stop)
-    os.register_at_fork(after_in_child=_hear_signals)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_hear_signals)
     logging.getLogger().addHandler(ReportHandler(reports))
     logging.getLogger("actorraft").setLevel(header["log_level"])
     code = 1
@@ -237,10 +237,23 @@ def main(specification: BinaryIO, orders_fd: int, reports_fd: int, header: dict[
     os._exit(code)  # nothing of the user's may keep a process that was told to leave
 
 
+_masks = threading.local()  # of the thread that forks, as it was before
+
+
+def _hold_signals() -> None:
+    """Keep a SIGTERM for a fork until it ends it: one that comes earlier would be taken by our handler, or by none."""
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
 def _hear_signals() -> None:
     """In a fork of a child: SIGTERM ends it, as who forked it (multiprocessing, say) counts on."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _let_signals()
 
 
 def _tell_failure(reports: Reports, error: BaseException) -> None:

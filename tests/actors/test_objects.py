@@ -160,6 +160,30 @@ assert ref.ask([4], timeout=60.0).result() == [16]
     )
 
 
+def test_a_fork_of_an_actor_ends_by_a_sigterm_however_early_it_comes(tmp_path: Path) -> None:
+    run(
+        """
+import os, signal, time
+
+class Forking(Actor):
+    def receive(self, message):
+        ended = []
+        for _ in range(message):
+            pid = os.fork()
+            if not pid:
+                time.sleep(60.0)
+                os._exit(0)
+            os.kill(pid, signal.SIGTERM)
+            ended.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return ended
+
+ref = spawn(Forking)
+assert ref.ask(20, timeout=55.0).result() == [-signal.SIGTERM] * 20
+""",
+        tmp_path,
+    )
+
+
 def test_a_function_of_a_script_may_be_called_as_what_a_childs_process_begins_with_was(tmp_path: Path) -> None:
     names = "s o r l e f h main divide sys marshal"
     run(

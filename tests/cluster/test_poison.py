@@ -225,7 +225,7 @@ def test_what_was_applied_and_answered_is_not_skipped(tmp_path: Path) -> None:
         ([], 0, "checksum"),
         (["--index", "99"], 1, "there is no entry index 99"),
         (["--from", "1", "--index", "2"], 2, "give one or the other"),
-        (["-o", "xml"], 2, "table or json"),
+        (["-o", "xml"], 2, "'json'"),
     ],
 )
 def test_show_says_what_there_is_or_why_not(one_entry: Path, asked: list[str], code: int, says: str) -> None:

@@ -207,7 +207,7 @@ class Hosts:
         said = self.run("status", "--timeout", "3", "-o", "json", check=False).stdout
         return {row["id"]: row for row in json.loads(said)}
 
-    def connect(self, timeout: float = 30.0) -> Client[KVStore]:
+    def connect(self, timeout: float = 60.0) -> Client[KVStore]:
         return connect(self.client_folder, KVStore, timeout=timeout)
 
     def settled(self, client: Client[KVStore]) -> None:

@@ -380,6 +380,8 @@ class ParameterClient:
         if push.given_up and sent_round != self._round:
             return  # what became of it as an update is told already
         error = answer.exception()
+        if isinstance(error, UsageError):  # it can never be sent, or is no message of a worker's
+            error = WrongUpdate(str(error), self.worker, self.step + 1 + self._under_way.index(push))
         if error is None:
             self._backoff_s = AGAIN_S[0]
             if push is self._under_way[0]:  # else the answers of those before it are lost, or on their way

@@ -118,6 +118,9 @@ class Ring:
             self._broken = True
             place.let_go()
             return None
+        except BaseException:  # a signal handler's
+            place.let_go()
+            raise
         return place
 
     def _write(self, buffer: Any, at: int) -> None:

@@ -31,7 +31,7 @@ from actorraft.machine import CommandContext
 from actorraft.node.digests import EVERY_ENTRIES_MASK, Checked, Checks
 from actorraft.node.guest import HookFailed
 from actorraft.node.history import History
-from actorraft.node.host import MachineHeld, MachineHost, MachineStopped, module_of
+from actorraft.node.host import MachineHeld, MachineHost, MachineStopped, Refusal, module_of
 from actorraft.node.recursion import limit_recursion
 from actorraft.node.session_table import Sessions
 from actorraft.node.work import (
@@ -169,11 +169,11 @@ class Executor:
                 case TakeDigest():
                     return self._take_digest(work)
         except MachineStopped as stop:
-            why = str(stop)
+            if isinstance(stop, Refusal):
+                self.marks.passed(self.last_applied)  # else it would be taken for an entry that ends its process
+            return Stopped(f"at index {self.last_applied + 1}: {stop}")
         except (MemoryError, RecursionError, ImportError) as error:
-            why = f"{type(error).__name__}: {error}"
-        self.marks.passed(self.last_applied)  # it stops on purpose: no entry has ended its process
-        return Stopped(f"at index {self.last_applied + 1}: {why}")
+            return Stopped(f"at index {self.last_applied + 1}: {type(error).__name__}: {error}")
 
     def _look(self) -> None:
         """What looks at the state from here on is told of the last entry."""
@@ -444,14 +444,14 @@ class Executor:
         if type(request) is codec.Code and index > self._replay_ends:
             self._apply_code(index, term, request)
         if type(request) is codec.Replay and not self._is_computed_by(index, request):
-            raise MachineStopped(
+            raise Refusal(
                 f"what follows index {request.from_index} was computed anew by other code, and this node has applied "
                 "it by the old: its state is not that of the others. Replace it: remove_node(), add_node()"
             )
         if type(request) is codec.Check:
             self._check(index, request)
         if type(request) is codec.Outcome and request.position not in self._outcomes.get(request.index, ()):
-            raise MachineStopped(
+            raise Refusal(
                 f"the cluster has decided that a command of the entry at index {request.index} failed, and this node "
                 "has applied it: its state is not that of the others. Replace it: remove_node(), add_node()"
             )
@@ -472,7 +472,7 @@ class Executor:
         """Stop where the others have skipped an entry that this node has applied."""
         for index, _ in said.skips:
             if index < self.last_applied and index not in self.skips:
-                raise MachineStopped(
+                raise Refusal(
                     f"the cluster skips the entry at index {index}, and this node has applied it: its state is not "
                     "that of the others. Replace it: remove_node(), add_node()"
                 )
@@ -551,7 +551,7 @@ class Executor:
                 untouched=True,
             )
         how = "" if __debug__ else ", without its asserts, as -O has it"
-        raise MachineStopped(
+        raise Refusal(
             f"the entries from index {index} on are to be applied by the code of {self.host.class_name} that "
             f"acknowledged them (since index {max(self._code_from, 0)}: {code.fingerprint[:8]}, machine_version "
             f"{code.version}), and this node runs other code ({mine.fingerprint[:8]}, machine_version "

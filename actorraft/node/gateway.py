@@ -152,7 +152,7 @@ class Gateway:
             if kind == Kinds.FRAME:
                 way.back.add(frame)
                 self._due[way] = None
-            elif kind == Kinds.CONNECTED:
+            elif kind == Kinds.CONNECTED and way.dialled:
                 way.up = True
                 self._away.pop(way, None)
                 self._tell(way, way.told._replace(up=True, alive=True))

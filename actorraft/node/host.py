@@ -81,6 +81,10 @@ class MachineStopped(ActorRaftError):
         self.reason = reason
 
 
+class Refusal(MachineStopped):
+    """It stops on purpose, for what the log says; no entry has ended it."""
+
+
 class MachineHeld(ActorRaftError):
     """A command cannot be applied now, for a reason that other nodes may not have; it may have changed the state.
 

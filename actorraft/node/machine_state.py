@@ -237,7 +237,7 @@ class MachineState:
 
     def _dump(self, way: str, value: Any, sink: Any) -> None:
         try:
-            self._definitions.dump(value, sink, self._itself(way))
+            self._definitions.dump(value, sink, self._itself(way), holds_it=way == "own")
         except BaseException as error:
             if error is getattr(sink, "refused", None):
                 raise

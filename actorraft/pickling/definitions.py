@@ -424,14 +424,15 @@ class Definitions:
         data = buffer.getvalue()
         return mark_by_value(data) if pickler.by_value else data
 
-    def dump(self, value: Any, file: Any, machine: Any = None) -> None:
+    def dump(self, value: Any, file: Any, machine: Any = None, *, holds_it: bool = False) -> None:
         """Pickle a part of the state to a file, with what it takes to read it anywhere.
 
         Args:
             machine: whose state it is; what refers to it in there will refer to the machine that reads it, not to
                 another one beside it. None: the value is the machine.
+            holds_it: the machine may be in there as the state itself, and only its methods refer to it.
         """
-        _Writer(file, self, for_state=True, machine=machine).dump(value)
+        _Writer(file, self, for_state=True, machine=machine, holds_it=holds_it).dump(value)
 
     # --- State ---
 
@@ -470,18 +471,39 @@ class Definitions:
         self._cached.cache_clear()
 
 
+class _Itself:
+    """Stands for the machine where only a method of it is meant."""
+
+    def __reduce__(self) -> Any:
+        return byvalue.itself, ()
+
+
 class _Writer(CodePickler):
     """Pickles on a node: what clients defined goes by its exact version, code made here by value."""
 
-    def __init__(self, file: Any, definitions: Definitions, *, for_state: bool = False, machine: Any = None) -> None:
+    def __init__(
+        self,
+        file: Any,
+        definitions: Definitions,
+        *,
+        for_state: bool = False,
+        machine: Any = None,
+        holds_it: bool = False,
+    ) -> None:
         super().__init__(file, definitions._instances, set())
         self._definitions = definitions
         self._for_state = for_state
         self._machine = machine
+        self._holds_it = holds_it
 
     def reducer_override(self, obj: Any) -> Any:
-        if obj is self._machine:
-            return byvalue.itself, ()
+        if self._machine is not None:
+            if obj is self._machine and not self._holds_it:
+                return byvalue.itself, ()
+            if self._holds_it and type(obj) is types.MethodType and obj.__self__ is self._machine:
+                name = obj.__func__.__name__
+                if getattr(type(self._machine), name, None) is obj.__func__:
+                    return getattr, (_Itself(), name)
         found = super().reducer_override(obj)
         return reduce_read_only(obj) if found is NotImplemented and hasattr(type(obj), "__array_finalize__") else found
 

@@ -169,6 +169,43 @@ def test_what_refers_to_its_machine_refers_to_the_one_that_reads_it(cls: type[An
     assert one.host.digest() == other.host.digest() == again.host.digest()
 
 
+class GivesItself(Method):
+    """Its state is in the machine that it hands out, not in a reference to whoever reads it."""
+
+    def snapshot(self) -> Any:
+        return self
+
+    def restore(self, state: Any) -> None:
+        self.count = state.count
+
+
+class GivesItselfInside(GivesItself):
+    def snapshot(self) -> Any:
+        return {"it": [self]}
+
+    def restore(self, state: Any) -> None:
+        self.count = state["it"][0].count
+
+
+class GivesItselfInPieces(GivesItself):
+    def snapshot(self) -> Iterator[Any]:
+        yield self
+
+    def restore(self, state: Any) -> None:
+        (one,) = state
+        self.count = one.count
+
+
+@pytest.mark.parametrize("cls", [GivesItself, GivesItselfInside, GivesItselfInPieces])
+def test_a_snapshot_that_hands_out_the_machine_has_its_state(cls: type[Any]) -> None:
+    one = Local(cls)
+    for _ in range(5):
+        one.call("add")
+    other = Local(cls)
+    other.restore(one.snapshot())
+    assert other.ask("counted") == 5
+
+
 class OfClass(StateMachine):
     made: ClassVar[list[Any]] = []
 

@@ -312,7 +312,10 @@ class Sockets:
             Whose link was up and has ended by that, whether there will be another one or not.
         """
         ended: list[Any] = []
-        for endpoint in endpoints.values():
+        for link_id, endpoint in endpoints.items():
+            known = self._links.get(link_id)
+            if known is not None and known.endpoint == endpoint:
+                continue  # its directory may be gone, and it with that: whoever has the link will hear
             check_connect(endpoint, keys=self._keys is not None, plaintext_on_loopback=self._plaintext)
         for link in list(self._links.values()):
             if endpoints.get(link.id) != link.endpoint or self._proofs(link.id, link.endpoint) != link.keys:

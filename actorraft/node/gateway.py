@@ -155,7 +155,9 @@ class Gateway:
             elif kind == Kinds.CONNECTED and way.dialled:
                 way.up = True
                 self._away.pop(way, None)
-                self._tell(way, way.told._replace(up=True, alive=True))
+                record = read_record(record_file(way.opening.endpoint), way.opening.endpoint)
+                standing = way.told if record is None else _standing_of(record)  # with the exits meanwhile
+                self._tell(way, standing._replace(up=True, alive=True))
             elif kind == Kinds.DISCONNECTED:
                 self._on_lost(way)
         now_s = monotonic()

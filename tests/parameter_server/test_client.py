@@ -13,7 +13,16 @@ import pytest
 from actorraft import ActorDead, UsageError
 from parameter_server.client import ParameterClient
 from statemachines import updates
-from statemachines.parameter_server import Async, Mean, NotFinite, ParameterServer, RoundClosed, Rule, Superseded
+from statemachines.parameter_server import (
+    Async,
+    Mean,
+    NotFinite,
+    ParameterServer,
+    RoundClosed,
+    Rule,
+    Superseded,
+    WrongUpdate,
+)
 
 SIZE = 100
 
@@ -37,6 +46,9 @@ class Way:
                 self.sent.append((kind, step))
                 what = self.on_push(step)
                 arguments = [worker, step, base_version, update, life]
+            if what == "refuse":
+                future.set_exception(UsageError("a front does not know this"))
+                return future
             if what == "drop":
                 future.set_exception(ActorDead("it never came"))
                 return future
@@ -219,3 +231,16 @@ def test_a_pull_in_the_callback_of_a_push_does_not_wait_for_itself(opened: Any) 
     client.push(ones(), 0)
     assert done.wait(10)
     assert seen[0] >= 1
+
+
+def test_a_push_that_is_no_message_for_a_front_is_refused_and_not_sent_for_ever(
+    opened: Callable[..., ParameterClient],
+) -> None:
+    way = Way(Async(0.0))
+    client = opened(way)
+    way.on_push = lambda step: "refuse"
+    refused = client.push(np.ones(SIZE, np.float32), 0)
+    with pytest.raises(WrongUpdate, match="does not know"):
+        refused.result(30)
+    way.on_push = lambda step: "answer"
+    assert client.push(np.ones(SIZE, np.float32), 0).result(30) == 1

@@ -313,16 +313,13 @@ class MachineHost:
         return done
 
     def _visit(self, ctx: CommandContext | None, act: Callable[..., T], *arguments: Any) -> T:
-        """Call what runs user code, inside a context; then undo what it left in this thread, before code of ours runs.
-
-        `apply_in_order` does the same by itself.
-        """
+        """Call what runs user code, inside a context; undo what it left in this thread before code of ours runs."""
         trace, profile, limit = trace_of(), profile_of(), limit_of()
-        active.context = ctx
+        outer, active.context = active.context, ctx
         try:
             return act(*arguments)
         finally:
-            active.context = None
+            active.context = outer
             for _ in range(4):  # written out here, since a function that raises does so when one is called
                 try:
                     if trace_of() is trace and profile_of() is profile and limit_of() == limit:
@@ -354,44 +351,35 @@ class MachineHost:
         """
         if ctx is not self._context:
             self._know(ctx)
+        return self._visit(ctx, self._apply_in_order, commands, ctx)
+
+    def _apply_in_order(self, commands: Sequence[Any], ctx: CommandContext) -> list[Any]:
         serial = ctx.serial
         results: list[Any] = []
         add = results.append
-        active.context = ctx  # nobody but commands can ask for it, so it may stay between two of them
         trace, profile, limit = trace_of(), profile_of(), limit_of()
-        try:
-            for position, command in enumerate(commands, ctx.position):
-                ctx.position, ctx.serial = position, serial
-                serial += 1
-                try:
-                    if type(command) is list:
-                        result = self._commands[command[0]](*command[1:])
-                    else:
-                        result = self._apply_other(command)
-                    kind = type(result)
-                    if (
-                        kind in _SIMPLE
-                        or (kind is int and _INT_MIN <= result <= _INT_MAX)
-                        or (kind is str and result.isascii())
-                    ):
-                        add(result)
-                    else:
-                        add(self._result(result))
-                except BaseException as error:
-                    if trace_of() is not trace:  # a debugger's: it may raise in our own code too
-                        sys.settrace(trace)
-                    put_back(trace, profile, limit)
-                    add(self._failed(command, error))
-        finally:
-            active.context = None
-            for _ in range(4):
-                try:
-                    if trace_of() is trace and profile_of() is profile and limit_of() == limit:
-                        break
-                    put_back(trace, profile, limit)
-                except BaseException:
-                    continue
-            fork.end_if_it_came()
+        for position, command in enumerate(commands, ctx.position):
+            ctx.position, ctx.serial = position, serial
+            serial += 1
+            try:
+                if type(command) is list:
+                    result = self._commands[command[0]](*command[1:])
+                else:
+                    result = self._apply_other(command)
+                kind = type(result)
+                if (
+                    kind in _SIMPLE
+                    or (kind is int and _INT_MIN <= result <= _INT_MAX)
+                    or (kind is str and result.isascii())
+                ):
+                    add(result)
+                else:
+                    add(self._result(result))
+            except BaseException as error:
+                if trace_of() is not trace:  # a debugger's: it may raise in our own code too
+                    sys.settrace(trace)
+                put_back(trace, profile, limit)
+                add(self._failed(command, error))
         return results
 
     def _know(self, ctx: CommandContext) -> None:
@@ -569,7 +557,6 @@ class MachineHost:
             for position, command in batch:
                 results[position] = self._failed(command, error)
         else:
-            active.context = ctx
             for (position, command), answer in zip(batch, answers, strict=True):
                 results[position] = self._answer(command, answer)
 

@@ -76,6 +76,7 @@ class MachineState:
         self._fresh_names: frozenset[str] = frozenset()  # attributes that the constructor made
         self._fresh_digest = b""  # of the first such machine of this process
         self._first = b""  # a pickle of the first machine's state, before any command, unless that is large
+        self._no_state: frozenset[str] = frozenset()  # attributes that do not pickle, where the state is its snapshot's
         self._class: ClassAttributes | None = None
         self._told: dict[str, str] = {}  # what was found out about an error, by its text
         self._sets_named = False
@@ -89,7 +90,7 @@ class MachineState:
             return
         try:
             self._fresh_names = attribute_names(machine)
-            digest = _sample_of(machine)
+            digest = self._sample_of(machine)
             if self._class is None:
                 self._class = ClassAttributes(cls, self._definitions)
         except BaseException as error:
@@ -125,14 +126,35 @@ class MachineState:
         probe = _Probe()
         try:
             self._definitions.dump(self._state(way), probe, self._itself(way))
-            self._first = b"".join(probe.written)
+            self._first = b"".join(probe)
         except _Enough:
             pass
         except HookFailed as error:
             return "" if own else str(error)
         except BaseException as error:
-            return "" if own else str(self._unpicklable(way, self._state(way), error))
+            if not own:
+                return str(self._unpicklable(way, self._state(way), error))
+            self._leave_out()
         return ""
+
+    def _leave_out(self) -> None:
+        """Count as state no attribute that does not pickle: a thread or a lock is another one in each process."""
+        try:
+            attributes = default_state(self._machine)
+            if type(attributes) is dict:
+                self._no_state = frozenset(name for name, each in attributes.items() if self._cannot_be_pickled(each))
+                self._fresh_digest = self._sample_of(self._machine)
+        except BaseException as error:
+            logger.warning("%s", failed(self._machine, "__getstate__", error))
+
+    def _sample_of(self, machine: Any) -> bytes:
+        """Return a digest of the first SAMPLE_BYTES of a machine, whatever hooks it has."""
+        state = machine if issubclass(type(machine), _BUILTIN_STATE) else default_state(machine)
+        if self._no_state and type(state) is dict:
+            state = {name: each for name, each in state.items() if name not in self._no_state}
+        walk = canonical.Sample(SAMPLE_BYTES)
+        walk.take((state,))
+        return walk.result()
 
     def write(self, write: Callable[[bytes], Any]) -> None:
         """Write all of it.
@@ -297,13 +319,13 @@ class MachineState:
         try:
             if self._class is not None:
                 self._class.restore({})
-            if _sample_of(machine) != self._fresh_digest and self._first:
+            if self._sample_of(machine) != self._fresh_digest and self._first:
                 state = self._definitions.load(io.BytesIO(self._first))
                 if self._way() == "whole":
                     machine = state
                 else:
                     restore_default(machine, state)
-            alike = _sample_of(machine) == self._fresh_digest
+            alike = self._sample_of(machine) == self._fresh_digest
         except BaseException as error:
             raise failed(machine, "__init__", error) from error
         if not alike:
@@ -451,13 +473,6 @@ def _is_iterator(value: Any) -> bool:
     return issubclass(type(value), Iterator)
 
 
-def _sample_of(machine: Any) -> bytes:
-    """Return a digest of the first SAMPLE_BYTES of a machine, whatever hooks it has."""
-    walk = canonical.Sample(SAMPLE_BYTES)
-    walk.take((machine if issubclass(type(machine), _BUILTIN_STATE) else default_state(machine),))
-    return walk.result()
-
-
 def _is_default(hooks: Hooks) -> bool:
     own = vars(StateMachine)
     return hooks.snapshot is own["snapshot"] and hooks.restore is own["restore"]
@@ -497,16 +512,14 @@ class _Enough(Exception):
     """As much was pickled as was asked for."""
 
 
-class _Probe:
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-        self._left = PROBE_BYTES
+class _Probe(_Written):
+    left = PROBE_BYTES
 
     def write(self, data: bytes) -> None:
-        self._left -= len(data)
-        if self._left < 0:
+        self.left -= len(data)
+        if self.left < 0:
             raise _Enough
-        self.written.append(bytes(data))
+        super().write(data)
 
 
 # --- Naming a part of a state -----------------------------------------------------------------------------------------

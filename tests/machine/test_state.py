@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -365,6 +367,28 @@ def test_a_machine_that_cannot_begin_anew_says_why_and_does_not_go_on_from_anoth
     local.call("add")
     with pytest.raises(HookFailed, match="NotPickled"):
         local.host.begin_anew()
+
+
+class HasThread(Adds):
+    """What it keeps beside its state is another one in each process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+        self.thread = threading.Thread(name=f"worker {time.monotonic_ns()}")
+
+    def snapshot(self) -> Any:
+        return self.counts
+
+    def restore(self, state: Any) -> None:
+        self.counts = state
+
+
+def test_what_a_machine_keeps_beside_its_state_does_not_keep_it_from_beginning_anew() -> None:
+    local = Local(HasThread)
+    local.call("add")
+    local.host.begin_anew()
+    assert local.call("add") == 1
 
 
 @pytest.mark.parametrize("error", [OSError("no file"), SystemExit(3), KeyboardInterrupt(), RecursionError("deep")])

@@ -242,7 +242,8 @@ _masks = threading.local()  # of the thread that forks, as it was before
 
 def _hold_signals() -> None:
     """Keep a SIGTERM for a fork until it ends it: one that comes earlier would be taken by our handler, or by none."""
-    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # known before a handler that is due may raise
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def _let_signals() -> None:

@@ -234,9 +234,7 @@ class Monitor(Generic[P]):
             thread = threading.Thread(target=self._start_again, args=(group,), name="actorraft-restart", daemon=True)
             try:
                 thread.start()
-            except (
-                RuntimeError
-            ):  # there are no more threads to be had; or the interpreter ends, and with it all of this
+            except RuntimeError:  # no more threads are to be had; or the interpreter ends, and with it all of this
                 with self._lock:
                     self._due += [(now_s + LOOK_S, process) for process in group]
 

@@ -12,6 +12,7 @@ Threads:    `send` and `watch` from any; all else in the post's own thread.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import pickle
@@ -324,13 +325,16 @@ class Post:
         from transports.endpoints import check_connect
 
         boxes = list(self._boxes.values())  # in one step
-        for box in boxes:
-            try:
-                check_connect(box.endpoint)
-            except UsageError:  # its directory is gone, and so is the actor
-                self._forget(box, "is gone")
-        boxes = [box for box in boxes if box.dead is None]
-        self._channel.set_endpoints({box.endpoint: box.endpoint for box in boxes})
+        while True:
+            for box in boxes:
+                try:
+                    check_connect(box.endpoint)
+                except UsageError:  # its directory is gone, and so is the actor
+                    self._forget(box, "is gone")
+            boxes = [box for box in boxes if box.dead is None]
+            with contextlib.suppress(UsageError):  # one more has gone meanwhile
+                self._channel.set_endpoints({box.endpoint: box.endpoint for box in boxes})
+                break
         for box in boxes:
             box.linked = True
             if not box.connected:

@@ -246,8 +246,12 @@ class RemotePost(Post):
             if cluster_id != folder.cluster_id or node_id not in folder.endpoints:
                 self._forget(box, f"is at node {node_id} of cluster {cluster_id}, which {self._path} does not know")
                 continue
+            try:
+                self._at[box.endpoint] = _at(folder, node_id)
+            except UsageError as error:  # there is no port after the clients'
+                self._forget(box, f"is not reached: {error}")
+                continue
             keys[box.endpoint] = folder.keys.members.get(node_id, ())
-            self._at[box.endpoint] = _at(folder, node_id)
         self._channel.set_keys(keys)
         self._channel.set_endpoints(self._at)
         for box in boxes:
@@ -285,11 +289,12 @@ class RemotePost(Post):
         if said.refused:
             self._bury(box, f"is not reached: {said.refused}")
             return
-        if not box.heard and said.endpoint and not said.dead:
-            box.heard = True
-            if box.exits_told >= 0:  # somebody watches: what was before it is not news
-                box.exits_told = said.exits
-        box.told = said if said.endpoint else None
+        with self._lock:  # `watch` looks at both
+            if not box.heard and said.endpoint and not said.dead:
+                box.heard = True
+                if box.exits_told >= 0:  # somebody watches: what was before it is not news
+                    box.exits_told = said.exits
+            box.told = said if said.endpoint else None
         if said.up and not box.connected:
             self._on_reached(box)
         elif not said.up and box.connected:

@@ -65,6 +65,7 @@ LEARN_S = 10.0  # how often a client with a leader asks it where all members are
 LOST_S = 0.5  # the same while a member cannot be reached: it may be elsewhere by now
 LINK_S = 1.0  # how long a node that was never reached is given for its link to come up
 FORGOTTEN_S = 60.0  # how long the calls without a deadline of a client that nobody has any more are tried
+LOOK_S = 1.0  # how often to see whether a thread that is to begin is still there
 JOIN_S = 5.0  # how long `close` waits for the thread, which may be in a callback of the user's
 FORK_S = 1.0  # how long a fork waits for the thread to be between two steps, likewise
 
@@ -141,8 +142,14 @@ class ClientThread:
     def _start(self) -> None:
         """Have the thread open its channel: no signal handler can interrupt that there, and leave half a socket."""
         opened: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        threading.Thread(target=self._begin_to_run, args=(opened,), name="actorraft-client", daemon=True).start()
-        error = opened.get()
+        thread = threading.Thread(target=self._begin_to_run, args=(opened,), name="actorraft-client", daemon=True)
+        thread.start()
+        while True:
+            with contextlib.suppress(queue.Empty):
+                error = opened.get(timeout=LOOK_S)
+                break
+            if not thread.is_alive() and opened.empty():  # ended by a trace function of the user's, before it began
+                raise Unavailable("the client's I/O thread ended before it could open its links")
         if error is not None:
             raise error
 

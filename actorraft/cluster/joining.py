@@ -92,7 +92,7 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
     Returns:
         The folder, for every later start.
     """
-    from transports.endpoints import next_port
+    from transports.endpoints import check_dialled, next_port
     from transports.keys import KeyPair, Keys
 
     if directory is None:
@@ -101,8 +101,6 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
         return directory
     if not listen:
         raise UsageError("--join needs --listen HOST:PORT, and --advertise HOST:PORT where others dial something else")
-    from transports.endpoints import check_dialled
-
     peer = check_dialled(advertise or listen)
     addresses = {"peer": peer, "client": next_port(peer)}
     next_port(listen)  # before anybody is asked for anything

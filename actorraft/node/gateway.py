@@ -14,6 +14,7 @@ Source:     docs/decisions/0045; actorraft/actors/reach.py is the other end.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from actorraft.steady import monotonic
 
 if TYPE_CHECKING:
     from transports.keys import Keys
+    from transports.sockets import LinkTimes
 
 logger = guarded_logger("actorraft")
 
@@ -94,15 +96,16 @@ class Gateway:
     Args:
         endpoint: where senders come in.
         keys: this node's own, and its clients' as far as they are known.
+        times: heartbeats and reconnects, as this cluster has them.
 
     Raises:
         UsageError: it cannot be bound.
     """
 
-    def __init__(self, endpoint: str, keys: Keys) -> None:
+    def __init__(self, endpoint: str, keys: Keys, times: LinkTimes) -> None:
         from transports.relay import ZeroMQRelay
 
-        self._relay = ZeroMQRelay(endpoint, keys, frame_bytes_max=FRAME_BYTES_MAX)
+        self._relay = ZeroMQRelay(endpoint, keys, frame_bytes_max=FRAME_BYTES_MAX, times=times)
         self._ways: dict[bytes, _Way] = {}  # by connection
         self._away: dict[_Way, None] = {}  # of these, whose actor is not reached now
         self._due: dict[_Way, None] = {}  # of these, where something waits to be passed on
@@ -225,14 +228,17 @@ class Gateway:
         """Have a link for each way that is to have one, and no other."""
         from transports.endpoints import check_connect
 
-        wanted: dict[Any, str] = {}
-        for way in self._ways.values():
-            if way.dialled:
-                try:
-                    wanted[way.client] = check_connect(way.opening.endpoint)
-                except UsageError:  # its directory is gone: so is the actor, and whoever looks at it sees that
-                    self._set_away(way)
-        self._relay.set_endpoints(wanted)
+        while True:
+            wanted: dict[Any, str] = {}
+            for way in self._ways.values():
+                if way.dialled:
+                    try:
+                        wanted[way.client] = check_connect(way.opening.endpoint)
+                    except UsageError:  # its directory is gone: so is the actor, and whoever looks at it sees that
+                        self._set_away(way)
+            with contextlib.suppress(UsageError):  # one more has gone meanwhile
+                self._relay.set_endpoints(wanted)
+                return
 
     def _on_lost(self, way: _Way) -> None:
         self._set_away(way)

@@ -623,6 +623,11 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
     raise_limit()
     keep_freed()
     sys.setswitchinterval(0.0005)
+    times = LinkTimes(
+        heartbeat_ms=spec.config.link_heartbeat_ms,
+        timeout_ms=spec.config.link_timeout_ms,
+        reconnect_max_ms=spec.config.reconnect_max_ms,
+    )
     mailbox = ZeroMQMailbox(
         spec.node_id,
         incarnation=os.urandom(8),
@@ -633,11 +638,7 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         append_bytes_max=max(spec.config.append_bytes_max, spec.config.snapshot_chunk_bytes),
         keys=spec.keys,
         storage_id=spec.storage_id,
-        times=LinkTimes(
-            heartbeat_ms=spec.config.link_heartbeat_ms,
-            timeout_ms=spec.config.link_timeout_ms,
-            reconnect_max_ms=spec.config.reconnect_max_ms,
-        ),
+        times=times,
         plaintext_on_loopback=spec.advertise is not None and spec.keys is None,
         gathers=True,
         lends=True,
@@ -655,7 +656,7 @@ def run_node(context: ChildContext, spec: NodeSpec) -> None:
         from actorraft.node.gateway import Gateway
 
         assert spec.keys is not None
-        gateway = Gateway(spec.actors, spec.keys)
+        gateway = Gateway(spec.actors, spec.keys, times)
     try:
         node = RaftNode(context, spec, mailbox, peers, cuts, [gateway] if gateway is not None else [])
         logs.about.term = lambda: node.driver.server.current_term

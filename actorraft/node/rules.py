@@ -261,8 +261,9 @@ class Rules:
                 return  # with the first command
             if self.may_append() or not self.interpreters.may_append():
                 return
-            able = [one for one, code in self._heard.items() if code == self._in_log]
-            if able or self._heard.keys() >= self._server.configuration.members - {self._server.node_id}:
+            members = self._server.configuration.members  # who was removed is heard until it knows
+            able = [one for one, code in self._heard.items() if code == self._in_log and one in members]
+            if able or self._heard.keys() >= members - {self._server.node_id}:
                 self._say(
                     f"this node runs code {_words(self.mine)} and the log is at {_words(self._in_log)}: it takes no "
                     f"commands before nodes {self.waits_for} run the same. Changed code that is to roll through the "

@@ -34,16 +34,12 @@ from actorraft.errors import (
     UsageError,
 )
 from tests.actors.helpers import until
+from tests.leftovers import nothing_new, resources
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = Supervision(backoff_s=(0.01, 0.01))
 
 pytestmark = pytest.mark.cluster
-
-
-def resources() -> tuple[int, int]:
-    """Descriptors and threads of this process."""
-    return len(os.listdir("/proc/self/fd")), threading.active_count()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,7 +56,7 @@ def _nothing_is_left() -> Iterator[None]:
     yield
     close_system()
     RunDir.__init__ = make  # type: ignore[method-assign]
-    until(lambda: resources() == before)
+    until(lambda: nothing_new(before))
     assert made
     assert [path for path in made if path.exists()] == []
 
@@ -607,4 +603,4 @@ def test_actors_one_after_another_leave_nothing_behind(start: Callable[..., Acto
         for ref in refs:
             ref.kill()
         # That an actor is dead is known before its link is closed: counted at that moment, there may be 6 too many.
-        until(lambda: resources() == before)
+        until(lambda: nothing_new(before))

@@ -22,6 +22,7 @@ from actorraft.actors.monitor import Monitor
 from actorraft.actors.process import ActorProcess, describe_exit
 from actorraft.actors.supervision import Supervision
 from actorraft.errors import ActorRaftError, StartError, UsageError
+from tests.leftovers import nothing_new, resources
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGGER = logging.getLogger("actorraft.test")
@@ -418,11 +419,7 @@ def test_the_file_of_the_output_stays_bounded(start: Start, monkeypatch: pytest.
 
 
 def test_fifty_starts_and_ends_leave_nothing_behind(start: Start) -> None:
-    def resources() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
-
     before = resources()
-
     pids = []
     for _ in range(10):
         batch = [start(_stay, name=f"batch {number}") for number in range(5)]
@@ -432,7 +429,7 @@ def test_fifty_starts_and_ends_leave_nothing_behind(start: Start) -> None:
             pids.append(process.pid)
             process.close()
 
-    assert resources() == before
+    assert nothing_new(before)
     assert all(gone(pid) for pid in pids)
 
 
@@ -575,11 +572,11 @@ def make_owner(tmp_path: Path) -> Iterator[Callable[[Supervision | None], Owner]
         owners.append(Owner(tmp_path, supervision))
         return owners[-1]
 
-    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    before = resources()
     yield make
     for owner in owners:
         owner.close()
-    until(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()) == before)
+    until(lambda: nothing_new(before))
 
 
 FAST = {"backoff_s": (0.0, 0.0)}

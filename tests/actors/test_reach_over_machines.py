@@ -32,7 +32,7 @@ from benchmarks.others.processes import free_ports
 from tests.actors.helpers import until
 from transports.endpoints import next_port
 from transports.keys import ClientFolder, Guest, KeyPair, Keys
-from transports.sockets import BATCH_BYTES_MAX
+from transports.sockets import BATCH_BYTES_MAX, LinkTimes
 from transports.zeromq import ZeroMQClientChannel
 
 pytestmark = pytest.mark.cluster
@@ -99,7 +99,7 @@ class Way:
         self.gateway.start()
 
     def _open(self) -> Gateway:
-        return Gateway(self.at, Keys(self.node, self.members, self.guests))
+        return Gateway(self.at, Keys(self.node, self.members, self.guests), LinkTimes())
 
     @property
     def members(self) -> dict[int, tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,33 @@ def test_actors_whose_directory_goes_are_gone_and_others_are_still_reached() -> 
         until(lambda: box.linked or post.closed)
         assert not post.closed
         assert [box.dead for box in boxes] == ["is gone"] * 3
+    finally:
+        post.close()
+        shutil.rmtree(directories[1])
+
+
+def test_an_actor_whose_directory_goes_just_as_it_is_dialled_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = [Path(tempfile.mkdtemp(prefix="wakes-")) for _ in range(2)]
+    me = identify(os.getpid())
+    gone, there = (
+        Address(name, f"ipc://{directory}/{name}.1", 10, 1000)
+        for name, directory in zip("ab", directories, strict=True)
+    )
+    for address in (gone, there):
+        write_record(Record(address.endpoint, 10, me, me, UP))
+    post = Post()
+    set_endpoints = post._channel.set_endpoints
+
+    def set_late(endpoints: Mapping[Any, str]) -> None:
+        shutil.rmtree(directories[0], ignore_errors=True)  # all of them have just been looked at
+        set_endpoints(endpoints)
+
+    monkeypatch.setattr(post._channel, "set_endpoints", set_late)
+    try:
+        first, second = post.box(gone), post.box(there)
+        until(lambda: (first.dead and second.linked) or post.closed)
+        assert not post.closed
+        assert (first.dead, second.dead) == ("is gone", None)
     finally:
         post.close()
         shutil.rmtree(directories[1])

@@ -123,6 +123,9 @@ def test_a_client_that_is_interrupted_while_its_thread_is_started_leaves_neither
         return node
 
     def start_and_raise(thread: threading.Thread) -> None:
+        if thread.name != "actorraft-client":
+            start(thread)
+            return
         if where != "before it runs":
             start(thread)
         if where == "once it runs":
@@ -133,11 +136,11 @@ def test_a_client_that_is_interrupted_while_its_thread_is_started_leaves_neither
 
     monkeypatch.setattr(node, "close", lambda: (used_in.append(threading.current_thread()), close()))
     monkeypatch.setattr(threading.Thread, "start", start_and_raise)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(type(error)):
         ClientThread({0: "x"}, open_channel)
     go_on.set()
-    eventually(lambda: threading.active_count() == before)
+    eventually(lambda: not [each for each in set(threading.enumerate()) - before if each.name == "actorraft-client"])
     assert len(used_in) == (0 if where == "before it runs" else 2), "it is closed by who opened it"
     assert len(set(used_in)) < 2
     assert threading.current_thread() not in used_in
@@ -289,6 +292,21 @@ def test_a_fork_in_a_callback_and_in_another_thread_works_too() -> None:
         thread.join()
         assert client.execute("c") == 1
         assert found == [True, True]
+
+
+def test_a_thread_that_ends_before_it_begins_is_told_of_instead_of_waited_for(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: Any) -> Any:
+        raise RuntimeError("a trace function of the user's")
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    threading.settrace(ends)
+    try:
+        with pytest.raises(Unavailable, match="ended before it could open its links"):
+            ClientThread({0: "x"}, lambda: node)
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]
 
 
 def test_a_signal_handler_calls_in_the_middle_of_any_line_of_a_call(client: Client[Any]) -> None:

@@ -44,8 +44,8 @@ class Leader:
         return len(self.log) - 1
 
 
-def rules_of(leader: Leader) -> Rules:
-    return Rules(leader, lambda: 0.0, NEW, restoring=False, replay_from=1)  # type: ignore[arg-type]
+def rules_of(leader: Leader, replay_from: int | None = 1) -> Rules:
+    return Rules(leader, lambda: 0.0, NEW, restoring=False, replay_from=replay_from)  # type: ignore[arg-type]
 
 
 def says(rules: Rules, node_id: int, code: codec.Code, python: str = "") -> None:
@@ -104,6 +104,18 @@ def test_a_log_is_not_computed_anew_while_somebody_who_is_linked_runs_other_code
     says(rules, 2, NEW)
     rules.tick()
     assert leader.proposed == [codec.Replay(1, NEW.version, NEW.fingerprint)]
+
+
+def test_who_may_take_no_commands_hands_over_to_a_member_and_to_nobody_who_was_removed() -> None:
+    leader = Leader(OTHER)
+    handed_to: list[int] = []
+    leader.transfer_leadership = handed_to.append  # type: ignore[attr-defined]
+    rules = rules_of(leader, replay_from=None)
+    says(rules, 2, OTHER)
+    leader.configuration = Configuration(voters=frozenset({0, 2}), next_node_id=3)
+    says(rules, 1, OTHER)  # it is heard until it knows that it was removed
+    rules.tick()
+    assert handed_to == [2]
 
 
 # --- Three nodes ---

@@ -21,6 +21,7 @@ import zmq
 
 from actorraft.errors import UsageError
 from actorraft.ports import Envelope, Gathered, Kinds, Sent
+from tests.leftovers import nothing_new, resources
 from transports import hello
 from transports import mailbox as mailbox_module
 from transports import sockets as sockets_module
@@ -35,11 +36,6 @@ CLUSTER = b"cluster1"
 PAIRS = [KeyPair.generate() for _ in range(4)]
 CLIENT = KeyPair.generate()
 MEMBERS = {node_id: (pair.public,) for node_id, pair in enumerate(PAIRS)}
-
-
-def resources() -> tuple[int, int]:
-    """Descriptors and threads of this process."""
-    return len(os.listdir("/proc/self/fd")), threading.active_count()
 
 
 class World:
@@ -106,7 +102,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     world = World(request.param)
     yield world
     world.close()
-    assert resources() == before, "close left a thread or a descriptor behind"
+    assert nothing_new(before), "close left a thread or a descriptor behind"
 
 
 def elsewhere(world: World) -> dict[str, Any]:
@@ -1034,11 +1030,25 @@ def test_tcp_without_keys_is_refused_before_any_socket_exists() -> None:
             World("ipc").mailbox(0, peer_endpoint=endpoint)
     with pytest.raises(UsageError, match="without keys"):
         World("ipc").mailbox(0, peer_endpoint="tcp://192.0.2.1:0", plaintext_on_loopback=True)
-    assert resources() == before
+    assert nothing_new(before)
     channel = ZeroMQClientChannel()
     with pytest.raises(UsageError, match="keys"):
         channel.set_endpoints({0: "tcp://127.0.0.1:1"})
     channel.close()
+
+
+def test_a_link_whose_directory_has_gone_does_not_keep_others_from_coming(tmp_path: Path) -> None:
+    gone, there = Path(tempfile.mkdtemp(prefix="link-")), Path(tempfile.mkdtemp(prefix="link-"))
+    channel = ZeroMQClientChannel()
+    try:
+        channel.set_endpoints({0: f"ipc://{gone}/socket"})
+        gone.rmdir()
+        channel.set_endpoints({0: f"ipc://{gone}/socket", 1: f"ipc://{there}/socket"})
+        with pytest.raises(UsageError, match="cannot be used"):
+            channel.set_endpoints({0: f"ipc://{gone}/another"})
+    finally:
+        channel.close()
+        there.rmdir()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
@@ -1086,7 +1096,7 @@ def test_fifty_mailboxes_leave_nothing_behind() -> None:
         world.channel(*world.open[:2])
         world.close()
 
-    assert resources() == before
+    assert nothing_new(before)
 
 
 def test_a_link_that_was_refused_is_dialled_again_and_let_in_once_its_key_is_known() -> None:

@@ -17,6 +17,7 @@ import pytest
 from actorraft.errors import UsageError
 from actorraft.raft.messages import AppendEntries, LogEntry, Message, RequestVote, TimeoutNow
 from benchmarks.others.processes import free_ports
+from tests.leftovers import nothing_new, resources
 from transports import RaftNet
 from transports.mock import MockNetwork
 from transports.tcp import TCPRaftNet
@@ -30,11 +31,6 @@ def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
         assert time.monotonic() < deadline_s, "it did not happen in time"
         time.sleep(0.001)
     return value
-
-
-def resources() -> tuple[int, int]:
-    """Descriptors and threads of this process."""
-    return len(os.listdir("/proc/self/fd")), threading.active_count()
 
 
 class World:
@@ -94,7 +90,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     world = World(request.param)
     yield world
     world.close()
-    assert resources() == before, "stop left a thread or a descriptor behind"
+    assert nothing_new(before), "stop left a thread or a descriptor behind"
 
 
 real_only = pytest.mark.parametrize("world", REAL, indirect=True)
@@ -253,7 +249,7 @@ def test_addresses_off_the_loopback_are_refused_before_any_socket_exists(kind: t
     with pytest.raises(UsageError, match="not on the loopback"):
         kind(0, {0: endpoint}).start()
 
-    assert resources() == before
+    assert nothing_new(before)
 
 
 @pytest.mark.parametrize("given", ["127.0.0.1:7001", ("127.0.0.1", 7001), "tcp://127.0.0.1:7001"])

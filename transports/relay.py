@@ -18,7 +18,7 @@ from actorraft.ports import Envelope, Kinds, Sent
 from transports.hello import ANY_CLUSTER, NOBODY, Introduction
 from transports.keys import Keys
 from transports.mailbox import ZeroMQMailbox
-from transports.sockets import Link
+from transports.sockets import Link, LinkTimes
 
 UNREAD_MAX: Final = 16  # frames that libzmq holds of a link that is not read
 
@@ -32,9 +32,10 @@ class ZeroMQRelay(ZeroMQMailbox):
         endpoint: where clients come in.
         keys: this node's own, and its clients'.
         frame_bytes_max: bound of a frame, either way.
+        times: heartbeats and reconnects of all links.
     """
 
-    def __init__(self, endpoint: str, keys: Keys, *, frame_bytes_max: int) -> None:
+    def __init__(self, endpoint: str, keys: Keys, *, frame_bytes_max: int, times: LinkTimes) -> None:
         self._held: set[Any] = set()  # links that are not read now
         super().__init__(
             NOBODY,
@@ -44,6 +45,7 @@ class ZeroMQRelay(ZeroMQMailbox):
             client_endpoint=endpoint,
             frame_bytes_max=frame_bytes_max,
             keys=keys,
+            times=times,
         )
 
     def socket(self, kind: int, message_bytes_max: int) -> zmq.Socket[bytes]:

@@ -20,7 +20,20 @@ from tests.machine.local import Local
 # --- A state that refers to its own machine --------------------------------------------------------------------------
 
 
-class Counting(StateMachine):
+class Steps:
+    __slots__ = ()
+    count: int
+
+    def step(self) -> int:
+        self.count += 1
+        return self.count
+
+    @query
+    def counted(self) -> int:
+        return self.count
+
+
+class Counting(Steps, StateMachine):
     """Counts, always by way of something that refers to it."""
 
     def __init__(self) -> None:
@@ -30,10 +43,6 @@ class Counting(StateMachine):
     def refer(self) -> Any:
         """Return what leads back here."""
         raise NotImplementedError
-
-    def step(self) -> int:
-        self.count += 1
-        return self.count
 
     @command
     def mark(self) -> int:
@@ -47,10 +56,6 @@ class Counting(StateMachine):
         """Return what counts, at the end of that way."""
         found: Callable[[], int] = way
         return found
-
-    @query
-    def counted(self) -> int:
-        return self.count
 
 
 class Itself(Counting):
@@ -102,23 +107,15 @@ class Tree(Counting):
         return way.root.step  # type: ignore[no-any-return]
 
 
-class Slots:
+class Slots(Steps):
     __slots__ = ("count", "way")
 
     def __init__(self) -> None:
         self.count, self.way = 0, self.step
 
-    def step(self) -> int:
-        self.count += 1
-        return self.count
-
     @command
     def add(self) -> int:
         return self.way()
-
-    @query
-    def counted(self) -> int:
-        return self.count
 
 
 class Own(Method):

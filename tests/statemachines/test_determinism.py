@@ -218,14 +218,10 @@ class Digits(Machine):
         return str(decimal.Decimal(1) / 3)
 
 
-class Seeds(Machine):
+class Seeds(Dice):
     @command
     def seed(self) -> None:
         random.seed(1)
-
-    @command
-    def add(self, item: Any) -> float:
-        return random.random()
 
 
 class Remembers(Machine):

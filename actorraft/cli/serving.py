@@ -20,9 +20,8 @@ from actorraft.node import logs
 from actorraft.node.backups import Schedule
 from actorraft.node.folder import NodeFolder, read_folder
 from actorraft.node.process import run_node
-from actorraft.node.standalone import Foreground, hash_seed_of, overrides_of, plan
+from actorraft.node.standalone import Foreground, ends, hash_seed_of, overrides_of, plan
 
-ENDS: Final = (signal.SIGTERM, signal.SIGINT)
 HASH_SEED: Final = "PYTHONHASHSEED"
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -58,13 +57,14 @@ def serve(
     backup_dir: Annotated[Path | None, typer.Option(help="Where backups are written.")] = None,
     backup_keep: Annotated[int, typer.Option(help="How many backups of this node stay.", min=1)] = 24,
 ) -> None:
-    """Serve one node until SIGTERM or SIGINT: then it hands leadership over, closes and exits with 0.
+    """Serve one node until SIGTERM, SIGINT or SIGHUP: then it hands leadership over, closes and exits with 0.
 
     The same line serves the first start and every later one.
     """
-    for number in ENDS:  # until the node has its own; a machine that joins may wait long
+    asks_to_leave = ends()
+    for number in asks_to_leave:  # until the node has its own; a machine that joins may wait long
         signal.signal(number, _end)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, asks_to_leave)
     with errors():
         if join:
             from actorraft.cluster.joining import join_cluster
@@ -118,5 +118,5 @@ def _with_hash_seed(folder: NodeFolder) -> None:
     seed = str(hash_seed_of(folder))
     if os.environ.get(HASH_SEED) != seed:
         os.environ[HASH_SEED] = seed
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # they wait for `serve`, where they end this well
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends())  # they wait for `serve`, where they end this well
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

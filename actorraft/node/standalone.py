@@ -320,10 +320,19 @@ def _actors_at(client_listen: str, keys: Keys | None) -> str:
     return f"tcp://{next_port(client_listen)}"
 
 
+def ends() -> list[signal.Signals]:
+    """Return the signals that ask a node in the foreground to leave.
+
+    SIGHUP, too: its terminal is gone, or the line to the machine; where it is ignored, as under nohup, it stays so.
+    """
+    hang_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hang_up]
+
+
 class Foreground:
     """What a node in the foreground has instead of a parent: signals, and a line on its output when it serves.
 
-    The first SIGTERM or SIGINT asks it to leave; a second one ends it at once.
+    The first of the signals that end it (`ends`) asks it to leave; a second one ends it at once.
     """
 
     def __init__(self, folder: NodeFolder, say: Callable[[str], None]) -> None:
@@ -335,7 +344,7 @@ class Foreground:
         self._bound: tuple[str, str] = ("", "")
         self._on_stop: list[Callable[[], Any]] = []
         self._orders: queue.SimpleQueue[None] = queue.SimpleQueue()  # nobody gives any
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ends():
             signal.signal(number, self._ask_to_stop)
 
     def report(self, value: Any) -> None:

@@ -165,13 +165,14 @@ def test_a_name_of_a_host_without_an_address_is_told(
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_node_that_is_told_to_end_while_it_starts_ends_well(tmp_path: Path, number: signal.Signals) -> None:
     words = ["init", str(tmp_path / "new"), "--machine", MACHINE, "--nodes", f"127.0.0.1:{free_ports(1)[0]}"]
     assert CliRunner().invoke(app, words).exit_code == 0
 
     def with_a_signal_on_its_way() -> None:  # as it is blocked by a node that starts once more, with its hash seed
         signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+        signal.signal(number, signal.SIG_DFL)  # who runs the tests may ignore it
         os.kill(os.getpid(), number)
 
     done = subprocess.run(
@@ -184,6 +185,31 @@ def test_a_node_that_is_told_to_end_while_it_starts_ends_well(tmp_path: Path, nu
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_node_whose_terminal_goes_away_leaves_unless_it_is_to_stay(tmp_path: Path, nohup: bool) -> None:
+    words = ["init", str(tmp_path / "new"), "--machine", MACHINE, "--nodes", f"127.0.0.1:{free_ports(1)[0]}"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    node = subprocess.Popen(
+        [sys.executable, "-m", "actorraft", "serve", str(tmp_path / "new" / "node-0")],
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL),
+        stdout=PIPE,
+        stderr=PIPE,
+        text=True,
+    )
+    try:
+        assert node.stdout is not None
+        assert "serves at" in node.stdout.readline()
+        node.send_signal(signal.SIGHUP)
+        if nohup:
+            node.send_signal(signal.SIGTERM)  # the first that asks it to leave: a second one would end it with 143
+        said = node.communicate(timeout=60)[1]
+    finally:
+        node.kill()
+        node.communicate()
+    assert node.returncode == 0, said
 
 
 @pytest.mark.cluster

@@ -1,9 +1,10 @@
-"""What /metrics costs: a cluster whose nodes are scraped every second beside one whose nodes serve nothing, in pairs.
+"""What /metrics costs: a cluster that is scraped every second, by itself when it is not, and beside one that cannot be.
 
-    python -m benchmarks.metrics_price [--pairs 8] [--seconds 2] [--outstanding 1000] [--every 1]
+    python -m benchmarks.metrics_price [--rounds 8] [--seconds 2] [--outstanding 1000] [--every 1]
 
 Both clusters are there all the time, and one of them is loaded at a time, in turns, so that a machine that becomes
-slower does so for both. The figure is the median of the pairs' ratios.
+slower does so for all. Two clusters differ by some percent whatever they do, so what scraping costs is the median of
+the ratios of one and the same cluster, scraped and not.
 """
 
 from __future__ import annotations
@@ -25,26 +26,28 @@ from statemachines.kv import KVStore
 
 
 def main(
-    pairs: Annotated[int, typer.Option(min=1)] = 8,
+    rounds: Annotated[int, typer.Option(min=1)] = 8,
     seconds: Annotated[float, typer.Option(min=0.1)] = 2.0,
     outstanding: Annotated[int, typer.Option(min=1)] = 1000,
     every: Annotated[float, typer.Option(help="Seconds between scrapes.", min=0.01)] = 1.0,
 ) -> None:
-    """Print commands/s of each pair, and the median of their ratios."""
+    """Print commands/s of each round, and the medians of their ratios."""
     machine, http = ReplicatedStateMachine(KVStore), _addresses(3)
-    with machine.spawn(3) as plain, machine.spawn(3, http=http) as scraped:
-        for cluster in (plain, scraped):
+    with machine.spawn(3) as plain, machine.spawn(3, http=http) as serving:
+        for cluster in (plain, serving):
             _load(cluster, outstanding, seconds / 2)
-        ratios = []
-        for number in range(pairs):
-            order = (plain, scraped) if number % 2 == 0 else (scraped, plain)
-            said = {}
-            for cluster in order:
-                with _scraping(http if cluster is scraped else [], every):
-                    said[cluster] = _load(cluster, outstanding, seconds)
-            ratios.append(said[scraped] / said[plain])
-            print(f"plain {said[plain]:,.0f}/s  scraped {said[scraped]:,.0f}/s  ratio {ratios[-1]:.3f}", flush=True)
-    print(f"median ratio {statistics.median(ratios):.3f} of {pairs} pairs, {outstanding} outstanding")
+        ways = {"plain": (plain, []), "serving": (serving, []), "scraped": (serving, http)}
+        said: list[dict[str, float]] = []
+        for number in range(rounds):
+            said.append({})
+            for way in list(ways)[:: 1 if number % 2 == 0 else -1]:
+                cluster, addresses = ways[way]
+                with _scraping(addresses, every):
+                    said[-1][way] = _load(cluster, outstanding, seconds)
+            print("  ".join(f"{way} {said[-1][way]:,.0f}/s" for way in ways), flush=True)
+    for way, beside in (("scraped", "serving"), ("serving", "plain"), ("scraped", "plain")):
+        ratio = statistics.median(each[way] / each[beside] for each in said)
+        print(f"{way} beside {beside}: median ratio {ratio:.3f} of {rounds}, {outstanding} outstanding")
 
 
 def _load(cluster: Cluster[KVStore], outstanding: int, seconds: float) -> float:

@@ -4,9 +4,10 @@ User code runs in one thread, always the same, and may take its time. The loop m
 Two threads, one for each, cost two hand-overs for every batch of commands: a fifth of the time that a single command
 takes. So the machine's thread runs the loop as well, and between two rounds of it applies what was just committed.
 When a piece of that is under way for longer than LATE_S, the node's first thread takes the loop over, and the
-machine's thread goes on as an executor beside it. Once nothing has been late for CALM_S, it gets the loop back. What
-is long by its nature, a snapshot or a restore, is not begun before the loop is in other hands. And what nobody waits
-for, as on a follower, is put off for a round in which nothing came: the machine has better to do just after an answer.
+machine's thread goes on as an executor beside it. Once nothing has been late for a while (CALM_S), it gets the loop
+back. What is long by its nature, a snapshot or a restore, is not begun before the loop is in other hands. And what
+nobody waits for, as on a follower, is put off for a round in which nothing came: the machine has better to do just
+after an answer.
 
 This is the leader/followers pattern for two threads, one of which may not run user code.
 
@@ -39,7 +40,9 @@ logger = guarded_logger("actorraft")
 
 EXIT_MACHINE: Final = 70  # EX_SOFTWARE: the machine cannot go on as the others do
 LATE_S: Final = 0.005  # a piece of work that takes longer has the loop taken away from its thread
-CALM_S: Final = 1.0  # without such a piece, until the loop comes back
+# Without such a piece, until the loop comes back, the first time and at most: twice as long each time that one is late
+# again soon after. A busy machine makes a quick command late now and then, which says nothing of the next ones.
+CALM_S: Final = (0.05, 1.0)
 # The longest that work which nobody waits for is put off while nothing else happens: longer than a command takes from
 # append to append (about 1 ms), or it would begin just when the next append needs the loop.
 PUT_OFF_S: Final = 0.004
@@ -69,7 +72,8 @@ class MachineThread:
         self._here = False  # the loop is the machine's thread's
         self._piece = 0  # number of the one under way in the loop; 0: none
         self._begun = 0  # number of the last one begun there
-        self._late_s = -CALM_S  # when the last one that was late was found so
+        self._late_s = -math.inf  # when the last one that was late was found so
+        self._calm_s = 0.0  # how long after that the loop may come back
         self._lock = threading.Lock()
         self._asleep = False  # the watch is, until something is put into its bell
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -116,7 +120,8 @@ class MachineThread:
                     return
 
     def _is_calm(self) -> bool:
-        return self._finished == self._handed and self._capture is None and time.monotonic() >= self._late_s + CALM_S
+        rests = self._finished == self._handed and self._capture is None
+        return rests and time.monotonic() >= self._late_s + self._calm_s
 
     def _watch(self) -> None:
         """Return when the loop has ended, or is this thread's again because the machine would keep it waiting."""
@@ -132,10 +137,16 @@ class MachineThread:
             elif self._piece:
                 with self._lock:
                     if self._piece == seen:
-                        self._here, self._late_s = False, time.monotonic()
+                        self._here = False
+                        self._note_late(time.monotonic())
             elif (idle := idle + 1) > IDLE_LOOKS:
                 self._sleep()
                 idle = 0
+
+    def _note_late(self, now_s: float) -> None:
+        first_s, longest_s = CALM_S
+        again = now_s < self._late_s + self._calm_s + longest_s
+        self._late_s, self._calm_s = now_s, min(2 * self._calm_s, longest_s) if again else first_s
 
     def _sleep(self) -> None:
         """Wait for the next piece of work, however long that takes: a node at rest wakes nobody."""

@@ -188,7 +188,7 @@ class Loop:
 
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
-    monkeypatch.setattr(turns, "CALM_S", 0.05)
+    monkeypatch.setattr(turns, "CALM_S", (0.05, 0.05))
     gate.clear()
     ran_in.clear()
     made = Loop()
@@ -218,6 +218,18 @@ def test_a_command_that_takes_long_has_the_loop_taken_away_until_it_is_calm_agai
     eventually(lambda: loop.applied() == behind.first_index)
     eventually(lambda: loop.runs_in("machine"))
     assert ran_in == ["machine", "machine"]  # user code runs in one thread, whoever has the loop
+
+
+def test_a_machine_that_is_late_again_and_again_waits_longer_for_the_loop(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "CALM_S", (0.01, 0.05))
+    thread = loop.executor
+    waits = []
+    for late_s in (100.0, 100.02, 100.05, 100.1, 100.15, 100.2, 200.0):
+        thread._note_late(late_s)
+        waits.append(thread._calm_s)
+    assert waits == [0.01, 0.02, 0.04, 0.05, 0.05, 0.05, 0.01]
 
 
 def test_a_command_that_comes_after_a_long_rest_is_watched_too(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:

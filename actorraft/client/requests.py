@@ -5,6 +5,7 @@ Threads:    one at a time; times are handed in.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -156,32 +157,47 @@ class Watch:
 
     topic: str
     next_index: int | None  # None: from now on, and nobody has said yet where that is
-    asked: int | None = None  # the leader that was asked; what another node still sends does not count
+    asked: int | None = None  # the leader that was asked; None: nobody, yet
+    number: int = -1  # under which it was
 
 
 class Watches:
-    """What is watched, asked of each leader in turn from where the last one came to."""
+    """What is watched, asked of each leader in turn from where the last one came to.
+
+    Each asking has a number of its own. A node that leads once more still has what it was asked when it led before: it
+    has sent on that all the time, and nobody took it, so what comes next on that would leave a gap.
+    """
 
     def __init__(self, send: Callable[[int, bytes], bool]) -> None:
         self._send = send
         self.published: list[codec.Published] = []  # in order, none twice; whoever takes them clears this
         self._watches: dict[int, Watch] = {}  # by the client's own number
+        self._askings: dict[int, int] = {}  # number of an asking -> the client's own; of those that count
+        self._numbers = itertools.count()
 
     def add(self, watch_id: int, topic: str, from_index: int | None, leader: int | None) -> None:
         """Watch a topic."""
         self._watches[watch_id] = Watch(topic, from_index)
         self.tell(leader)
 
-    def remove(self, watch_id: int, leader: int | None) -> None:
+    def remove(self, watch_id: int) -> None:
         """Nobody reads it any more."""
-        if self._watches.pop(watch_id, None) is not None and leader is not None:
-            self._send(leader, codec.encode(codec.Unwatch(watch_id)))
+        watch = self._watches.pop(watch_id, None)
+        if watch is not None:
+            self._call_off(watch)
 
     def another_leads(self, leader: int) -> None:
         """Ask the new leader for everything."""
         for watch in self._watches.values():
-            watch.asked = None
+            self._call_off(watch)
         self.tell(leader)
+
+    def _call_off(self, watch: Watch) -> None:
+        """Take nothing more of what was asked; whether who was asked hears of that does not matter."""
+        if watch.asked is not None:
+            del self._askings[watch.number]
+            self._send(watch.asked, codec.encode(codec.Unwatch(watch.number)))
+            watch.asked = None
 
     def tell(self, leader: int | None) -> None:
         """Ask the leader for what it was not asked for yet."""
@@ -189,8 +205,10 @@ class Watches:
             return
         for watch_id, watch in self._watches.items():
             if watch.asked is None:
-                frame = codec.encode(codec.Watch(watch_id, watch.topic, watch.next_index))
-                watch.asked = leader if self._send(leader, frame) else None
+                number = next(self._numbers)
+                if self._send(leader, codec.encode(codec.Watch(number, watch.topic, watch.next_index))):
+                    watch.asked, watch.number = leader, number
+                    self._askings[number] = watch_id
 
     @property
     def watched(self) -> bool:
@@ -202,16 +220,17 @@ class Watches:
         """Whether the leader is to be asked for something: its queue was full."""
         return any(watch.asked is None for watch in self._watches.values())
 
-    def on_published(self, node_id: int, reply: codec.Published) -> None:
+    def on_published(self, reply: codec.Published) -> None:
         """Take what a node sends. One that led before goes on sending, but may have missed what this one did not."""
-        watch = self._watches.get(reply.watch_id)
-        if watch is None or watch.asked != node_id:
+        watch_id = self._askings.get(reply.watch_id)
+        if watch_id is None:
             return
+        watch = self._watches[watch_id]
         if reply.error:
-            del self._watches[reply.watch_id]
+            del self._watches[watch_id], self._askings[reply.watch_id]
         elif watch.next_index is not None and reply.index < watch.next_index:
             return  # said before, by the leader before this one
         else:
             watch.next_index = reply.index + 1
         if reply.values or reply.error:
-            self.published.append(reply)
+            self.published.append(codec.Published(watch_id, reply.index, reply.values, reply.error))

@@ -166,7 +166,7 @@ class ClientSession:
 
     def unwatch(self, watch_id: int) -> None:
         """Nobody reads it any more."""
-        self._watches.remove(watch_id, self.leader)
+        self._watches.remove(watch_id)
 
     def admin(
         self, node_id: int, verb: str, arguments: dict[str, Any], future: Any, deadline_s: float, link_by_s: float = 0.0
@@ -223,7 +223,7 @@ class ClientSession:
             case codec.Expired():
                 self._on_expired(reply)
             case codec.Published():
-                self._watches.on_published(node_id, reply)
+                self._watches.on_published(reply)
             case codec.AdminReply():
                 self._requests.replied(reply)
                 if reply.error == NOT_LEADER:

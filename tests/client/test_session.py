@@ -27,7 +27,10 @@ class Net:
         return self.up
 
     def take(self, kind: type[Any] = codec.Commands) -> list[tuple[int, Any]]:
-        taken = [(node_id, frame) for node_id, frame in self.sent if type(frame) is kind]
+        return self.take_any(kind)
+
+    def take_any(self, *kinds: type[Any]) -> list[tuple[int, Any]]:
+        taken = [(node_id, frame) for node_id, frame in self.sent if type(frame) in kinds]
         self.sent.clear()
         return taken
 
@@ -514,22 +517,57 @@ def test_a_client_sleeps_while_a_former_leader_is_at_its_read_and_nobody_leads()
 # --- What is watched ---
 
 
+def said_of_watches(session: ClientSession) -> list[tuple[int, int, list[str], str]]:
+    return [(said.watch_id, said.index, said.values, said.error) for said in session.published]
+
+
 def test_only_the_leader_that_was_asked_last_is_heard_by_a_watch() -> None:
     """One that led before may have fetched a state, and no longer hold what this one is about to say."""
     net = Net()
     session = net.open()
-    session.watch(1, "t", 0)
-    session.receive(0, codec.Published(1, 5, ["a"]), 0.0)
+    session.watch(7, "t", 0)
+    first = net.take(codec.Watch)[0][1].watch_id
+    session.receive(0, codec.Published(first, 5, ["a"]), 0.0)
     session.receive(1, codec.LeaderIs(2, 1), 0.0)
+    called_off, (asked, watch) = net.take_any(codec.Watch, codec.Unwatch)
+    assert called_off == (0, codec.Unwatch(first))
+    assert (asked, watch.topic, watch.from_index) == (1, "t", 6)
 
-    session.receive(0, codec.Published(1, 9, ["c"]), 0.0)
-    session.receive(0, codec.Published(1, -1, [], "what was published before index 8 is no longer held"), 0.0)
-    session.receive(1, codec.Published(1, 7, ["b"]), 0.0)
-    session.receive(1, codec.Published(1, 9, ["c"]), 0.0)
+    session.receive(0, codec.Published(first, 9, ["c"]), 0.0)
+    session.receive(0, codec.Published(first, -1, [], "what was published before index 8 is no longer held"), 0.0)
+    session.receive(1, codec.Published(watch.watch_id, 7, ["b"]), 0.0)
+    session.receive(1, codec.Published(watch.watch_id, 9, ["c"]), 0.0)
 
-    assert net.take(codec.Watch) == [(0, codec.Watch(1, "t", 0)), (1, codec.Watch(1, "t", 6))]
-    assert [(said.index, said.values, said.error) for said in session.published] == [
-        (5, ["a"], ""),
-        (7, ["b"], ""),
-        (9, ["c"], ""),
-    ]
+    assert said_of_watches(session) == [(7, 5, ["a"], ""), (7, 7, ["b"], ""), (7, 9, ["c"], "")]
+
+
+def test_what_a_node_was_asked_when_it_led_before_does_not_count_when_it_leads_again() -> None:
+    """It sent on all the time, and nobody took it: the next of that would leave a gap (seed 1070)."""
+    net = Net()
+    session = net.open()
+    session.watch(7, "t", 0)
+    [(_, first)] = net.take(codec.Watch)
+    session.receive(0, codec.Published(first.watch_id, 5, ["a"]), 0.0)
+    session.receive(1, codec.LeaderIs(2, 1), 0.0)
+    session.receive(0, codec.Published(first.watch_id, 7, ["b"]), 0.0)
+    net.take(codec.Watch)
+    session.receive(0, codec.LeaderIs(3, 0), 0.0)
+    [(_, again)] = net.take(codec.Watch)
+
+    session.receive(0, codec.Published(first.watch_id, 9, ["c"]), 0.0)  # left before it was asked again
+    for index, value in ((7, "b"), (9, "c")):
+        session.receive(0, codec.Published(again.watch_id, index, [value]), 0.0)
+
+    assert again.from_index == 6
+    assert said_of_watches(session) == [(7, 5, ["a"], ""), (7, 7, ["b"], ""), (7, 9, ["c"], "")]
+
+
+def test_a_watch_that_ends_is_called_off_where_it_was_asked_for() -> None:
+    net = Net()
+    session = net.open()
+    session.watch(7, "t", None)
+    [(_, watch)] = net.take(codec.Watch)
+    session.unwatch(7)
+    session.receive(0, codec.Published(watch.watch_id, 5, ["a"]), 0.0)
+    assert net.take(codec.Unwatch) == [(0, codec.Unwatch(watch.watch_id))]
+    assert said_of_watches(session) == []

@@ -12,18 +12,19 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actorraft import Client, connect
+from actorraft import Client, Supervision, connect
 from benchmarks.others.processes import free_ports
 from tests.cluster.helpers import ROOT, eventually, is_gone
 
 pytest.importorskip("fastapi")
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 class Web:
@@ -97,10 +98,16 @@ def play(tmp_path: Path, kills: int) -> None:
         ]
         for thread in threads:
             thread.start()
+        limit = Supervision()  # of the example: who dies more often than that stays down
+        killed: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=limit.max_restarts))
         try:
             for _ in range(kills):
-                before = sum(map(len, made.values()))
                 leader = server.client.wait_for_leader()
+                if len(killed[leader]) == limit.max_restarts:
+                    time.sleep(max(0.0, killed[leader][0] + limit.period_s - time.monotonic()))
+                    leader = server.client.wait_for_leader()
+                killed[leader].append(time.monotonic())
+                before = sum(map(len, made.values()))
                 pid = next(row.pid for row in server.client.status() if row.id == leader)
                 if pid is not None:
                     os.kill(pid, signal.SIGKILL)

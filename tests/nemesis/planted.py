@@ -10,9 +10,16 @@ from typing import Any
 
 from actorraft import codec
 from actorraft.node import work
+from actorraft.node.reads import Reads
 from actorraft.node.requests import Requests
 from actorraft.node.session_table import Admission, Sessions
 from tests.nemesis.machine import Registers
+
+
+def plant(owner: type, name: str, bug: Any) -> None:
+    """Put a bug in the place of a method, which must be there: in no other place would it be one."""
+    getattr(owner, name)
+    setattr(owner, name, bug)
 
 
 class AcknowledgesBeforeCommit(Registers):
@@ -22,19 +29,19 @@ class AcknowledgesBeforeCommit(Registers):
         super().__init__()
         honest = Requests._append
 
-        def append(requests: Requests, client: Any, frame: bytes, client_id: int, first_sequence: int) -> None:
-            appended_before = len(requests._server.log)
-            honest(requests, client, frame, client_id, first_sequence)
-            if first_sequence < 0 or len(requests._server.log) == appended_before:
-                return
+        def append(requests: Requests, client: Any, frame: bytes, client_id: int, first_sequence: int) -> Any:
+            index = honest(requests, client, frame, client_id, first_sequence)
+            if first_sequence < 0 or index is None:
+                return index
             request = codec.decode_request(frame)
             assert isinstance(request, codec.Commands)
             commands = codec.decode_body(request.body)
             if all(isinstance(command, list) and command[0] in ("set", "append") for command in commands):
                 values = [True if command[0] == "set" else None for command in commands]
                 requests.reply(client, codec.Results(client_id, first_sequence, values))
+            return index
 
-        Requests._append = append  # type: ignore[method-assign]
+        plant(Requests, "_append", append)
 
 
 class ReadsWithoutAQuorum(Registers):
@@ -43,10 +50,10 @@ class ReadsWithoutAQuorum(Registers):
     def __init__(self) -> None:
         super().__init__()
 
-        def on_query(requests: Requests, client: Any, query: codec.Query) -> None:
-            requests._executor.submit(work.Read(client, query))
+        def on_query(reads: Reads, client: Any, query: codec.Query) -> None:
+            reads._executor.submit(work.Read(client, query))
 
-        Requests._on_query = on_query  # type: ignore[method-assign]
+        plant(Reads, "on_query", on_query)
 
 
 class ForgetsSessions(Registers):
@@ -66,5 +73,5 @@ class ForgetsSessions(Registers):
             session.next_sequence = max(session.next_sequence, frame.first_sequence + frame.count)
             session.results[frame.first_sequence] = (results, index)
 
-        Sessions.admit = admit  # type: ignore[method-assign]
-        Sessions.record = record  # type: ignore[method-assign]
+        plant(Sessions, "admit", admit)
+        plant(Sessions, "record", record)

@@ -275,9 +275,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
 def _(patch: pytest.MonkeyPatch) -> None:
     on_published = client_requests.Watches.on_published
 
-    def skipping(self: client_requests.Watches, node_id: int, reply: codec.Published) -> None:
-        on_published(self, node_id, reply)
-        watch = self._watches.get(reply.watch_id)
+    def skipping(self: client_requests.Watches, reply: codec.Published) -> None:
+        on_published(self, reply)
+        watch = self._watches.get(self._askings.get(reply.watch_id, -1))
         if watch is not None and watch.next_index is not None and not reply.values:
             watch.next_index += 1
 
@@ -286,12 +286,13 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("a watch is told again what it has seen", way=Way.GUESTS)
 def _(patch: pytest.MonkeyPatch) -> None:
-    def trusting(self: client_requests.Watches, node_id: int, reply: codec.Published) -> None:
-        watch = self._watches.get(reply.watch_id)
+    def trusting(self: client_requests.Watches, reply: codec.Published) -> None:
+        watch_id = self._askings.get(reply.watch_id, -1)
+        watch = self._watches.get(watch_id)
         if watch is not None:
             watch.next_index = reply.index + 1
             if reply.values:
-                self.published.append(reply)
+                self.published.append(codec.Published(watch_id, reply.index, reply.values))
 
     patch.setattr(client_requests.Watches, "on_published", trusting)
     tell = client_requests.Watches.tell

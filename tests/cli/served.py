@@ -60,7 +60,8 @@ class Served:
     ) -> None:
         self.directory = directory / "cluster"
         self.ports = free_ports(nodes)
-        self.processes: dict[int, subprocess.Popen[str]] = {}
+        self.processes: dict[int, subprocess.Popen[str]] = {}  # of each node, the last one
+        self._started: list[subprocess.Popen[str]] = []
         self.lines: dict[int, list[str]] = {}
         places = ",".join(f"127.0.0.1:{port}" for port in self.ports)
         named = ("--machine", machine) if machine else ()
@@ -94,6 +95,7 @@ class Served:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._started.append(process)
         threading.Thread(target=_read, args=(process, lines), daemon=True).start()
 
     def run(self, *words: str, check: bool = True, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
@@ -131,7 +133,7 @@ class Served:
         return "\n".join(f"--- node {node_id}\n" + "\n".join(lines) for node_id, lines in self.lines.items())
 
     def close(self) -> None:
-        for process in self.processes.values():
+        for process in self._started:
             if process.poll() is None:
                 process.kill()
             process.wait(20)

@@ -412,8 +412,8 @@ class Published(msgspec.Struct, array_like=True, frozen=True, tag=10):
 
 Reply = LeaderIs | Registered | Results | Refused | Resume | Expired | Answers | QueryRefused | AdminReply | Published
 
-_request_decoder = msgspec.msgpack.Decoder(Request)
-_reply_decoder = msgspec.msgpack.Decoder(Reply)
+_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 encode = _encoder.encode  # of any Request or Reply
 
@@ -484,7 +484,7 @@ def decode_request(frame: Body) -> Request:
         MalformedFrame: these bytes are no request.
     """
     try:
-        return _request_decoder.decode(frame)  # type: ignore[no-any-return]
+        return _request_decoder.decode(frame)
     except (ValueError, RecursionError) as error:
         raise MalformedFrame(f"not a client's frame: {error}") from error
 
@@ -496,7 +496,7 @@ def decode_reply(frame: bytes) -> Reply:
         MalformedFrame: these bytes are no reply.
     """
     try:
-        return _reply_decoder.decode(frame)  # type: ignore[no-any-return]
+        return _reply_decoder.decode(frame)
     except (ValueError, RecursionError) as error:
         raise MalformedFrame(f"not a node's frame: {error}") from error
 

@@ -12,10 +12,12 @@ Not here:   who may speak at this moment, and the proof: curve.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
+import struct
 import threading
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import zmq
+from zmq.utils import z85
 
 from actorraft.errors import UsageError
 
@@ -45,9 +48,19 @@ def check_public(public: object) -> str:
     Raises:
         UsageError: it has not.
     """
-    if isinstance(public, str) and len(public) == KEY_CHARS and public.isascii():
+    if isinstance(public, str) and len(public) == KEY_CHARS and _is_z85(public):
         return public
     raise UsageError(f"a public key has {KEY_CHARS} characters of Z85, not {public!r}")
+
+
+@functools.lru_cache(4096)
+def _is_z85(text: str) -> bool:
+    """Whether libzmq takes it; a link would find out too late. Remembered: all keys are looked at when one changes."""
+    try:
+        z85.decode(text.encode())
+    except (ValueError, KeyError, struct.error):  # a letter that Z85 has not, or five of them that are too much
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -171,13 +184,13 @@ class ClientFolder:
             self.keys.own.save(path / SECRET_FILE)
         lines = [
             "[cluster]",
-            f"name = {json.dumps(self.cluster_name)}",
-            f"id = {json.dumps(self.cluster_id)}",
+            f"name = {_text(self.cluster_name)}",
+            f"id = {_text(self.cluster_id)}",
             "",
             "[client]",
-            f"name = {json.dumps(self.name)}",
-            f"role = {json.dumps(self.role)}",
-            f"public_key = {json.dumps(self.keys.own.public)}",
+            f"name = {_text(self.name)}",
+            f"role = {_text(self.role)}",
+            f"public_key = {_text(self.keys.own.public)}",
         ]
         for node_id, endpoint in sorted(self.endpoints.items()):
             publics = self.keys.members.get(node_id, ())
@@ -210,18 +223,21 @@ class ClientFolder:
             client, cluster_id = said.get("client", {}), str(said["cluster"]["id"])
             if re.fullmatch("[0-9a-f]{16}", cluster_id) is None:
                 raise UsageError(f"{path / CLIENT_FILE}: [cluster] id is 16 hexadecimal digits, not {cluster_id!r}")
+            if not members:
+                raise UsageError(f"{path / CLIENT_FILE}: [members] names nobody")
+            own = KeyPair.load(path / SECRET_FILE)
+            publics = {
+                node_id: (member["public_key"], *member.get("former_keys", ()))
+                for node_id, member in members.items()
+                if "public_key" in member
+            }
+            with naming(path / CLIENT_FILE):
+                keys = Keys(own, publics)
             return cls(
                 cluster_id=cluster_id,
                 cluster_name=str(said["cluster"].get("name", "")),
                 endpoints={node_id: _tcp(member["client"]) for node_id, member in members.items()},
-                keys=Keys(
-                    KeyPair.load(path / SECRET_FILE),
-                    {
-                        node_id: (member["public_key"], *member.get("former_keys", ()))
-                        for node_id, member in members.items()
-                        if "public_key" in member
-                    },
-                ),
+                keys=keys,
                 name=str(client.get("name", "client")),
                 role=str(client.get("role", "admin")),
             )
@@ -298,6 +314,15 @@ class RunKeys:
 
 
 @contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Say in which file it stands what is refused."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
+
+
+@contextlib.contextmanager
 def _whole_or_not(file: Path) -> Iterator[None]:
     """Leave no file behind that could not be written to its end; and name it."""
     try:
@@ -308,6 +333,11 @@ def _whole_or_not(file: Path) -> Iterator[None]:
         if isinstance(error, OSError):
             error.filename = error.filename or str(file)
         raise
+
+
+def _text(value: str) -> str:
+    """Return it as TOML, which takes JSON's strings, but no halves of a character, and no DEL as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _tcp(address: str) -> str:

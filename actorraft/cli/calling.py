@@ -51,13 +51,19 @@ def query(
     encoded, where = _encode(method, values), int(to) if to.isdecimal() else to
     with errors():
         check_read(consistency, where)
-    _print(client, timeout, lambda thread: thread.query(encoded, consistency, where, None, timeout))
+
+    def ask(thread: ClientThread) -> ResultFuture[Any]:
+        if isinstance(where, int):
+            administration.check_node(thread, where, timeout)
+        return thread.query(encoded, consistency, where, None, timeout)
+
+    _print(client, timeout, ask)
 
 
 def snapshot(client: ClientFolder = None, timeout: Timeout = 60.0, output: Output = Format.table) -> None:
     """Compact the log now, on every member that can be reached."""
     with cluster(client) as thread:
-        administration.wait_for_leader(thread, timeout)
+        thread.learn(administration.wait_for_leader(thread, timeout), timeout)  # the folder may not know them all
         taken = administration.take_snapshot(thread, timeout)
     if output is Format.json:
         print_json(taken)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ from actorraft.cli.output import Format, Output, errors, print_json, print_rows,
 from actorraft.cli.reaching import ClientFolder, Timeout, ask
 from actorraft.errors import UsageError
 
+Role = Literal["read", "write", "admin"]
 clients = typer.Typer(no_args_is_help=True, help="List, admit and revoke clients.")
 
 
@@ -33,7 +34,7 @@ def list_clients(client: ClientFolder = None, timeout: Timeout = 5.0, output: Ou
 @clients.command()
 def add(
     name: Annotated[str, typer.Argument(help="What the client is called.")],
-    role: Annotated[str, typer.Option(help="read, write (both send plain data only) or admin.")] = "write",
+    role: Annotated[Role, typer.Option(help="What it may do; read and write send plain data only.")] = "write",
     folder: Annotated[Path | None, typer.Option(help="Where its folder is written; by default ./NAME.")] = None,
     client: ClientFolder = None,
     timeout: Timeout = 5.0,
@@ -47,15 +48,22 @@ def add(
     from transports.keys import ClientFolder as Folder
 
     with errors():
+        if not name or not name.isprintable():
+            raise UsageError(f"a client's name is text that can be printed, not {name!r}")
         path = folder or Path(name)
         secret = path / SECRET_FILE
         pair = KeyPair.load(secret) if secret.exists() else KeyPair.generate()
-        if any(each == name and key != pair.public for each, key, _ in ask(client, "clients", {}, timeout)):
-            raise UsageError(
-                f"{name} is a client already, and would be shut out by a new key: choose another name; or first "
-                f"actorraft clients revoke {name}; or, for another role, give its folder: --folder"
-            )
+        for each, key, _ in ask(client, "clients", {}, timeout):
+            if each == name and key != pair.public:
+                raise UsageError(
+                    f"{name} is a client already, and would be shut out by a new key: choose another name; or first "
+                    f"actorraft clients revoke {name}; or, for another role, give its folder: --folder"
+                )
+            if each != name and key == pair.public:
+                raise UsageError(f"{path} is the folder of the client {each}: give {name} one of its own")
         known = ask(client, "roster", {}, timeout)["members"]
+        if any(key == pair.public for _, _, _, key, _ in known):
+            raise UsageError(f"{path} is the folder of a node: give {name} one of its own")
         assert client is not None
         own = Folder.load(client)
         Folder(

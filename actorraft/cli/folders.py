@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from actorraft.cli.output import USED_WRONGLY, Format, Output, errors, fail, print_json, say
 from actorraft.cli.reaching import ClientFolder
 from actorraft.cluster import recovering
+from actorraft.errors import UsageError
 from actorraft.node.folder import NODE_FILE
 from actorraft.storage import __main__ as storage
+
+if TYPE_CHECKING:
+    from transports.keys import ClientFolder as Folder
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +56,7 @@ def recover(
         own = str(found.folder.node.id)
         if keep != own:
             raise fail(f"--keep {own}: one machine goes on, the others join it anew", USED_WRONGLY)
+        known = None if client is None else _client_of(client, found.folder.cluster.id)  # before anything is changed
         cluster_id = recovering.go_on_alone(path, found)
         if output is Format.json:
             print_json({"cluster_id": cluster_id, "kept": [found.folder.node.id]})
@@ -59,15 +65,19 @@ def recover(
             say(f"  actorraft serve {path}{f' --data-dir {data_dir}' if data_dir else ''}")
             id_for_clients = f'id = "{cluster_id}" in the [cluster] of their client.toml, or --client FOLDER here'
             say(f"  clients: {id_for_clients}" if client is None else f"  {client} is for the new cluster")
-        if client is not None:
-            _tell_client(client, cluster_id, found.folder.node.id)
+        if client is not None and known is not None:
+            endpoints = {each: at for each, at in known.endpoints.items() if each == found.folder.node.id}
+            replace(known, cluster_id=cluster_id, endpoints=endpoints or known.endpoints).save(client)
 
 
-def _tell_client(folder: Path, cluster_id: str, node_id: int) -> None:
-    from dataclasses import replace
-
+def _client_of(folder: Path, cluster_id: str) -> Folder:
+    """Read a client's folder, if it is one of this cluster; it may well come from the environment."""
     from transports.keys import ClientFolder as Folder
 
-    own = Folder.load(folder)
-    endpoints = {each: at for each, at in own.endpoints.items() if each == node_id}
-    replace(own, cluster_id=cluster_id, endpoints=endpoints or own.endpoints).save(folder)
+    known = Folder.load(folder)
+    if known.cluster_id != cluster_id:
+        raise UsageError(
+            f"{folder} is for clients of cluster {known.cluster_id}, and this node is of {cluster_id}: name one of its "
+            "clients' folders, or none (--client, ACTORRAFT_CLIENT); nothing was changed"
+        )
+    return known

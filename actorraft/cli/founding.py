@@ -93,7 +93,7 @@ def _json(text: str | None, kind: type, option: str, wanted: str) -> Any:
         return None
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise fail(f"{option} is not JSON: {error}", USED_WRONGLY) from None
     if not isinstance(value, kind):
         raise fail(f"{option} is {wanted} in JSON, not {text}", USED_WRONGLY)

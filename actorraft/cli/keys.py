@@ -18,6 +18,7 @@ import typer
 from actorraft.cli.output import USED_WRONGLY, Format, Output, fail, print_json, say
 from actorraft.cli.reaching import ClientFolder, cluster
 from actorraft.client import administration
+from actorraft.client.requests import NodeRefused
 from actorraft.client.thread import ClientThread
 from actorraft.errors import ActorRaftError, Unavailable
 
@@ -45,7 +46,10 @@ def rotate(
 ) -> None:
     """Give members new keys, one at a time; each begins anew with its own, leadership handed over before."""
     with cluster(client) as thread:
-        known = [row[0] for row in administration.ask_leader(thread, "roster", {}, timeout)["members"]]
+        rows = administration.ask_leader(thread, "roster", {}, timeout)["members"]
+        if not any(public for _, _, _, public, _ in rows):
+            raise fail("this cluster was founded without keys: there is none to replace")
+        known = [row[0] for row in rows]
         wanted = node_ids or sorted(known, key=lambda node_id: node_id == thread.leader)
         for node_id in wanted:
             if node_id not in known:
@@ -63,7 +67,7 @@ def _rotate(thread: ClientThread, node_id: int, force: bool, timeout: float) -> 
     if administration.wait_for_leader(thread, timeout) == node_id:
         with contextlib.suppress(Unavailable):  # the only voter has nobody to hand over to
             administration.transfer_leadership(thread, None, 5.0)
-    public = _until(until_s, lambda: thread.admin(node_id, "make_key", {}, 5.0).result())
+    public = _until(until_s, lambda: thread.admin(node_id, "make_key", {}, 5.0).result(), final=(NodeRefused,))
     _until(
         until_s,
         lambda: administration.ask_leader(thread, "rotate_key", {"node_id": node_id, "public_key": public}, 5.0),
@@ -81,11 +85,13 @@ def _serves(thread: ClientThread, node_id: int) -> None:
         raise Unavailable(f"node {node_id} is behind")
 
 
-def _until(until_s: float, ask: Any) -> Any:
-    """Ask again until it is done."""
+def _until(until_s: float, ask: Any, *, final: tuple[type[ActorRaftError], ...] = ()) -> Any:
+    """Ask again until it is done; `final` is what would be refused again and again."""
     while True:
         try:
             return ask()
+        except final:
+            raise
         except ActorRaftError as error:
             if time.monotonic() >= until_s:
                 raise fail(f"{error}; what was begun goes on when this is run again") from None

@@ -141,7 +141,7 @@ def _change(client: Path | None, change: list[Any], timeout: float, done: Any) -
         while time.monotonic() < deadline_s:
             said = administration.ask_leader(thread, "status", {}, timeout)
             if (
-                change[0] == "remove" and node_id >= said["next_node_id"]
+                change[0] == "remove" and not 0 <= node_id < said["next_node_id"]
             ):  # one that was a member, and is none, is removed already
                 raise fail(f"there is no node {node_id}; the nodes are {sorted({*said['voters'], *said['learners']})}")
             if change[0] == "remove" and said["voters"] == [node_id]:

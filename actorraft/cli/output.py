@@ -53,7 +53,26 @@ def print_rows(
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; what JSON has no type for as its repr."""
-    print(json.dumps(value, default=repr, ensure_ascii=False, indent=None if not isinstance(value, list) else 2))
+    print(as_json(value, indent=2 if isinstance(value, list) else None))
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON, whatever it is: a machine answers what it likes, and a program is to read it."""
+    try:
+        text = json.dumps(value, default=_repr, ensure_ascii=False, allow_nan=False, indent=indent)
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # half a character, or one that is not in the terminal's alphabet
+        text = json.dumps(value, default=_repr, indent=indent)
+    except (ValueError, TypeError, RecursionError):  # a number that is none, a key of another kind, a ring
+        text = json.dumps(_repr(value))
+    return text
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # a guest's own, or it is too large or too deep to be written down
+        return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
 
 
 def say(text: str) -> None:

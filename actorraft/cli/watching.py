@@ -7,7 +7,6 @@ not answer is news, too. Nothing is asked of the leader alone, so both go on thr
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import signal
 import sys
@@ -23,7 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from actorraft.cli.output import Format, Output, fail, unread
+from actorraft.cli.output import Format, Output, as_json, fail, unread
 from actorraft.cli.reaching import ClientFolder, cluster, nobody_answers
 from actorraft.client import administration
 from actorraft.client.status import MemberStatus
@@ -75,7 +74,7 @@ def events(
 
 def _print(happened: Happened, output: Format) -> None:
     if output is Format.json:
-        print(json.dumps(happened._asdict(), ensure_ascii=False), flush=True)
+        print(as_json(happened._asdict()), flush=True)
         return
     print(_line(happened), flush=True)
 
@@ -171,7 +170,7 @@ def top(
                 happened.extend(feed.ask())
                 looks += 1
                 if output is Format.json:
-                    print(json.dumps(numbers(before, now), default=repr), flush=True)
+                    print(as_json(numbers(before, now)), flush=True)
                 elif live is not None:
                     live.update(picture(before, now, happened, console.height), refresh=True)
                 else:

@@ -124,12 +124,25 @@ def member_status(endpoints: dict[int, str], node_id: int, said: dict[str, Any],
     return MemberStatus(id=node_id, endpoint=endpoints.get(node_id, ""), alive=error is None, error=wrong, **known)
 
 
+def check_node(thread: ClientThread, node_id: object, timeout: float) -> None:
+    """Ask the leader of a node that is not known: a client's folder may be older than the newest members.
+
+    Raises:
+        UsageError: there is no such node.
+    """
+    leader = thread.leader
+    if node_id not in thread.endpoints and leader is not None:
+        thread.learn(leader, timeout)
+    if type(node_id) is not int or node_id not in thread.endpoints:
+        raise UsageError(f"there is no node {node_id!r}; the nodes are {sorted(thread.endpoints)}")
+
+
 def transfer_leadership(thread: ClientThread, to: int | None, timeout: float) -> int:
     """Hand leadership over on purpose: to node `to`, or to whoever is most up to date; return the new leader's id."""
-    if to is not None and (type(to) is not int or to not in thread.endpoints):
-        raise UsageError(f"there is no node {to!r}; the nodes are {sorted(thread.endpoints)}")
     deadline_s = monotonic() + timeout
     before = wait_for_leader(thread, timeout)
+    if to is not None:
+        check_node(thread, to, timeout)
     if to == before:
         return before
     handed_over = _led_by_other(thread, before) if to is None else lambda: thread.leader == to

@@ -478,9 +478,15 @@ class ClientThread:
 
     def learn(self, node_id: int, timeout: float) -> None:
         """Ask a node where all members are, from any thread: what is asked next can go to those that are new, too."""
-        future = self.admin(node_id, "endpoints", {}, timeout)
+        future, taken = self.admin(node_id, "endpoints", {}, timeout), threading.Event()
         future.exception()
-        self.request(lambda _: self._on_endpoints(future))
+
+        def take(_: ClientSession) -> None:
+            self._on_endpoints(future)
+            taken.set()
+
+        self.request(take)
+        taken.wait(timeout)
 
     def _ask_for_endpoints(self, node_id: int, now_s: float) -> None:
         future: ResultFuture[list[tuple[Any, ...]]] = ResultFuture()

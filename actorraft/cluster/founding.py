@@ -80,6 +80,8 @@ def found(
     module, separator, qualname = machine.partition(":")
     if not separator or not module or not qualname:
         raise UsageError(f"the machine is named module:Class, not {machine!r}")
+    if not (name + machine).isprintable():  # it is printed in rows and lines, and written as text
+        raise UsageError(f"a name is text that can be printed, not {name or machine!r}")
     places = [_place(address) for address in addresses]
     _check_places(addresses, places, keys)
     pairs = [KeyPair.generate() if keys else None for _ in places]

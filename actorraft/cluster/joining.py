@@ -20,8 +20,10 @@ from typing import Any, Final
 
 from actorraft.client.administration import ask_leader
 from actorraft.client.connect import zeromq_channel
+from actorraft.client.requests import NodeRefused
 from actorraft.client.thread import ClientThread
 from actorraft.errors import UsageError
+from actorraft.node import admission
 from actorraft.node.folder import (
     NODE_FILE,
     SECRET_FILE,
@@ -32,8 +34,10 @@ from actorraft.node.folder import (
     write_folder,
 )
 from actorraft.storage.directory import draw_storage_id
+from actorraft.storage.files import Files
 
 JOIN_S: Final = 60.0
+AGAIN_S: Final = 0.1
 REFUSED_S: Final = 5.0  # how long all members may refuse a token's key: one that lags does not know a new token yet
 
 
@@ -50,13 +54,18 @@ def create_token(
 
     Args:
         folder: an administrator's, whose session `thread` is.
+
+    Raises:
+        UsageError: the cluster has no keys.
     """
     from transports.keys import ClientFolder, KeyPair
 
     pair = KeyPair.generate()
-    ask_leader(thread, "create_token", {"public_key": pair.public, "ttl_s": ttl_s, "learner": learner}, timeout)
     known = ask_leader(thread, "roster", {}, timeout)
     members = [(f"tcp://{at}", key) for _, _, at, key, _ in known["members"] if at and key]
+    if not members:
+        raise UsageError("this cluster was founded without keys, and a token is one: no machine joins it")
+    ask_leader(thread, "create_token", {"public_key": pair.public, "ttl_s": ttl_s, "learner": learner}, timeout)
     return make_token(pair.secret, ClientFolder.load(folder).cluster_id, members)
 
 
@@ -110,7 +119,7 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
     if not secret.exists():
         KeyPair.generate().save(secret)
     if not identity.exists():
-        identity.write_text(draw_storage_id())
+        Files().replace(identity, draw_storage_id().encode())  # whole or not at all
     own, storage_id = KeyPair.load(secret), identity.read_text().strip()
     shown = KeyPair.of_secret(token["k"])
     seeds = {-1 - number: at for number, (at, _) in enumerate(token["m"])}  # which node is where, the cluster says
@@ -119,7 +128,7 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
     try:
         asked = {"public_key": own.public, "storage_id": storage_id, "learner": learner, **addresses}
         _wait_for_a_leader(thread, seeds.keys())
-        told = ask_leader(thread, "join", asked, JOIN_S)
+        told = _ask_to_join(thread, asked)
     finally:
         thread.close()
     _write(directory, told, token["c"], storage_id, listen=listen, peer=peer)
@@ -145,6 +154,22 @@ def _wait_for_a_leader(thread: ClientThread, seeds: Collection[int]) -> None:
             )
         time.sleep(0.02)
         now_s = time.monotonic()
+
+
+def _ask_to_join(thread: ClientThread, asked: dict[str, Any]) -> Any:
+    """Ask until it is this machine's turn: others may be joining at this moment, one after the other.
+
+    Raises:
+        Unavailable: it is refused, or it was nobody's turn in time.
+    """
+    until_s = time.monotonic() + JOIN_S
+    while True:
+        try:
+            return ask_leader(thread, "join", asked, JOIN_S)
+        except NodeRefused as error:
+            if time.monotonic() >= until_s or not str(error).startswith(admission.NOT_NOW):
+                raise
+        time.sleep(AGAIN_S)
 
 
 def _write(directory: Path, told: dict[str, Any], cluster_id: str, storage_id: str, *, listen: str, peer: str) -> None:

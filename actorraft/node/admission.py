@@ -7,6 +7,7 @@ Source:     docs/trust.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from actorraft.raft.ready import LeaderState
 from actorraft.raft.server import RaftServer
 
 TTL_MAX_S: Final = 30 * 86_400.0
+NOT_NOW: Final = "not at this moment: "  # how a refusal of who may ask again soon begins
+_STORAGE_ID: Final = re.compile("[0-9a-f]{32}")
 
 
 def admit_client(server: RaftServer, now_s: float, asked: Mapping[str, Any]) -> int:
@@ -55,8 +58,13 @@ def join(server: RaftServer, now_s: float, asked: Mapping[str, Any]) -> dict[str
     Returns:
         What the machine needs to begin: its `node_id`, the cluster's `settings`, the `members` to dial.
     """
+    from transports.endpoints import check_dialled
+
     _lead(server)
     public_key, storage_id = _key(asked["public_key"]), str(asked["storage_id"])
+    peer, client = (check_dialled(str(asked[name])) for name in ("peer", "client"))  # all members are going to dial it
+    if not _STORAGE_ID.fullmatch(storage_id):
+        raise ValueError(f"a storage id is 32 hexadecimal digits, not {storage_id[:64]!r}")
     before = server.configuration
     token = roster.token_for(before, str(asked["token"]), public_key, storage_id, now_s)
     if any(public_key in (row.public_key, row.old_key) and row.node_id != token.node_id for row in before.roster):
@@ -68,15 +76,18 @@ def join(server: RaftServer, now_s: float, asked: Mapping[str, Any]) -> dict[str
         waiting = before.learners - server.unfit  # who is unfit is not promoted before it is started otherwise
         busy = [each.node_id for each in before.tokens if each.node_id in waiting and not each.learner]
         if busy:
-            raise ProposalRefused(f"node {busy[0]} is catching up; one after the other")
-        member = Member(node_id, public_key, str(asked["peer"]), str(asked["client"]))
+            raise ProposalRefused(f"{NOT_NOW}node {busy[0]} is catching up; one after the other")
+        member = Member(node_id, public_key, peer, client)
         if asked.get("learner") and not token.learner:
             asks_less = token._replace(learner=True)
             tokens = tuple(asks_less if each is token else each for each in before.tokens)
             server.annotate(before._replace(tokens=tokens))
             token = asks_less
         kind = AddLearner if token.learner else AddVoter
-        server.change_membership([kind(node_id, storage_id, member, token.public_key)])
+        try:
+            server.change_membership([kind(node_id, storage_id, member, token.public_key)])
+        except ProposalRefused as error:  # another change, a hand-over or an election is not over yet
+            raise ProposalRefused(f"{NOT_NOW}{error.reason}") from error
     return {"node_id": node_id, "learner": token.learner, **told(server.configuration)}
 
 
@@ -138,6 +149,6 @@ def _lead(server: RaftServer) -> None:
 
 
 def _key(value: Any) -> str:
-    if not isinstance(value, str) or len(value) != 40 or not value.isascii():
-        raise ValueError("a public key has 40 characters of Z85")
-    return value
+    from transports.keys import check_public
+
+    return check_public(value)

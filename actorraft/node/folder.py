@@ -235,16 +235,17 @@ def write_folder(path: Path, folder: NodeFolder, *, first_start: bool) -> None:
     files = Files()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.replace(path / NODE_FILE, ("\n".join(lines) + "\n").encode())
-        if first_start:
+        if first_start:  # first: who finds a folder without the mark takes its node for one that has begun
             files.replace(path / FIRST_START, b"This node has never begun; serve removes this before its first vote.\n")
+        files.replace(path / NODE_FILE, ("\n".join(lines) + "\n").encode())
         files.sync_directory(path.parent)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _lines(part: msgspec.Struct) -> list[str]:
-    return [f"{name} = {json.dumps(getattr(part, name), ensure_ascii=False)}" for name in part.__struct_fields__]
+    values = {name: json.dumps(getattr(part, name), ensure_ascii=False) for name in part.__struct_fields__}
+    return [f"{name} = {text}".replace("\x7f", "\\u007f") for name, text in values.items()]  # JSON has it, TOML not
 
 
 def take_first_start(path: Path) -> bool:

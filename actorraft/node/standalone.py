@@ -40,7 +40,7 @@ from actorraft.raft.config import RaftConfig, deciding
 from actorraft.raft.messages import ClientKey, Configuration, EntryId, Member
 from actorraft.raft.probation import NO_SEED, Probation
 from actorraft.storage.directory import NODE_FILE as DATA_FILE
-from actorraft.storage.directory import NodeDirectory, NodeInfo, prepare_directory
+from actorraft.storage.directory import NodeDirectory, NodeInfo, prepare_directory, unseal
 from actorraft.storage.files import Files
 from actorraft.storage.portable import read_portable
 
@@ -240,7 +240,11 @@ def prepare_data(path: Path, data_dir: Path, folder: NodeFolder) -> Probation | 
     if (directory / DATA_FILE).exists():
         if not mark.exists():
             return None
-        return Probation(marked=mark.read_text() == "first start", seed=_seed(path, folder))
+        marked = mark.read_text() == "first start"
+        own = (unseal(directory / DATA_FILE) or {}).get("storage_id") == folder.node.storage_id
+        if marked and own and (path / FIRST_START).exists():
+            marked = take_first_start(path)  # the start before this one ended before it could
+        return Probation(marked=marked, seed=_seed(path, folder))
     node, founded_with = folder.node, _seed(path, folder)
     if not (path / FIRST_START).exists():
         raise UsageError(
@@ -291,13 +295,15 @@ def arguments_of(folder: NodeFolder) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _keys(path: Path, folder: NodeFolder) -> Keys | None:
     from transports.endpoints import host_and_port, is_loopback
-    from transports.keys import Guest, KeyPair, Keys
+    from transports.keys import Guest, KeyPair, Keys, naming
 
     secret = path / SECRET_FILE
     if secret.exists():
         members = {node_id: (each.public_key,) for node_id, each in folder.members.items() if each.public_key}
         clients = {each.public_key: Guest(name, each.role) for name, each in folder.clients.items()}
-        return Keys(KeyPair.load(secret), members, clients)
+        own = KeyPair.load(secret)
+        with naming(path / FOLDER_FILE):
+            return Keys(own, members, clients)
     if folder.clients or any(each.public_key for each in folder.members.values()):
         raise UsageError(f"{secret} is missing, and the others know this node by its key: put it back")
     if not is_loopback(host_and_port(folder.node.listen)[0]):

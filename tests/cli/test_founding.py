@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import stat
 import sys
 import tomllib
@@ -15,8 +17,17 @@ from typer.testing import CliRunner
 from actorraft.cli.app import app
 from actorraft.cluster.joining import join_cluster
 from actorraft.errors import UsageError
-from actorraft.node.folder import FIRST_START, read_folder, take_first_start
-from actorraft.node.standalone import first_configuration, overrides_of, plan, settings_of
+from actorraft.node import standalone
+from actorraft.node.folder import FIRST_START, NODE_FILE, read_folder, take_first_start, write_folder
+from actorraft.node.standalone import (
+    arguments_of,
+    first_configuration,
+    overrides_of,
+    plan,
+    prepare_data,
+    settings_of,
+)
+from actorraft.storage.files import Files
 from transports.keys import ClientFolder
 
 NODES = "127.0.0.1:7100,[::1]:7200,host2:7300"
@@ -258,3 +269,96 @@ def test_the_mark_of_the_first_start_is_taken_once(tmp_path: Path) -> None:
     folder = tmp_path / "bank" / "node-0"
     assert take_first_start(folder)
     assert not take_first_start(folder)
+
+
+@pytest.mark.parametrize("name", ["🏦", 'Konten "A" \\ B', "銀行"])
+def test_a_cluster_may_be_called_what_its_people_write(name: str, tmp_path: Path) -> None:
+    assert init(tmp_path, "--name", name, "--kwargs", '{"separator": "\\u007f"}').exit_code == 0
+    read = read_folder(tmp_path / "bank" / "node-0", environment={})
+    assert (read.cluster.name, ClientFolder.load(tmp_path / "bank" / "client").cluster_name) == (name, name)
+    assert arguments_of(read) == ((), {"separator": "\x7f"})
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--name", "a\nb"), "text that can be printed"),
+        (("--name", "a\x7fb"), "text that can be printed"),
+        (("--name", "a\udcffb"), "text that can be printed"),
+        (("--args", "[" * 100_000), "--args is not JSON"),
+        (("--kwargs", '{"a":' * 100_000), "--kwargs is not JSON"),
+    ],
+)
+def test_a_name_or_arguments_that_cannot_be_written_down_found_nothing(
+    more: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    done = init(tmp_path, *more)
+    assert (done.exit_code, says in done.output) == (2, True), done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_has_the_mark_of_its_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init(tmp_path)
+    read = read_folder(tmp_path / "bank" / "node-0", environment={})
+    replace = Files.replace
+
+    def ends_before(file: str) -> None:
+        def replaced(self: Files, path: Path, content: bytes) -> None:
+            if path.name == file:
+                raise OSError(28, "No space left on device")  # or the machine goes off
+            replace(self, path, content)
+
+        monkeypatch.setattr(Files, "replace", replaced)
+
+    for file in (NODE_FILE, FIRST_START):
+        ends_before(file)
+        with pytest.raises(UsageError, match="cannot be written"):
+            write_folder(tmp_path / file, read, first_start=True)
+        assert not (tmp_path / file / NODE_FILE).exists(), "a later start would take it for one that has begun"
+
+
+@pytest.mark.parametrize("of_another", [False, True])
+def test_a_mark_that_a_start_did_not_come_to_is_taken_by_the_next(
+    of_another: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init(tmp_path)
+    first, data = tmp_path / "bank" / "node-0", tmp_path / "data"
+    read = read_folder(first, environment={})
+
+    def ends(_: Path) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(standalone, "take_first_start", ends)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_data(first, data, read)
+    monkeypatch.undo()
+    if of_another:  # a slip: its own mark is not for another's data
+        other = tmp_path / "bank" / "node-1"
+        prepare_data(other, data, read_folder(other, environment={}))
+        assert (other / FIRST_START).exists()
+        return
+    probation = prepare_data(first, data, read)
+    assert probation is not None
+    assert probation.marked
+    assert not (first / FIRST_START).exists()
+    shutil.rmtree(data)
+    with pytest.raises(UsageError, match="has begun before"):
+        prepare_data(first, data, read)
+
+
+@pytest.mark.parametrize("public", ["~" * 40, "#" * 40, "é" * 40])
+def test_a_key_that_is_none_is_named_with_its_file(public: str, tmp_path: Path) -> None:
+    init(tmp_path, nodes="127.0.0.1:7100")
+    node, client = tmp_path / "bank" / "node-0", tmp_path / "bank" / "client"
+    for file in (node / "node.toml", client / "client.toml"):
+        file.write_text(re.sub('public_key = ".{40}"', f'public_key = "{public}"', file.read_text()))
+    with pytest.raises(UsageError, match=r"client\.toml: a public key has 40 characters of Z85"):
+        ClientFolder.load(client)
+    with pytest.raises(UsageError, match=r"node\.toml: a public key has 40 characters of Z85"):
+        plan(node, read_folder(node, environment={}), dict)
+    assert (node / FIRST_START).exists()
+    (client / "client.toml").write_text('[cluster]\nid = "0011223344556677"\n[members]\n')
+    with pytest.raises(UsageError, match=r"client\.toml: \[members\] names nobody"):
+        ClientFolder.load(client)

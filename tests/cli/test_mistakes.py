@@ -14,14 +14,18 @@ import time
 from pathlib import Path
 from subprocess import PIPE
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from actorraft.cli import serving
 from actorraft.cli.app import app
+from actorraft.client.requests import NodeRefused
+from actorraft.cluster import joining, recovering
 from actorraft.cluster.joining import make_token, read_token
 from actorraft.errors import UsageError
+from actorraft.node import admission
 from actorraft.node.folder import read_folder
 from actorraft.node.standalone import hash_seed_of
 from benchmarks.others.processes import free_ports
@@ -279,3 +283,51 @@ def test_a_machine_that_is_told_to_end_while_it_joins_ends_well(tmp_path: Path, 
     finally:
         node.kill()
     assert (node.returncode, *said) == (0, "", "")
+
+
+def test_a_recovery_takes_no_other_cluster_s_client_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--machine", MACHINE, "--nodes", "h:7100"]
+    for name in ("this", "other"):
+        assert CliRunner().invoke(app, ["init", str(tmp_path / name), *words]).exit_code == 0
+    node, other = tmp_path / "this" / "node-0", tmp_path / "other" / "client"
+    went_on: list[Path] = []
+
+    def go_on_alone(path: Path, _: object) -> str:
+        went_on.append(path)
+        return "0" * 16
+
+    survivor = SimpleNamespace(words="node 0 has this and that")
+    found = SimpleNamespace(folder=read_folder(node, environment={}), survivor=survivor)
+    monkeypatch.setattr(recovering, "look", lambda *_: found)
+    monkeypatch.setattr(recovering, "go_on_alone", go_on_alone)
+    before = (other / "client.toml").read_bytes()
+    for client, says in ((other, "is for clients of cluster"), (tmp_path / "none", "is no client's folder")):
+        environment = {"ACTORRAFT_CLIENT": str(client)}
+        done = CliRunner().invoke(app, ["recover", str(node), "--keep", "0"], env=environment)
+        assert (done.exit_code, says in done.stderr) == (2, True), done.output
+    assert (went_on, (other / "client.toml").read_bytes()) == ([], before)
+    own = tmp_path / "this" / "client"
+    assert CliRunner().invoke(app, ["recover", str(node), "--keep", "0", "--client", str(own)]).exit_code == 0
+    assert (went_on, ClientFolder.load(own).cluster_id) == ([node], "0" * 16)
+
+
+def test_a_machine_waits_for_its_turn_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[object] = [
+        NodeRefused(f"{admission.NOT_NOW}node 3 is catching up"),
+        NodeRefused(f"{admission.NOT_NOW}another change of membership is under way"),
+        {"node_id": 4},
+        NodeRefused("this token's time is over: ask for a new one"),
+    ]
+
+    def ask_leader(*_: object) -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(joining, "ask_leader", ask_leader)
+    monkeypatch.setattr(joining, "AGAIN_S", 0.0)
+    thread: Any = None
+    assert joining._ask_to_join(thread, {}) == {"node_id": 4}
+    with pytest.raises(NodeRefused, match="time is over"):
+        joining._ask_to_join(thread, {})

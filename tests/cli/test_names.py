@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from actorraft.cli.app import app
+from actorraft.cli.output import as_json
 from actorraft.cluster.founding import found
 from benchmarks.others.processes import free_ports
 from tests.cli.served import REPOSITORY, Served, eventually
@@ -47,7 +49,8 @@ def run(words: tuple[str, ...], tmp_path: Path, client: Path | None, *, timeout:
     said = [str(tmp_path / "out") if word == "OUT" else word for word in words]
     patience = [] if words[0] in ("top", "events") else ["--timeout", timeout]
     environment = {"ACTORRAFT_CLIENT": str(client) if client is not None else None, "COLUMNS": "80"}
-    return CliRunner().invoke(app, [*said, *patience], env=environment)
+    options = said.index("--") if "--" in said else len(said)
+    return CliRunner().invoke(app, [*said[:options], *patience, *said[options:]], env=environment)
 
 
 def plain(done: Result) -> str:
@@ -110,6 +113,43 @@ def test_every_name_has_help_and_completion_offers_it() -> None:
         offered = complete(shell, environment)
         assert not [name for name in names if name not in offered], shell
     assert "promote" in complete("bash", {"COMP_WORDS": "actorraft members ", "COMP_CWORD": "2"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {(1, 2): 3}, {b"a": 1}, [float("nan")], float("inf"), "\ud800", {1}, b"\xff", 10**5000, {1: object()},
+        ValueError("no"), ["€"],
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_whatever_a_machine_answers_is_printed_as_json(value: Any) -> None:
+    def no(_: str) -> None:
+        raise AssertionError
+
+    text = as_json(value)
+    json.loads(text, parse_constant=no)
+    text.encode()
+
+
+def test_what_is_too_deep_or_a_ring_is_printed_as_json_too() -> None:
+    ring: list[Any] = []
+    ring.append(ring)
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (ring, deep, {"badly": Rude()}):
+        json.loads(as_json(value))
+
+
+def test_where_the_terminal_has_not_all_letters_json_has_them_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert as_json(["€"]) == '["\\u20ac"]'
+
+
+class Rude:
+    def __repr__(self) -> str:
+        raise RuntimeError
 
 
 def complete(shell: str, environment: dict[str, str]) -> str:
@@ -196,12 +236,48 @@ def test_what_the_machine_or_the_cluster_refuses_is_told_by_name(served: Served,
         (("clients", "revoke", "nobody"), "nobody"),
         (("clients", "revoke", "admin"), "the last administrator"),
         (("members", "remove", "7"), "there is no node 7"),
+        (("members", "remove", "--", "-1"), "there is no node -1"),
+        (("clients", "add", "OUT", "--role", "superuser"), "is not one of 'read', 'write', 'admin'"),
+        (("clients", "add", ""), "text that can be printed"),
+        (("clients", "add", "two\nlines", "--folder", "OUT"), "text that can be printed"),
+        (("clients", "add", "reports", "--folder", str(served.client)), "is the folder of the client admin"),
+        (("clients", "add", "reports", "--folder", str(served.folder(0))), "is the folder of a node"),
         (("exec", "deposit", '"ann"', "-x"), "there is no option -x"),
     ):
         done = run(words, tmp_path, served.client, timeout="60")
         assert done.exit_code in (1, 2), words
         assert why in plain(done), (words, done.stderr)
         assert done.stdout == ""
+    assert not (tmp_path / "out").exists(), "nothing half-made is left behind"
+    assert not (served.folder(0) / "client.toml").exists()
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_a_folder_that_is_older_than_a_member_reaches_that_too(served: Served, tmp_path: Path) -> None:
+    def old() -> Path:
+        shutil.rmtree(tmp_path / "old", ignore_errors=True)
+        folder = shutil.copytree(served.client, tmp_path / "old")
+        text = (folder / "client.toml").read_text()
+        (folder / "client.toml").write_text(text[: text.index("[members.2]")])
+        return folder
+
+    taken = run(("snapshot", "-o", "json"), tmp_path, old(), timeout="60")
+    assert sorted(json.loads(taken.stdout)) == ["0", "1", "2"]
+    done = run(("transfer", "2"), tmp_path, old(), timeout="60")
+    assert done.exit_code == 0, done.stderr
+    asked = ("query", "balance", '"nobody"', "--to", "2")
+    assert run(asked, tmp_path, old(), timeout="60").stdout == "0\n"
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_a_client_may_be_called_what_its_people_write(served: Served, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    add = ("clients", "add", "Kasse 😀", "--role", "read", "--folder", str(folder))
+    assert run(add, tmp_path, served.client, timeout="60").exit_code == 0
+    assert run(("query", "balance", '"ann"'), tmp_path, folder, timeout="60").exit_code == 0
+    assert run(("clients", "revoke", "Kasse 😀"), tmp_path, served.client, timeout="60").exit_code == 0
 
 
 @pytest.mark.cluster

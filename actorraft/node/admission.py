@@ -3,6 +3,7 @@
 Everything here changes the roster of the configuration (raft/roster.py) and nothing else, at the leader.
 
 Source:     docs/trust.md.
+Not here:   whether a transport takes a key or an address (members.py), for all members are going to act on it.
 """
 
 from __future__ import annotations
@@ -58,11 +59,8 @@ def join(server: RaftServer, now_s: float, asked: Mapping[str, Any]) -> dict[str
     Returns:
         What the machine needs to begin: its `node_id`, the cluster's `settings`, the `members` to dial.
     """
-    from transports.endpoints import check_dialled
-
     _lead(server)
     public_key, storage_id = _key(asked["public_key"]), str(asked["storage_id"])
-    peer, client = (check_dialled(str(asked[name])) for name in ("peer", "client"))  # all members are going to dial it
     if not _STORAGE_ID.fullmatch(storage_id):
         raise ValueError(f"a storage id is 32 hexadecimal digits, not {storage_id[:64]!r}")
     before = server.configuration
@@ -77,7 +75,7 @@ def join(server: RaftServer, now_s: float, asked: Mapping[str, Any]) -> dict[str
         busy = [each.node_id for each in before.tokens if each.node_id in waiting and not each.learner]
         if busy:
             raise ProposalRefused(f"{NOT_NOW}node {busy[0]} is catching up; one after the other")
-        member = Member(node_id, public_key, peer, client)
+        member = Member(node_id, public_key, str(asked["peer"]), str(asked["client"]))
         if asked.get("learner") and not token.learner:
             asks_less = token._replace(learner=True)
             tokens = tuple(asks_less if each is token else each for each in before.tokens)
@@ -149,6 +147,6 @@ def _lead(server: RaftServer) -> None:
 
 
 def _key(value: Any) -> str:
-    from transports.keys import check_public
-
-    return check_public(value)
+    if not isinstance(value, str) or len(value) != 40 or not value.isascii():
+        raise ValueError("a public key has 40 characters of Z85")
+    return value

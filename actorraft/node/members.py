@@ -84,6 +84,7 @@ class Members:
         self._start = partial(self._book.start, *spec.advertise, mailbox.incarnation.hex())
         self._start(after=roster.member_of(driver.server.configuration, spec.node_id).number)
         mailbox.judge = self._judge
+        driver.requests.check = check_said
         self.follow()
 
     # --- The others ---
@@ -221,3 +222,19 @@ def guests(configuration: Configuration) -> dict[str, Any]:
 
     clients = {client.public_key: Guest(client.name, client.role) for client in configuration.clients}
     return clients | {token.public_key: Guest("a token", JOIN_ROLE) for token in configuration.tokens}
+
+
+def check_said(asked: Mapping[str, Any]) -> None:
+    """Look at what is going to be in the log: every member uses it, at every later start, so it must be of use.
+
+    Raises:
+        UsageError: no transport takes this key, or nobody could dial this address.
+    """
+    from transports.endpoints import check_dialled
+    from transports.keys import check_public
+
+    if "public_key" in asked:
+        check_public(asked["public_key"])
+    for name in ("peer", "client"):
+        if name in asked:
+            check_dialled(str(asked[name]))

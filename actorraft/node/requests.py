@@ -80,6 +80,7 @@ class Requests:
         read_asked: Callable[[int], object],
     ) -> None:
         self.own_verbs: dict[str, Callable[[Mapping[str, Any]], Any]] = {}  # what its process does for an administrator
+        self.check: Callable[[Mapping[str, Any]], object] = dict  # raises at a key or an address that nobody could use
         self._server = server
         self._executor = executor
         self._clients = clients
@@ -384,6 +385,7 @@ class Requests:
                 case verb if verb in self.own_verbs:
                     value = self.own_verbs[verb](request.arguments)
                 case verb if verb in admission.VERBS:
+                    self.check(request.arguments)
                     asked = dict(request.arguments)
                     if verb == "join" and self._clients is not None:
                         asked["token"] = self._clients.key(client)  # proven, whatever it says

@@ -18,9 +18,15 @@ from typer.testing import CliRunner
 
 from actorraft.cli.app import app
 from actorraft.cli.output import as_json
+from actorraft.client import administration
+from actorraft.client.connect import zeromq_channel
+from actorraft.client.requests import NodeRefused
+from actorraft.client.thread import ClientThread
 from actorraft.cluster.founding import found
+from actorraft.cluster.joining import read_token
 from benchmarks.others.processes import free_ports
 from tests.cli.served import REPOSITORY, Served, eventually
+from transports.keys import KeyPair, Keys
 
 ASKING = [
     ("status",),
@@ -268,6 +274,24 @@ def test_a_folder_that_is_older_than_a_member_reaches_that_too(served: Served, t
     assert done.exit_code == 0, done.stderr
     asked = ("query", "balance", '"nobody"', "--to", "2")
     assert run(asked, tmp_path, old(), timeout="60").stdout == "0\n"
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_a_key_that_is_none_ends_no_node(served: Served, tmp_path: Path) -> None:
+    token = run(("token", "create"), tmp_path, served.client, timeout="60").stdout.strip()
+    said = read_token(token)
+    keys = Keys(KeyPair.of_secret(said["k"]), {number: (key,) for number, (_, key) in enumerate(said["m"])})
+    seeds = {number: at for number, (at, _) in enumerate(said["m"])}
+    thread = ClientThread(seeds, lambda: zeromq_channel(keys, bytes.fromhex(said["c"])))
+    asked = {"storage_id": "0" * 32, "learner": True, "peer": "127.0.0.1:9", "client": "127.0.0.1:10"}
+    try:
+        for odd in ({"public_key": "~" * 40}, {"public_key": KeyPair.generate().public, "peer": "nowhere"}):
+            with pytest.raises(NodeRefused, match=r"looks like|characters of Z85"):
+                administration.ask_leader(thread, "join", {**asked, **odd}, 60.0)
+    finally:
+        thread.close()
+    assert all(process.poll() is None for process in served.processes.values())
 
 
 @pytest.mark.cluster

@@ -8,6 +8,7 @@ import pytest
 
 from actorraft.errors import UsageError
 from actorraft.node import admission
+from actorraft.node.members import check_said
 from actorraft.raft import roster
 from actorraft.raft.errors import ProposalRefused
 from actorraft.raft.messages import Token
@@ -36,16 +37,23 @@ def led(**token: Any) -> Cluster:
     "odd",
     [
         {"peer": "nonsense"}, {"peer": ""}, {"peer": "10.0.0.3:0"}, {"peer": "0.0.0.0:7100"}, {"client": "[::]:7101"},
-        {"client": "host3"}, {"storage_id": ""}, {"storage_id": "AB" * 16}, {"storage_id": "x" * 100_000},
-        {"public_key": "0" * 39}, {"public_key": "~" * 40}, {"public_key": "#" * 40},
+        {"client": "host3"}, {"public_key": "0" * 39}, {"public_key": "~" * 40}, {"public_key": "#" * 40},
+        {"public_key": 5}, {"peer": 5},
     ],
     ids=str,
 )  # fmt: skip
-def test_what_nobody_could_dial_or_know_again_is_refused(odd: dict[str, str]) -> None:
+def test_what_nobody_could_dial_or_prove_is_refused(odd: dict[str, Any]) -> None:
+    check_said(GOOD)
+    with pytest.raises(UsageError):
+        check_said({**GOOD, **odd})
+
+
+@pytest.mark.parametrize("storage_id", ["", "AB" * 16, "x" * 100_000])
+def test_a_disk_that_nobody_could_know_again_is_refused(storage_id: str) -> None:
     leader = led().servers[0]
     before = leader.configuration
-    with pytest.raises((UsageError, ValueError)):
-        admission.join(leader, 0.0, {**GOOD, **odd})
+    with pytest.raises(ValueError, match="32 hexadecimal digits"):
+        admission.join(leader, 0.0, {**GOOD, "storage_id": storage_id})
     assert leader.configuration is before
 
 

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from actorraft.steady import monotonic
+
 RESERVED: Final = 64  # above the limit in force; fewer where there are few
 LIMIT_MAX: Final = 1 << 16  # no node needs more
 PATIENCE_S: Final = 10.0  # how long a lack of descriptors is waited out: strangers are closed after a second or so
@@ -65,7 +67,7 @@ def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-            now_s = time.monotonic()
+            now_s = monotonic()
             until_s = until_s or now_s + PATIENCE_S
             if now_s >= until_s:
                 raise OSError(

@@ -198,7 +198,7 @@ class ResultFuture(Future[T]):
             patience_s = late_s if timeout is None else min(timeout, late_s)
         if patience_s is None or patience_s > threading.TIMEOUT_MAX:
             sleeper.acquire()
-        elif not sleeper.acquire(timeout=max(0.0, patience_s)):
+        elif not sleeper.acquire(timeout=float(max(0.0, patience_s))):
             try:
                 self._sleepers.remove(sleeper)
             except ValueError:

@@ -134,8 +134,10 @@ def _actorraft_leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
     for cluster in _open_clusters() - before - _kept:
         names.append(repr(cluster))
         cluster.close()
-    patient_until_s = time.monotonic() + GONE_S
-    while (actors := _running_actors() - before - _kept) and time.monotonic() < patient_until_s:
+    from actorraft.steady import monotonic
+
+    patient_until_s = monotonic() + GONE_S
+    while (actors := _running_actors() - before - _kept) and monotonic() < patient_until_s:
         time.sleep(0.02)
     for actor in actors:
         names.append(f"<actor {actor.name}>")

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actorraft import ActorDead, ActorRaftError, Client, MailboxFull, NotYet, Unavailable, UsageError
 from actorraft.futures import ResultFuture
+from actorraft.steady import monotonic
 from parameter_server import sending
 from statemachines import updates
 from statemachines.parameter_server import GIVEN_UP, GivenUp, PushRefused, StepAhead, TooFarAhead, WrongUpdate
@@ -305,16 +306,16 @@ class ParameterClient:
     # --- Asking one way, then the next ---
 
     def _ask(self, ask: Callable[[Way], Future[Any]], each_s: float = ASK_S) -> Any:
-        deadline_s = None if self._timeout is None else time.monotonic() + self._timeout
+        deadline_s = None if self._timeout is None else monotonic() + self._timeout
         backoff_s = AGAIN_S[0]
         for number in itertools.count():
-            left_s = math.inf if deadline_s is None else deadline_s - time.monotonic()
+            left_s = math.inf if deadline_s is None else deadline_s - monotonic()
             wait_s = max(0.0, min(each_s, left_s))
             way = self._ways[(self._way + number) % len(self._ways)]
             try:
                 return ask(way).result(None if wait_s == math.inf else wait_s)
             except (ActorRaftError, RangeRefused, TimeoutError) as error:
-                if isinstance(error, UsageError) or (deadline_s is not None and time.monotonic() >= deadline_s):
+                if isinstance(error, UsageError) or (deadline_s is not None and monotonic() >= deadline_s):
                     raise error if isinstance(error, UsageError | NotYet) else Unavailable(str(error)) from error
             time.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, AGAIN_S[1])
@@ -326,7 +327,7 @@ class ParameterClient:
         self._idle: list[threading.Event] = []
         while True:
             try:
-                wait_s = None if self._again_s is None else max(0.0, self._again_s - time.monotonic())
+                wait_s = None if self._again_s is None else max(0.0, self._again_s - monotonic())
                 todo = self._todo.get(timeout=wait_s)
             except queue.Empty:
                 self._again_s = None
@@ -440,7 +441,7 @@ class ParameterClient:
         self._round += 1
         if not isinstance(error, PushRefused):
             self._way = (self._way + 1) % len(self._ways)
-        self._again_s = time.monotonic() + self._backoff_s
+        self._again_s = monotonic() + self._backoff_s
         self._backoff_s = min(2 * self._backoff_s, AGAIN_S[1])
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from actorraft import Actor, ActorRaftError, NotYet, OutcomeUnknown, Unavailable, UsageError, connect
+from actorraft.steady import monotonic
 from parameter_server import sending
 from statemachines import updates
 from statemachines.parameter_server import (
@@ -212,7 +212,7 @@ class _Bench:
     def _run(self) -> None:
         while True:
             try:
-                wait_s = None if self._again_s is None else max(0.0, self._again_s - time.monotonic())
+                wait_s = None if self._again_s is None else max(0.0, self._again_s - monotonic())
                 todo = self._todo.get(timeout=wait_s)
             except queue.Empty:
                 todo = self._try_again
@@ -232,7 +232,7 @@ class _Bench:
 
     def _later(self) -> None:
         if self._again_s is None:
-            self._again_s = time.monotonic() + AGAIN_S
+            self._again_s = monotonic() + AGAIN_S
 
     # --- Updates ---
 
@@ -263,7 +263,7 @@ class _Bench:
 
     def _keep_range(self, future: Future[int], sender: int, number: int, size: int, data: bytes) -> None:
         try:
-            self._ranges.put(sender, number, size, data, time.monotonic())
+            self._ranges.put(sender, number, size, data, monotonic())
             future.set_result(number)
         except RangeRefused as error:
             future.set_exception(error)
@@ -361,7 +361,7 @@ class _Bench:
 
     def _add_pull(self, min_version: int, future: Future[Any], fetcher: int | None = None) -> None:
         """What is known to be there when it is asked for, it sees; what comes later, it need not wait for."""
-        self._pulls.append(_Pull(max(min_version, self._known), future, time.monotonic() + PULL_S, fetcher))
+        self._pulls.append(_Pull(max(min_version, self._known), future, monotonic() + PULL_S, fetcher))
 
     def _answer_range(self, future: Future[Any], fetcher: int, number: int) -> None:
         version, data = self._copy
@@ -382,7 +382,7 @@ class _Bench:
         self._pulls = [pull for pull in self._pulls if pull.min_version > version]
         if not self._pulls or self._again_s is not None:
             return
-        now_s = time.monotonic()
+        now_s = monotonic()
         for pull in self._pulls:
             if pull.deadline_s <= now_s and not self._fetching:
                 pull.future.set_exception(NotYet(f"version {pull.min_version}: this is {version}"))

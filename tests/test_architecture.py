@@ -195,6 +195,19 @@ def test_only_composition_roots_name_a_transport_and_only_late() -> None:
     assert wrong == []
 
 
+def test_deadlines_are_kept_by_the_clock_that_no_test_freezes() -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for package in PACKAGES
+        for name, file in modules(package)
+        if name != "actorraft.node.clock"  # read in a node's process alone, and taken before user code is there
+        for node in ast.walk(parsed(file))
+        if (isinstance(node, ast.Attribute) and ast.unparse(node) == "time.monotonic")
+        or (isinstance(node, ast.ImportFrom) and node.module == "time" and "monotonic" in {a.name for a in node.names})
+    ]
+    assert wrong == []  # actorraft.steady has it
+
+
 def test_every_module_begins_by_saying_what_it_is() -> None:
     bare = [
         str(file.relative_to(ROOT))

@@ -19,6 +19,7 @@ import pytest
 from actorraft import Actor, ActorOptions, RaftConfig, Supervision, UsageError, actor_ref, spawn
 from actorraft.actors import actor
 from actorraft.actors.supervision import RestartLog
+from actorraft.futures import ResultFuture
 from actorraft.raft.config import BOUNDS, COUNT_MAX, deciding
 
 ODD: list[Any] = ["x", b"1", [1], {}, None, 1j, Decimal("0.5"), math.nan, -1, int, object()]
@@ -46,6 +47,12 @@ def test_a_number_of_another_library_is_kept_as_a_plain_one_and_the_log_has_it_a
     config = RaftConfig(**{name: number})
     assert type(getattr(config, name)) in (int, float)
     assert json.loads(deciding(config)[name]) == 1 << 20
+
+
+@pytest.mark.parametrize("number", [np.float32(0.01), np.float64(0.01), Fraction(1, 100), np.int64(0), 0])
+def test_a_number_of_another_library_is_a_wait_of_so_many_seconds(number: Any) -> None:
+    with pytest.raises(TimeoutError):
+        ResultFuture[None]().result(number)
 
 
 def test_numbers_of_other_libraries_will_do_for_actors() -> None:

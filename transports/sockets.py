@@ -26,7 +26,6 @@ import select
 import struct
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from actorraft.descriptors import reserved
 from actorraft.errors import UsageError
 from actorraft.loggers import guarded_logger
 from actorraft.ports import Envelope, Gathered, Kinds, Sent
+from actorraft.steady import monotonic
 from transports import hello
 from transports.curve import dial_with
 from transports.endpoints import check_connect, host_and_port, join, split
@@ -224,7 +224,7 @@ class Sockets:
         happened: list[Envelope] = []
         if self._unsaid:
             happened, self._unsaid = self._unsaid, happened
-        now_s = time.monotonic()
+        now_s = monotonic()
         if now_s >= self._look_s:
             self._look_after_links(now_s, happened)
         if self._again:
@@ -338,7 +338,7 @@ class Sockets:
 
     def _dial(self, link: Link) -> None:
         """Connect a new DEALER, by number, whatever the endpoint says; later, if number or key is not known yet."""
-        now_s = link.dialled_s = time.monotonic()
+        now_s = link.dialled_s = monotonic()
         self._look_s = min(self._look_s, now_s + LOOK_S)
         if self._keys is not None and link.host and not link.keys:
             if link.keyless:  # as it was at the try before: news of a member and of its key are not always one
@@ -437,13 +437,13 @@ class Sockets:
         assert link.dealer is not None
         assert link.drain is not None
         link.tag = os.urandom(hello.TAG_BYTES)
-        link.greet_s = time.monotonic() + link.greet_wait_s
+        link.greet_s = monotonic() + link.greet_wait_s
         link.greet_wait_s = min(2 * link.greet_wait_s, GREET_S[1])
         self._look_s = min(self._look_s, link.greet_s)
         try:
             link.dealer.send(hello.say(hello.HELLO, link.tag, hello.encode(self.introduction)), _NOW)
         except zmq.Again:
-            link.greet_s = time.monotonic() + LOOK_S
+            link.greet_s = monotonic() + LOOK_S
         self._again[link.drain] = None
 
     def _on_word(self, link: Link, data: bytes, happened: list[Envelope]) -> None:
@@ -500,7 +500,7 @@ class Sockets:
                     continue
                 if event & (REFUSED | BROKEN_OFF):
                     link.refused = link.refused or bool(event & REFUSED)  # a key that is new may be known there soon
-                    self._look_s = min(self._look_s, time.monotonic() + LOOK_S)
+                    self._look_s = min(self._look_s, monotonic() + LOOK_S)
                     link.broken_off += 1
                     if event & REFUSED or link.broken_off >= BROKEN_OFF_MAX:
                         key = f", whose key is {fingerprint(link.keys[0])}" if link.keys else ""
@@ -517,7 +517,7 @@ class Sockets:
                     link.broken_off = 0
                     link.greet_wait_s = GREET_S[0]
                     self._greet(link)
-                self._look_s = min(self._look_s, time.monotonic() + LOOK_S)
+                self._look_s = min(self._look_s, monotonic() + LOOK_S)
         except zmq.Again:
             return
 

@@ -20,11 +20,12 @@ import signal
 import struct
 import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
+
+from actorraft.steady import monotonic
 
 LENGTH: Final = struct.Struct("<I")
 BACKLOG_BYTES_MAX: Final = 4 << 20  # log records that the parent has not read; further ones are dropped
@@ -84,10 +85,10 @@ class Reports:
 
     def flush(self, wait_s: float) -> None:
         """Wait until everything is sent, `wait_s` at the longest."""
-        deadline_s = time.monotonic() + wait_s
+        deadline_s = monotonic() + wait_s
         while True:
             self._send()
-            left_s = deadline_s - time.monotonic()
+            left_s = deadline_s - monotonic()
             if not self._frames or left_s <= 0:
                 return
             wait_for(self._fd, select.POLLOUT, min(left_s, 0.05))

@@ -61,6 +61,7 @@ def divide(liveness_fd: int, end_fd: int, others: Sequence[int]) -> None:
         others: descriptors that are the child's alone.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignores it has handed that down
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGIO})  # and so has one that blocks these
     guardian = _Guardian()
     if _LINUX:
         signal.signal(signal.SIGIO, guardian.on_parent_gone)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from actorraft.actors.wire import ASK, TELL, loads
 from actorraft.loggers import guarded_logger
+from actorraft.steady import monotonic
 
 logger = guarded_logger("actorraft")
 
@@ -63,9 +63,9 @@ class _Ring:
                     self.kept.append((actor, kind, reason, data if len(data) <= CONTENT_BYTES_MAX else None))
                     self.total += 1
                     self.unsaid += 1
-            if not self.unsaid or time.monotonic() - self.said_at_s < SAY_EVERY_S:
+            if not self.unsaid or monotonic() - self.said_at_s < SAY_EVERY_S:
                 return
-            unsaid, self.unsaid, self.said_at_s = self.unsaid, 0, time.monotonic()
+            unsaid, self.unsaid, self.said_at_s = self.unsaid, 0, monotonic()
         logger.warning(
             "%d message%s not taken by an actor; the last one was for %s, which %s (see actorraft.dead_letters())",
             unsaid,

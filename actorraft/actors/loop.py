@@ -17,7 +17,6 @@ import itertools
 import os
 import pickle
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -65,6 +64,7 @@ from actorraft.loggers import guarded_logger
 from actorraft.pickling import exceptions
 from actorraft.pickling.encoder import BESIDE_BYTES
 from actorraft.ports import Kinds
+from actorraft.steady import monotonic
 
 if TYPE_CHECKING:
     from actorraft.actors.actor import Actor
@@ -159,7 +159,7 @@ class Inside:
 
     def after(self, seconds: float, message: Any) -> _Timer:
         timer = _Timer(message)
-        self._fresh.append((time.monotonic() + seconds, next(self._numbers), timer))
+        self._fresh.append((monotonic() + seconds, next(self._numbers), timer))
         self.armed = True
         self.wake()
         return timer
@@ -179,7 +179,7 @@ class Inside:
         self.armed = False
         while self._fresh:
             heapq.heappush(self._timers, self._fresh.popleft())
-        while self._timers and (not self._timers[0][2].open or self._timers[0][0] <= time.monotonic()):
+        while self._timers and (not self._timers[0][2].open or self._timers[0][0] <= monotonic()):
             timer = heapq.heappop(self._timers)[2]
             if timer.cancel():
                 self.armed = True
@@ -193,7 +193,7 @@ class Inside:
         """Return how long until the next timer, a second at the longest."""
         if self._fresh:
             return 0.0
-        return min(1.0, max(0.0, self._timers[0][0] - time.monotonic())) if self._timers else 1.0
+        return min(1.0, max(0.0, self._timers[0][0] - monotonic())) if self._timers else 1.0
 
 
 def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes) -> None:
@@ -328,7 +328,7 @@ class _Loop:
             BaseException: what an actor that is to be restarted after an exception let out.
         """
         inbox, inside, concurrency = self._inbox, self._inside, self._manner.concurrency
-        take, popleft, monotonic = self._take, inbox.popleft, time.monotonic
+        take, popleft = self._take, inbox.popleft
         timed = False  # the last turn was a timer's
         while not inside.leaving or self._running:
             busy = inbox and not inside.leaving and self._running < concurrency
@@ -397,7 +397,7 @@ class _Loop:
             self._due[sender_id] = sender
 
     def _let_go_of_left(self, came: bool) -> None:
-        now_s = time.monotonic()
+        now_s = monotonic()
         if came:
             self._heard_s = now_s
         elif now_s - self._heard_s >= QUIET_S:
@@ -640,7 +640,7 @@ class _Loop:
         """Send what is due: answers, and how many messages were taken."""
         if self._inside.forked:  # the turn in which the actor forked is over in its child too
             _end_fork(None)
-        now_s = time.monotonic()
+        now_s = monotonic()
         self._flush_due_s = now_s + FLUSH_S
         if self._lanes and now_s >= self._look_s:
             self._look_after_lanes(now_s)
@@ -654,11 +654,11 @@ class _Loop:
         if sender is not None:
             wire.forget(sender.owner)
             if sender.lane.in_use:  # what it sent before may still be on its way to here
-                self._left[sender_id], self._heard_s = sender.lane, time.monotonic()
+                self._left[sender_id], self._heard_s = sender.lane, monotonic()
 
     def farewell(self) -> None:
         """Send the last answers and wait, not for ever, until they are read: a link that ends drops what is unread."""
-        until_s = time.monotonic() + FAREWELL_S
+        until_s = monotonic() + FAREWELL_S
         reading: set[bytes] = set()
         while True:
             self.flush()
@@ -669,7 +669,7 @@ class _Loop:
                     reading.add(sender_id)
                 elif sent is None:
                     self._forget(sender_id)
-            if not self._senders or time.monotonic() >= until_s:
+            if not self._senders or monotonic() >= until_s:
                 return
             for kind, sender_id, frame in self._mailbox.wait(AGAIN_S):
                 with contextlib.suppress(msgspec.DecodeError):

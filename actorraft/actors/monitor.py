@@ -11,13 +11,13 @@ import logging
 import os
 import select
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from actorraft.actors.bootstrap import wait_for
 from actorraft.actors.process import SEND_S, ActorProcess
 from actorraft.actors.supervision import RestartLog, Supervision
+from actorraft.steady import monotonic
 
 EXPLAINED: Final = (os.EX_SOFTWARE, os.EX_IOERR)  # exit codes with which a process says that something must be mended
 LOOK_S: Final = 1.0  # how often the monitor looks at what gives no signal
@@ -114,11 +114,11 @@ class Monitor(Generic[P]):
         while not self._ended.is_set():
             with self._lock:
                 watched = list(self._watched)
-                wait_s = min([LOOK_S, *(at_s - time.monotonic() for at_s, _ in self._due)])
+                wait_s = min([LOOK_S, *(at_s - monotonic() for at_s, _ in self._due)])
             self._wait(watched, wait_s)
-            look = time.monotonic() - self._looked_at_s >= LOOK_S
+            look = monotonic() - self._looked_at_s >= LOOK_S
             if look:
-                self._looked_at_s = time.monotonic()
+                self._looked_at_s = monotonic()
             for process in watched:
                 if self._ended.is_set():
                     break
@@ -180,13 +180,13 @@ class Monitor(Generic[P]):
             self.pardon(process.name)
             self._tell(self._on_planned, process, True)
             with self._lock:
-                self._due.append((time.monotonic(), process))
+                self._due.append((monotonic(), process))
             return
         if rule is None or not process.wanted:
             self._tell(self._on_planned, process, False)
             return
         history = self._histories.setdefault(process.name, RestartLog(rule))
-        now_s = time.monotonic()
+        now_s = monotonic()
         delay_s = history.next_delay_s(now_s, crashed=crashed, explained=process.returncode in EXPLAINED)
         if delay_s is None:
             if crashed and rule.restart != "temporary":
@@ -221,7 +221,7 @@ class Monitor(Generic[P]):
         return others
 
     def _start_due(self) -> None:
-        now_s = time.monotonic()
+        now_s = monotonic()
         with self._lock:
             due = [process for at_s, process in self._due if at_s <= now_s]
             self._due = [(at_s, process) for at_s, process in self._due if at_s > now_s]

@@ -42,6 +42,7 @@ from actorraft.actors.bootstrap import LENGTH, LOADER, wait_for
 from actorraft.actors.guardian import BORN, ENDED, arm_early
 from actorraft.actors.surroundings import environment, explained, interpreter, interpreter_flags
 from actorraft.errors import StartError, UsageError
+from actorraft.steady import monotonic
 
 if TYPE_CHECKING:
     from actorraft.actors.forkserver import Forked, ForkServer
@@ -229,9 +230,9 @@ class ActorProcess:
         """Wait until it, and what it started, is gone; return its code, None if it is still there."""
         if self._popen is None:
             return 0
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = monotonic() + timeout_s
         while self._ended() is None:
-            left_s, fd = deadline_s - time.monotonic(), self._end_fd
+            left_s, fd = deadline_s - monotonic(), self._end_fd
             if left_s <= 0 or fd < 0:
                 return None
             wait_for(fd, select.POLLIN, min(left_s, 0.2))  # in turns: another thread may read it away
@@ -296,9 +297,9 @@ class ActorProcess:
 
     def _hear(self, timeout_s: float) -> None:
         """Wait until it is known which process the child is, or that there is none any more."""
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = monotonic() + timeout_s
         while not self._pid and self._ended() is None:
-            left_s, fd = deadline_s - time.monotonic(), self._end_fd
+            left_s, fd = deadline_s - monotonic(), self._end_fd
             if left_s <= 0 or fd < 0:
                 return
             wait_for(fd, select.POLLIN, min(left_s, 0.2))
@@ -370,7 +371,7 @@ class ActorProcess:
             UsageError: it is gone, or does not read for 5 s.
         """
         data = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
-        deadline_s = time.monotonic() + SEND_S
+        deadline_s = monotonic() + SEND_S
         with self._sending:
             before, self._unsent = self._unsent, b""
             frames = before + LENGTH.pack(len(data)) + data
@@ -379,7 +380,7 @@ class ActorProcess:
                 try:
                     view = view[os.write(self._orders_fd, view) :]
                 except BlockingIOError:
-                    left_s = deadline_s - time.monotonic()
+                    left_s = deadline_s - monotonic()
                     if left_s <= 0 or not wait_for(self._orders_fd, select.POLLOUT, left_s):
                         written = len(frames) - len(view)  # an order that has left in part is followed by its rest
                         self._unsent = frames[written:] if written > len(before) else before[written:]
@@ -393,7 +394,7 @@ class ActorProcess:
         Raises:
             StartError: it raised, died, or said nothing in time; with its reason and its last lines.
         """
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = monotonic() + timeout_s
         while True:
             gone = not self.alive  # before the last look at what it said
             self.pump()
@@ -405,7 +406,7 @@ class ActorProcess:
                 names, _, _ = self._failure or ([], "", "")
                 error = ChildRefused if UsageError.__name__ in names else StartError
                 raise error(f"{self.name} did not start: {self.last_words()}")
-            left_s = deadline_s - time.monotonic()
+            left_s = deadline_s - monotonic()
             if left_s <= 0:
                 raise StartError(f"{self.name} said nothing within {timeout_s:.1f} s: {self.last_words()}")
             if (fd := self.reports_fd) >= 0:  # else another thread has closed it, and the process is gone
@@ -528,8 +529,22 @@ def nameless_file(data: bytes) -> BinaryIO:
 
 
 def paths() -> list[str]:
-    """Return where this process looks for modules, said so that it means the same in another directory."""
-    return [_absolute(path) for path in sys.path]
+    """Return where this process looks for modules, said so that it means the same in another directory.
+
+    A program may change its directory after it was asked first, and a process that is started again is to find what the
+    others have: so a relative path stands for all that it has meant.
+    """
+    found: list[str] = []
+    for path in sys.path:
+        if isinstance(path, str):  # the interpreter passes by all else
+            meant = _meant.setdefault(path, [])
+            if (now := _absolute(path)) not in meant:
+                meant.append(now)
+            found += meant
+    return found
+
+
+_meant: dict[str, list[str]] = {}  # a path -> where it led, in the order of being asked
 
 
 def _absolute(path: str) -> str:

@@ -47,6 +47,7 @@ from actorraft.actors.rundir import RunDir
 from actorraft.actors.surroundings import check_descriptors, interpreter
 from actorraft.errors import ActorDead, StartError, UsageError
 from actorraft.loggers import guarded_logger
+from actorraft.steady import monotonic
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
@@ -313,7 +314,7 @@ class System:
         if before is None or before.dead:
             raise ActorDead(f"{name} is gone")
         again_file(endpoint).touch()
-        began_s, patient = time.monotonic(), True
+        began_s, patient = monotonic(), True
         if before.process is not None:
             send_signal(before.process, signal.SIGTERM)
             if before.process.pid == os.getpid():
@@ -321,7 +322,7 @@ class System:
         while (record := read_record(record_file(endpoint), endpoint)) is not None and not record.dead:
             if record.alive and record.process != before.process:
                 return
-            waited_s = time.monotonic() - began_s
+            waited_s = monotonic() - began_s
             if patient and waited_s > KILL_S and before.process is not None:
                 patient = False
                 send_signal(before.process, signal.SIGKILL)

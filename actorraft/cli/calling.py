@@ -6,7 +6,6 @@ They travel as plain data, so a client of any role may ask for what its role all
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,7 @@ from actorraft.client import administration
 from actorraft.client.arguments import check_read
 from actorraft.client.thread import ClientThread
 from actorraft.futures import ResultFuture
+from actorraft.steady import monotonic
 
 Method = Annotated[str, typer.Argument(help="Of the machine.")]
 Values = Annotated[list[str] | None, typer.Argument(help="Its arguments, each in JSON: '\"ann\"' 10", metavar="JSON…")]
@@ -90,10 +90,10 @@ def _encode(method: str, values: list[str] | None) -> bytes:
 
 def _print(client: Path | None, timeout: float, ask: Callable[[ClientThread], ResultFuture[Any]]) -> None:
     with cluster(client) as thread:
-        until_s = time.monotonic() + timeout
+        until_s = monotonic() + timeout
         administration.wait_for_leader(thread, timeout)
         try:
-            value = ask(thread).result(max(0.1, until_s - time.monotonic()) + 1.0)
+            value = ask(thread).result(max(0.1, until_s - monotonic()) + 1.0)
         except Exception as error:
             told = "" if str(error).startswith(type(error).__name__) else f"{type(error).__name__}: "
             raise fail(f"{told}{error}") from None

@@ -21,6 +21,7 @@ from actorraft.client import administration
 from actorraft.client.requests import NodeRefused
 from actorraft.client.thread import ClientThread
 from actorraft.errors import ActorRaftError, Unavailable
+from actorraft.steady import monotonic
 
 AGAIN_S = 0.1
 keys = typer.Typer(no_args_is_help=True, help="Replace the keys of members.")
@@ -63,7 +64,7 @@ def rotate(
 
 
 def _rotate(thread: ClientThread, node_id: int, force: bool, timeout: float) -> None:
-    until_s = time.monotonic() + timeout
+    until_s = monotonic() + timeout
     if administration.wait_for_leader(thread, timeout) == node_id:
         with contextlib.suppress(Unavailable):  # the only voter has nobody to hand over to
             administration.transfer_leadership(thread, None, 5.0)
@@ -93,7 +94,7 @@ def _until(until_s: float, ask: Any, *, final: tuple[type[ActorRaftError], ...] 
         except final:
             raise
         except ActorRaftError as error:
-            if time.monotonic() >= until_s:
+            if monotonic() >= until_s:
                 raise fail(f"{error}; what was begun goes on when this is run again") from None
             time.sleep(AGAIN_S)
 

@@ -16,6 +16,7 @@ from actorraft.client.requests import NodeForbids
 from actorraft.client.thread import ClientThread
 from actorraft.cluster.joining import create_token
 from actorraft.errors import ActorRaftError, Unavailable
+from actorraft.steady import monotonic
 
 STATUS = ("id", "state", "term", "commit_index", "last_applied", "lag_entries", "alive", "error", "endpoint")
 
@@ -135,10 +136,10 @@ def promote(
 
 def _change(client: Path | None, change: list[Any], timeout: float, done: Any) -> None:
     """Ask for a change of membership until it is committed."""
-    deadline_s, refusal = time.monotonic() + timeout, ""
+    deadline_s, refusal = monotonic() + timeout, ""
     node_id = change[1]
     with cluster(client) as thread:
-        while time.monotonic() < deadline_s:
+        while monotonic() < deadline_s:
             said = administration.ask_leader(thread, "status", {}, timeout)
             if (
                 change[0] == "remove" and not 0 <= node_id < said["next_node_id"]

@@ -28,6 +28,7 @@ from actorraft.client import administration
 from actorraft.client.status import MemberStatus
 from actorraft.client.thread import ClientThread
 from actorraft.errors import ActorRaftError
+from actorraft.steady import monotonic
 
 ASK_S: Final = 1.0
 Every = Annotated[float, typer.Option("--every", "-n", help="Seconds between two looks.", min=0.1)]
@@ -65,8 +66,8 @@ def events(
             raise fail(nobody_answers(thread))
         for happened in news if recent else ():
             _print(happened, output)
-        until_s = math.inf if seconds is None else time.monotonic() + seconds
-        while time.monotonic() < until_s:
+        until_s = math.inf if seconds is None else monotonic() + seconds
+        while monotonic() < until_s:
             time.sleep(every)
             for happened in feed.ask():
                 _print(happened, output)
@@ -141,7 +142,7 @@ def look(thread: ClientThread) -> Look:
         return administration.member_status(thread.endpoints, node_id, words, error)
 
     rows = administration.status(thread, ASK_S, make_row)
-    return Look(time.monotonic(), rows, said)
+    return Look(monotonic(), rows, said)
 
 
 def top(

@@ -13,6 +13,7 @@ Consistency = Literal["linearizable", "lease", "stale"]  # of a read
 To = Literal["leader", "any"] | int  # who serves it
 
 INDEX_MAX = 1 << 62
+FOR_EVER_S = 1e9
 CONSISTENCIES: tuple[str, ...] = get_args(Consistency)
 
 
@@ -39,6 +40,12 @@ def check_timeout(timeout: Any, name: str = "timeout") -> float | None:
     if not seconds >= 0.0:
         raise UsageError(f"{name} is 0 or more seconds, or None for ever, not {timeout!r}")
     return None if math.isinf(seconds) else seconds
+
+
+def bounded(timeout: Any) -> float:
+    """Check the timeout of what cannot be waited for for ever, and return it as `check_timeout` does."""
+    checked = check_timeout(timeout)
+    return FOR_EVER_S if checked is None else checked
 
 
 def check_read(consistency: Any, to: Any) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast, overload
 
 from actorraft.client import administration
-from actorraft.client.arguments import Consistency, To, check_index, check_read, check_timeout
+from actorraft.client.arguments import Consistency, To, bounded, check_index, check_read, check_timeout
 from actorraft.client.session import NOOP
 from actorraft.errors import UsageError
 from actorraft.futures import running_loop
@@ -346,14 +346,14 @@ class Client(Generic[M_co]):
 
     def has_quorum(self, timeout: float = 1.0) -> bool:
         """Return whether a leader confirms within `timeout` seconds that a majority follows it; raises for neither."""
-        return administration.has_quorum(self._thread, _bounded(timeout))
+        return administration.has_quorum(self._thread, bounded(timeout))
 
     def status(self, *, timeout: float = 1.0) -> Status:
         """Ask every node how it is; return a row for each, which prints as a table.
 
         A member that is dead, or does not answer within `timeout` seconds, is a row too, not an error.
         """
-        return administration.status(self._thread, _bounded(timeout), self._member)
+        return administration.status(self._thread, bounded(timeout), self._member)
 
     def _member(self, node_id: int, said: dict[str, Any], error: str | None = None) -> MemberStatus:
         """Make a row of what a node said; Cluster adds what it knows of the process."""
@@ -365,7 +365,7 @@ class Client(Generic[M_co]):
         Raises:
             Unavailable: in the future: the node said nothing in time, or that it cannot.
         """
-        return self._thread.admin(node_id, verb, arguments, _bounded(timeout))
+        return self._thread.admin(node_id, verb, arguments, bounded(timeout))
 
     _admin = ask_node  # as scripts know it from 0.1.0
 
@@ -379,7 +379,7 @@ class Client(Generic[M_co]):
             UsageError: there is no such node, or it does not vote.
             Unavailable: nobody leads, or `to` has not taken over within `timeout` seconds.
         """
-        return administration.transfer_leadership(self._thread, to, _bounded(timeout))
+        return administration.transfer_leadership(self._thread, to, bounded(timeout))
 
     def take_snapshot(self, *, timeout: float = 60.0) -> dict[int, int]:
         """Compact now, on every node that can be reached.
@@ -390,7 +390,7 @@ class Client(Generic[M_co]):
         Raises:
             ActorRaftError: the machine's `snapshot` raised, or the disk refused; nothing is lost, the log goes on.
         """
-        return administration.take_snapshot(self._thread, _bounded(timeout))
+        return administration.take_snapshot(self._thread, bounded(timeout))
 
     def digest(self, node_id: int, *, timeout: float = 5.0) -> tuple[int, str]:
         """Return the index a node has applied up to, and a digest of its state, equal on all nodes that got as far.
@@ -398,7 +398,7 @@ class Client(Generic[M_co]):
         Raises:
             Unavailable: the node did not answer in time.
         """
-        return administration.digest(self._thread, node_id, _bounded(timeout))
+        return administration.digest(self._thread, node_id, bounded(timeout))
 
     def export_snapshot(self, path: str | os.PathLike[str], *, timeout: float = 60.0) -> Path:
         """Write a portable copy of the state, as of now, for `spawn(from_snapshot=path)`.
@@ -410,7 +410,7 @@ class Client(Generic[M_co]):
             UsageError: it cannot be written there.
             Unavailable: no leader took a snapshot in time, or another one came in between three times.
         """
-        return administration.export_snapshot(self._thread, path, self._machine_name, _bounded(timeout))
+        return administration.export_snapshot(self._thread, path, self._machine_name, bounded(timeout))
 
     def events(self) -> EventStream:
         """Return an iterator over what happens from now on: leader changes; at a Cluster also exits, restarts, more.
@@ -473,12 +473,6 @@ class Client(Generic[M_co]):
     def __repr__(self) -> str:
         thread = self._thread
         return f"<Client {len(thread.endpoints)} nodes, leader {thread.leader}, term {thread.term}>"
-
-
-def _bounded(timeout: float) -> float:
-    """Check the timeout of what cannot be waited for for ever."""
-    checked = check_timeout(timeout)
-    return 1e9 if checked is None else checked
 
 
 _warned_of_loop = False

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from actorraft.client.arguments import check_timeout
 from actorraft.client.bell import Bell
 from actorraft.client.status import html_table
 
@@ -79,6 +80,7 @@ class Stream(Generic[T]):
 
     def get(self, timeout: float | None = None) -> T:
         """Return the next one; TimeoutError if there is none within `timeout` seconds; StopIteration at the end."""
+        timeout = check_timeout(timeout)
         while self._bell.wait_for(self._something, timeout):
             if self._waiting:
                 with contextlib.suppress(IndexError):  # another reader was faster

@@ -20,7 +20,7 @@ from html import escape
 from typing import Any, Final, TypeVar
 
 from actorraft.client.administration import ask_leader
-from actorraft.client.arguments import check_timeout
+from actorraft.client.arguments import bounded, check_timeout
 from actorraft.client.client import Client
 from actorraft.client.connect import open_client, zeromq_channel
 from actorraft.client.status import MemberStatus
@@ -29,6 +29,7 @@ from actorraft.cluster.nodes import Node, Nodes
 from actorraft.cluster.processes import END_S, NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
 from actorraft.loggers import guarded_logger
+from actorraft.steady import monotonic
 
 M = TypeVar("M")
 
@@ -65,14 +66,14 @@ class Cluster(Client[M]):
         try:
             while True:
                 try:
-                    said = self._ask_leader("status", {}, min(LOOK_S, max(0.1, deadline_s - time.monotonic())))
+                    said = self._ask_leader("status", {}, min(LOOK_S, max(0.1, deadline_s - monotonic())))
                 except Unavailable:
-                    if self._processes.hopeless or self._processes.ending or time.monotonic() > deadline_s:
+                    if self._processes.hopeless or self._processes.ending or monotonic() > deadline_s:
                         raise
                     continue
                 if said["last_applied"] >= ends.setdefault(said["term"], said["last_index"]):
                     break
-                if time.monotonic() > deadline_s:
+                if monotonic() > deadline_s:
                     raise Unavailable("the leader is not up to date yet")
                 time.sleep(0.001)
         except (Unavailable, UsageError):
@@ -117,7 +118,7 @@ class Cluster(Client[M]):
             Unavailable: it is not a member after `timeout` seconds; the message says how far it came.
             StartError: it did not come up, or cannot take up the state; with its own words.
         """
-        deadline_s = time.monotonic() + timeout
+        deadline_s = monotonic() + (timeout := bounded(timeout))
         free: int = self._ask_leader("status", {}, timeout)["next_node_id"]
         node_id = self._processes.add(free, deadline_s)
         self._set_endpoints()
@@ -139,19 +140,19 @@ class Cluster(Client[M]):
             raise UsageError(f"there is no node {node_id}; the nodes are {list(self._processes.node_ids)}")
         change = ["add_voter", node_id, self._processes.place.storage_ids()[node_id]]
         done = lambda said: node_id in said["voters"]  # noqa: E731
-        self._change_membership(node_id, change, done, time.monotonic() + timeout)
+        self._change_membership(node_id, change, done, monotonic() + bounded(timeout))
         self._emit("membership", node_id, "is a voter")
 
     def _wait_until_applied(self, node_id: int, deadline_s: float) -> None:
         """Wait until a node has the state that all others have now: one that has the log may yet die of a snapshot."""
-        index = self._ask_leader("status", {}, max(0.1, deadline_s - time.monotonic()))["commit_index"]
+        index = self._ask_leader("status", {}, max(0.1, deadline_s - monotonic()))["commit_index"]
         while True:
             self._refuse_lost(node_id)
             with contextlib.suppress(Unavailable):
-                left_s = max(0.1, deadline_s - time.monotonic())
+                left_s = max(0.1, deadline_s - monotonic())
                 if self._thread.admin(node_id, "status", {}, min(1.0, left_s)).result()["last_applied"] >= index:
                     return
-            if time.monotonic() > deadline_s:
+            if monotonic() > deadline_s:
                 raise Unavailable(f"node {node_id} is a voter, and has not applied entry {index} in time")
             time.sleep(0.01)
 
@@ -177,7 +178,7 @@ class Cluster(Client[M]):
             raise UsageError(f"there is no node {node_id}; the nodes are {sorted(self.nodes)}")
         if len(self.nodes) == 1:
             raise UsageError("the last node cannot be removed; close() the cluster")
-        deadline_s = time.monotonic() + timeout
+        deadline_s = monotonic() + bounded(timeout)
         gone = lambda said: node_id not in (*said["voters"], *said["learners"])  # noqa: E731
         self._change_membership(node_id, ["remove", node_id], gone, deadline_s)
         self._processes.end(node_id)
@@ -191,7 +192,7 @@ class Cluster(Client[M]):
         """Ask the leader, whoever it is meanwhile, until the change is committed."""
         said: dict[str, Any] = {}
         refusal = ""
-        while time.monotonic() < deadline_s:
+        while monotonic() < deadline_s:
             try:
                 said = self._ask_leader("status", {}, 5.0)
                 if done(said) and not said["joint"] and said["configuration_index"] <= said["commit_index"]:

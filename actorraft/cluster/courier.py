@@ -23,6 +23,7 @@ from actorraft.actors.records import Address, down_file, read_record, record_fil
 from actorraft.actors.system import join_system
 from actorraft.errors import ActorDead, ActorRaftError, Busy, MailboxFull, OutcomeUnknown, Unavailable
 from actorraft.loggers import guarded_logger
+from actorraft.steady import monotonic
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -90,7 +91,7 @@ class Courier:
 
     def _wait_s(self) -> float:
         if self._settle_s is not None:
-            return max(0.0, self._settle_s - time.monotonic())
+            return max(0.0, self._settle_s - monotonic())
         return AGAIN_S if self._again or self._stopped_s is not None else IDLE_S
 
     def _round(self) -> None:
@@ -169,7 +170,7 @@ class Courier:
         from actorraft.cluster.replicated_actor import SETTLE, link_to
 
         deliveries = self._deliveries
-        now_s = time.monotonic()
+        now_s = monotonic()
         if self._settle_s is None and deliveries.owes:
             self._settle_s = now_s + SETTLE_S
         told = deliveries.to_settle(all_of_it=self._settle_s is not None and now_s >= self._settle_s)
@@ -211,7 +212,7 @@ class Courier:
 
     def _end_if_done(self, machine: ReplicatedActor) -> None:
         """Have the owner end all replicas, once others have what a stopped actor sent them."""
-        now_s = time.monotonic()
+        now_s = monotonic()
         if self._stopped_s is None:
             self._stopped_s = now_s
         waited_s = now_s - self._stopped_s

@@ -33,6 +33,7 @@ from actorraft.node.folder import (
     NodePart,
     write_folder,
 )
+from actorraft.steady import monotonic
 from actorraft.storage.directory import draw_storage_id
 from actorraft.storage.files import Files
 
@@ -142,7 +143,7 @@ def _wait_for_a_leader(thread: ClientThread, seeds: Collection[int]) -> None:
     Raises:
         UsageError: nobody lets its key in.
     """
-    now_s = since_s = time.monotonic()
+    now_s = since_s = monotonic()
     until_s = now_s + JOIN_S
     while thread.leader is None and now_s < until_s:
         if not thread.refusals.keys() >= set(seeds):
@@ -153,7 +154,7 @@ def _wait_for_a_leader(thread: ClientThread, seeds: Collection[int]) -> None:
                 "another one by now. actorraft token create prints a new one"
             )
         time.sleep(0.02)
-        now_s = time.monotonic()
+        now_s = monotonic()
 
 
 def _ask_to_join(thread: ClientThread, asked: dict[str, Any]) -> Any:

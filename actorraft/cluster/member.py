@@ -9,7 +9,6 @@ Threads:    every public method may be called from any.
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from actorraft.node.folder import NodeFolder
 from actorraft.node.process import run_node
 from actorraft.node.spec import NodeSpec
 from actorraft.node.standalone import hash_seed_of
+from actorraft.steady import monotonic
 
 M = TypeVar("M")
 CLOSE_S = 5.0  # what the node gets to hand over and close, before SIGKILL
@@ -66,8 +66,8 @@ class Member(Generic[M]):
         )
         try:
             self._process.start()
-            deadline_s = time.monotonic() + timeout
-            while (report := self._process.receive(max(0.1, deadline_s - time.monotonic())))[0] != "ready":
+            deadline_s = monotonic() + timeout
+            while (report := self._process.receive(max(0.1, deadline_s - monotonic())))[0] != "ready":
                 if report[0] == "stopped":
                     raise StartError(f"node {self.id} did not start: {report[1]}")
                 self.hear(report)

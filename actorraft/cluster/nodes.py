@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from actorraft.actors.process import describe_exit, last_lines
+from actorraft.client.arguments import bounded
 from actorraft.client.status import html_table
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Node:
         Raises:
             StartError: it did not come up; with its own words.
         """
-        self._processes.restart(self.id, timeout)
+        self._processes.restart(self.id, bounded(timeout))
 
     def pause(self) -> None:
         """SIGSTOP; return once the process stands still, or after a second."""

@@ -18,7 +18,6 @@ import atexit
 import contextlib
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from actorraft.node.process import run_node
 from actorraft.node.spec import NodeSpec
 from actorraft.raft.config import RaftConfig, deciding
 from actorraft.raft.messages import Configuration
+from actorraft.steady import monotonic
 from actorraft.storage.show import running_entry
 
 CUT_S: Final = 2.0  # how long `cut` waits for a node that does not obey
@@ -269,7 +269,7 @@ class NodeProcesses:
             StartError: it did not come up; or it lives, and cannot take up its state.
         """
         self.check_owner()
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = monotonic() + timeout_s
         self._monitor.pardon(f"node {node_id}")
         self.end(node_id)  # also one that is starting now, so nobody waits for that
         with self._starting(node_id):
@@ -369,7 +369,7 @@ class NodeProcesses:
         if verb in process.early:
             return process.early.pop(verb)
         while True:
-            said, value = process.receive(max(0.1, deadline_s - time.monotonic()))
+            said, value = process.receive(max(0.1, deadline_s - monotonic()))
             if said == verb:
                 return value
             self._on_report(process, (said, value))
@@ -542,7 +542,7 @@ class NodeProcesses:
         The next start may run other code, and must find nothing to replay (node/leaving.py). They take no commands from
         here on, until one is started again.
         """
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = monotonic() + timeout_s
         if not self.place.keeps_data:
             return
         ending = self._serving()
@@ -558,7 +558,7 @@ class NodeProcesses:
 
         def said(enough: Callable[[], bool]) -> bool:
             with self._reported:
-                return self._reported.wait_for(enough, max(0.0, deadline_s - time.monotonic()))
+                return self._reported.wait_for(enough, max(0.0, deadline_s - monotonic()))
 
         def missing() -> list[NodeProcess]:
             return [process for process in ending if process.ended is None and process.alive]
@@ -602,10 +602,10 @@ class NodeProcesses:
                 process.wanted = False
                 self._monitor.forget(process)
                 process.terminate()
-        begun_s = time.monotonic()
+        begun_s = monotonic()
         for process in sorted(processes, key=lambda one: one.serving):  # those that are starting have less time
             longest_s = patience_s if process.serving else min(patience_s, START_CLOSE_S)
-            if process.wait(max(0.0, begun_s + longest_s - time.monotonic())) is None:
+            if process.wait(max(0.0, begun_s + longest_s - monotonic())) is None:
                 process.kill()
         for process in processes:
             process.wait(CLOSE_S)
@@ -622,7 +622,7 @@ class NodeProcesses:
             if self._unwanted(node_id) or self._processes[node_id].alive:
                 return
             try:
-                self._bring_up(node_id, time.monotonic() + RESTART_S, self._processes[node_id])
+                self._bring_up(node_id, monotonic() + RESTART_S, self._processes[node_id])
             except StaysDown as error:
                 logger.error("%s", error)
                 with self._lock:

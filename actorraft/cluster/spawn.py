@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,6 +44,7 @@ from actorraft.node.folder import read_folder
 from actorraft.node.standalone import arguments_of, overrides_of, plan
 from actorraft.pickling.encoder import encode_factory, machine_name
 from actorraft.raft.config import RaftConfig
+from actorraft.steady import monotonic
 from actorraft.storage.portable import check_portable
 
 M = TypeVar("M")
@@ -186,7 +186,7 @@ class ReplicatedStateMachine(Generic[M]):
 
     def _start(self, processes: NodeProcesses, timeout: float) -> Cluster[M]:
         """Start the nodes; a client of them, which is the cluster, is made when all are there."""
-        deadline_s = time.monotonic() + timeout
+        deadline_s = monotonic() + timeout
         running: _Closable = processes
         try:
             _started.get()(processes)

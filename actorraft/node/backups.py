@@ -26,6 +26,7 @@ from actorraft.loggers import guarded_logger
 from actorraft.node.driver import Driver
 from actorraft.raft.errors import ProposalRefused
 from actorraft.raft.messages import EntryId
+from actorraft.steady import monotonic
 from actorraft.storage.portable import PortableInfo, read_portable, write_portable
 
 logger = guarded_logger("actorraft.backup")
@@ -93,10 +94,10 @@ class Backups:
     def _run(self) -> None:
         wait_s = min(self._schedule.every_s, SOON_S)
         while not self._stop.wait(wait_s):
-            began_s = time.monotonic()
+            began_s = monotonic()
             try:
                 self.write()
-                wait_s = max(0.0, began_s + self._schedule.every_s - time.monotonic())
+                wait_s = max(0.0, began_s + self._schedule.every_s - monotonic())
             except Exception as error:  # whatever it is: the next one is tried all the same
                 logger.error("no backup was written, and none was removed: %s", error)
                 wait_s = min(self._schedule.every_s, AGAIN_S)

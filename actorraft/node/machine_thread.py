@@ -26,7 +26,6 @@ import os
 import queue
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -35,6 +34,7 @@ from actorraft.loggers import guarded_logger
 from actorraft.node.capture import Capture
 from actorraft.node.executor import Executor
 from actorraft.node.work import Applied, Apply, Done, Restore, Stopped, TakeSnapshot, TryAgain, Work
+from actorraft.steady import monotonic
 
 logger = guarded_logger("actorraft")
 
@@ -121,7 +121,7 @@ class MachineThread:
 
     def _is_calm(self) -> bool:
         rests = self._finished == self._handed and self._capture is None
-        return rests and time.monotonic() >= self._late_s + self._calm_s
+        return rests and monotonic() >= self._late_s + self._calm_s
 
     def _watch(self) -> None:
         """Return when the loop has ended, or is this thread's again because the machine would keep it waiting."""
@@ -138,7 +138,7 @@ class MachineThread:
                 with self._lock:
                     if self._piece == seen:
                         self._here = False
-                        self._note_late(time.monotonic())
+                        self._note_late(monotonic())
             elif (idle := idle + 1) > IDLE_LOOKS:
                 self._sleep()
                 idle = 0
@@ -231,7 +231,7 @@ class MachineThread:
                 if came and not self._pressing:
                     continue
                 self._pressing, self._put_off_bytes = False, 0
-                until_s = time.monotonic() + LATE_S
+                until_s = monotonic() + LATE_S
                 while self._here and not self._work.empty():  # type: ignore[redundant-expr]  # another thread's doing
                     work = self._work.get()
                     if work is None:
@@ -241,7 +241,7 @@ class MachineThread:
                         self._bell.put(None)
                         return work
                     self._do_in_loop(work)
-                    if time.monotonic() >= until_s and not self._work.empty():
+                    if monotonic() >= until_s and not self._work.empty():
                         self._pressing = True  # quick pieces, but many: the loop turns in between
                         break
         except BaseException as error:

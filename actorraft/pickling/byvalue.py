@@ -20,6 +20,7 @@ import enum
 import functools
 import importlib
 import io
+import math
 import operator
 import pickle
 import sys
@@ -498,6 +499,8 @@ class Fingerprint(Walk):
 
     Lines and file names do not count, nor the order of anything that has none.
     """
+
+    depth_max = math.inf
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,6 +27,8 @@ CHUNK = 1000
 DIGEST_BYTES = 16
 COMPOSITE_BYTES = 256
 MEMBER_BYTES = 64
+DEPTH_MAX = 80  # each takes up to nine frames, and all of them have to fit into what the interpreter allows
+REPR_BITS_MAX = 2000  # of an int; the interpreter refuses the digits of one that is much larger
 
 _NEW = getattr(copyreg, "__newobj__")  # noqa: B009 (unknown to type checkers)
 _encode = msgspec.msgpack.Encoder().encode
@@ -41,7 +43,13 @@ def digest(value: Any) -> bytes:
 
 
 class Walk:
-    """One walk over a value. Subclasses say what a class or a function is; here it is its name."""
+    """One walk over a value. Subclasses say what a class or a function is; here it is its name.
+
+    Attributes:
+        depth_max: how far inside one another containers are looked into; of what is deeper only the type counts.
+    """
+
+    depth_max: float = DEPTH_MAX
 
     def __init__(self) -> None:
         self._hash = blake2b(digest_size=DIGEST_BYTES)
@@ -60,6 +68,8 @@ class Walk:
             self.code(value)
         elif id(value) in self._path:
             self._mark("cycle", len(self._path) - self._path[id(value)])
+        elif len(self._path) >= self.depth_max:
+            self._mark("deeper", *name_of(kind))
         else:
             self._path[id(value)] = len(self._path)
             try:
@@ -78,7 +88,8 @@ class Walk:
         try:
             self._hash.update(_encode(value))
         except (OverflowError, UnicodeEncodeError):  # an int of more than 64 bits, a lone surrogate
-            self._mark("scalar", type(value).__name__, repr(value))
+            shown = hex(value) if type(value) is int and value.bit_length() > REPR_BITS_MAX else repr(value)
+            self._mark("scalar", type(value).__name__, shown)
 
     def _composite(self, kind: type, value: Any) -> None:
         if kind is list or kind is tuple:

@@ -31,6 +31,7 @@ from typing import Any
 from zlib import crc32
 
 from actorraft.errors import CorruptionError, UsageError
+from actorraft.steady import monotonic
 from actorraft.storage.files import DIRECTORY_MODE, FILE_MODE, Files
 
 FORMAT_VERSION = 1
@@ -103,7 +104,7 @@ class DirectoryLock:
         with cannot_be_used(directory):
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         _locks.add(self)
-        deadline = time.monotonic() + wait_s
+        deadline = monotonic() + wait_s
         try:
             while not self._taken():
                 if self._held_here():  # waiting for oneself is no use
@@ -111,7 +112,7 @@ class DirectoryLock:
                         f"{directory} is in use by process {os.getpid()}, which is this one: close the cluster that it "
                         "belongs to first, or reach it by cluster.client() or connect(cluster.endpoints)"
                     )
-                if time.monotonic() >= deadline:
+                if monotonic() >= deadline:
                     raise UsageError(f"{directory} is in use by process {self._holder()}; close that one first")
                 time.sleep(0.02)
             self._held = True

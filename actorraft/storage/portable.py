@@ -104,6 +104,8 @@ def read_portable(path: str | os.PathLike[str]) -> tuple[PortableInfo, int]:
         CorruptionError: it is damaged.
     """
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # to open one waits for whoever writes
+            raise UsageError(f"{path} cannot be read: it is a pipe, and no file")
         with open(path, "rb") as file:
             info = _read_info(file, path)
             for _ in _content(file, path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -16,7 +18,20 @@ from typing import Any
 
 import pytest
 
-from actorraft import Client, Cluster, ReplicatedStateMachine, Unavailable, UsageError, connect, connect_async
+from actorraft import (
+    ActorRaftError,
+    Client,
+    Cluster,
+    OutcomeUnknown,
+    ReplicatedStateMachine,
+    StartError,
+    StateMachine,
+    Unavailable,
+    UsageError,
+    command,
+    connect,
+    connect_async,
+)
 from actorraft.client.connect import open_client
 from actorraft.futures import ResultFuture
 from statemachines.kv import KVStore
@@ -168,6 +183,69 @@ def test_with_a_frozen_clock_calls_are_served_and_those_that_cannot_be_end(freez
             client.proxy(timeout=0.5).get("frozen")
 
 
+class Sticks(StateMachine):
+    """A machine whose process may stand still, also for signals: in C, without giving the interpreter away."""
+
+    def __init__(self, hangs: bool = False) -> None:
+        if hangs:
+            time.sleep(600)
+
+    @command
+    def stick(self) -> None:
+        re.match(r"(a+)+b", "a" * 64)
+
+    @command
+    def add(self) -> int:
+        return 1
+
+
+def ends(what: str, call: Callable[[], Any]) -> Any:
+    """Return what a call returns, or raises, within a minute by a clock that runs."""
+    came: list[Any] = []
+
+    def run() -> None:
+        try:
+            came.append(call())
+        except ActorRaftError as error:
+            came.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60.0)
+    assert not thread.is_alive(), f"{what} does not end"
+    return came[0]
+
+
+def test_with_a_clock_that_stands_still_processes_are_started_ended_and_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 9.0)
+    started = ends("a start", lambda: ReplicatedStateMachine(Sticks, True).spawn(1, timeout=1.0))
+    assert isinstance(started, StartError)
+    sticks = ReplicatedStateMachine(Sticks).spawn(3)
+    try:
+        machine = sticks.proxy(timeout=30)
+        dead = sticks.nodes[0].pid
+        assert dead is not None
+        os.kill(dead, signal.SIGKILL)
+        again = threading.Event()
+        for _ in range(600):
+            if sticks.nodes[0].alive and sticks.nodes[0].pid != dead:
+                break
+            again.wait(0.1)
+        assert sticks.nodes[0].pid != dead
+        assert ends("a call", machine.add) == 1
+        assert ends("a new node", sticks.add_node) == 3
+        assert ends("its end", lambda: sticks.remove_node(3)) is None
+        assert ends("a hand-over", sticks.transfer_leadership) in (0, 1, 2)
+        with contextlib.suppress(OutcomeUnknown, Unavailable):
+            sticks.proxy(timeout=1.0).stick()
+        assert ends("the stop of a node that stands still", sticks.nodes[1].stop) is None
+        assert not sticks.nodes[1].alive
+    finally:
+        ends("close()", sticks.close)
+
+
 def test_a_future_outlives_its_client() -> None:
     def fire() -> Any:
         return connect(cluster.endpoints, KVStore).proxy(timeout=30).set.submit("forgotten", 1)
@@ -285,6 +363,12 @@ def test_a_node_that_is_paused_is_not_said_to_refuse_a_key() -> None:
         lambda: ResultFuture[None]().result("x"),  # type: ignore[arg-type]  # one that has not ended
         lambda: ResultFuture[None]().result(float("nan")),
         lambda: cluster.execute(int, timeout=complex(1)),  # type: ignore[arg-type]
+        lambda: cluster.watch("t").get("x"),  # type: ignore[arg-type]
+        lambda: cluster.events().get(float("nan")),
+        lambda: cluster.add_node(timeout="x"),  # type: ignore[arg-type]
+        lambda: cluster.remove_node(0, timeout=float("nan")),
+        lambda: cluster.promote(0, timeout=-1),
+        lambda: cluster.nodes[0].restart(timeout=True),
         lambda: cluster.partition(5),  # type: ignore[arg-type]
         lambda: ReplicatedStateMachine(KVStore).spawn(1, data_dir="/tmp/\ud800"),
         lambda: ReplicatedStateMachine(KVStore).spawn(1, timeout=10**400),

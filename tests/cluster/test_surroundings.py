@@ -189,6 +189,34 @@ def test_a_working_directory_that_is_gone_is_no_hindrance(what: str, tmp_path: P
     assert python(program).split() == ["0"]
 
 
+def test_nodes_of_a_program_that_holds_all_signals_back_leave_when_asked() -> None:
+    program = (
+        "import signal\nfrom actorraft import *\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n"
+        "with ReplicatedStateMachine(dict).spawn(1) as c:\n"
+        "    c.nodes[0].stop(); print(c._processes.find(0).returncode)\n"
+    )
+    assert python(program).split() == ["0"]
+
+
+@pytest.mark.parametrize("path", ["", "lib"])
+def test_a_program_that_changes_its_directory_keeps_what_its_nodes_are_started_with(path: str, tmp_path: Path) -> None:
+    (tmp_path / path).mkdir(exist_ok=True)
+    (tmp_path / path / "shop_of_a_relative_path.py").write_text(
+        "from actorraft import Actor, StateMachine, command\n"
+        "class Shop(StateMachine):\n    @command\n    def sell(self): return 1\n"
+        "class Clerk(Actor):\n    def receive(self, message): return message\n"
+    )
+    program = (
+        f"import os; os.chdir({str(tmp_path)!r}); sys.path.insert(0, {path!r})\n"
+        "from actorraft import *\nfrom shop_of_a_relative_path import Shop, Clerk\n"
+        "with ReplicatedStateMachine(Shop).spawn(1) as c:\n"
+        "    clerk = spawn(Clerk); os.chdir('/'); c.nodes[0].restart(); clerk.restart()\n"
+        "    print(c.proxy(timeout=30).sell(), clerk.ask(2, timeout=30).result())\n"
+    )
+    assert python(program).split() == ["1", "2"]
+
+
 def test_a_relative_path_without_a_working_directory_is_refused_by_name(tmp_path: Path) -> None:
     (gone := tmp_path / "gone").mkdir()
     program = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import datetime
 import decimal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorraft.pickling.canonical import digest
+from actorraft.pickling.canonical import Sample, digest
 from actorraft.pickling.names import is_importable, module_is_importable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -74,6 +76,7 @@ def test_values_that_print_differently_have_different_digests(one: Any, other: A
         ([[1], 2], [[1, 2]]), ([1, 2], [2, 1]), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), (Point(1, 2), Point(2, 1)),
         (Colour.RED, 1), (Items(a=1), {"a": 1}), (1 << 70, str(1 << 70)), ([None] * 1000, [None] * 1001),
         (decimal.Decimal("1.0"), decimal.Decimal("1.00")), (bytearray(b"a"), b"a"), (int, str), (len, max),
+        ([10**5000], [10**5000 + 1]), ([-(10**5000)], [10**5000]), ([1 << 2000], [1 << 2001]), ([10**600], [10**6000]),
     ],
 )  # fmt: skip
 def test_what_differs_has_different_digests(one: Any, other: Any) -> None:
@@ -97,6 +100,41 @@ def test_sharing_does_not_count_and_cycles_end() -> None:
     again: list[Any] = []
     again.append(again)
     assert digest(loop) == digest(again)
+
+
+def inside(wrap: Callable[[Any], Any], depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+def slim(value: Any) -> Slim:
+    made = Slim()
+    made.x = value
+    return made
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda value: [value], lambda value: (value,), lambda value: {"k": value}, lambda value: frozenset({value}),
+        lambda value: Point(value, 1), slim, lambda value: collections.deque([value]), lambda value: Items(k=value),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("depth", [50, 200, 5000])
+def test_what_is_deep_has_a_digest_wherever_it_is_asked_for(wrap: Callable[[Any], Any], depth: int) -> None:
+    def sampled(value: Any) -> bytes:
+        walk = Sample(1 << 20)
+        walk.take((value,))
+        return walk.result()
+
+    value, came = inside(wrap, depth), []
+    thread = threading.Thread(target=lambda: came.append((digest(value), sampled(value))))  # as deep as in a node
+    thread.start()
+    thread.join()
+    assert came == [(digest(inside(wrap, depth)), sampled(inside(wrap, depth)))]
+    assert came[0][0] != digest(inside(wrap, 30))
 
 
 def test_slots_times_and_what_cannot_be_pickled_have_digests() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actorraft.errors import UsageError
-from actorraft.storage.portable import PortableInfo, write_portable
+from actorraft.storage.portable import PortableInfo, check_portable, write_portable
 
 INFO = PortableInfo(machine="m:M", term=1, index=2)
 
@@ -29,6 +29,12 @@ def test_what_is_no_file_is_not_replaced_by_one(make: Any, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="what is there is no file"):
         write_portable(tmp_path / "there", INFO, [b"state"])
     assert not stat.S_ISREG((tmp_path / "there").lstat().st_mode)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe"):
+        check_portable(tmp_path / "pipe", "m:M")
 
 
 def test_a_relative_path_in_a_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,12 +163,12 @@ def _ask_to_join(thread: ClientThread, asked: dict[str, Any]) -> Any:
     Raises:
         Unavailable: it is refused, or it was nobody's turn in time.
     """
-    until_s = time.monotonic() + JOIN_S
+    until_s = monotonic() + JOIN_S
     while True:
         try:
             return ask_leader(thread, "join", asked, JOIN_S)
         except NodeRefused as error:
-            if time.monotonic() >= until_s or not str(error).startswith(admission.NOT_NOW):
+            if monotonic() >= until_s or not str(error).startswith(admission.NOT_NOW):
                 raise
         time.sleep(AGAIN_S)
 

@@ -62,6 +62,8 @@ def add(
             if each != name and key == pair.public:
                 raise UsageError(f"{path} is the folder of the client {each}: give {name} one of its own")
         known = ask(client, "roster", {}, timeout)["members"]
+        if not any(key for _, _, _, key, _ in known):
+            raise UsageError("this cluster was founded without keys: whoever reaches it may do all")
         if any(key == pair.public for _, _, _, key, _ in known):
             raise UsageError(f"{path} is the folder of a node: give {name} one of its own")
         assert client is not None

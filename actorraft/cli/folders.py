@@ -42,7 +42,9 @@ def recover(
     On one machine of many: run it with --show on each that is left, choose the one whose log ends in the latest term,
     and there at the highest index. It becomes a new cluster of one node, with a new id; the others join it anew.
     """
-    if not (path / NODE_FILE).is_file():
+    with errors():
+        of_machine = (path / NODE_FILE).is_file()
+    if not of_machine:
         storage.recover_command(str(path), keep, show, force, dry_run, output.value)
         return
     with errors():

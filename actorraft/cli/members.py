@@ -18,6 +18,7 @@ from actorraft.cluster.joining import create_token
 from actorraft.errors import ActorRaftError, Unavailable
 from actorraft.steady import monotonic
 
+LOST_S = 1.0  # a member that its leader has not reached for so long is not there
 STATUS = ("id", "state", "term", "commit_index", "last_applied", "lag_entries", "alive", "error", "endpoint")
 
 members = typer.Typer(no_args_is_help=True, help="List, add, remove and promote members.")
@@ -40,12 +41,12 @@ def status(client: ClientFolder = None, timeout: Timeout = 1.0, output: Output =
             thread, timeout, lambda *said: administration.member_status(thread.endpoints, *said)
         )
         why = "" if any(row.alive for row in rows) else nobody_answers(thread)
-    shown = "tcp://" if output is Format.table else "#"  # a table has to fit; without keys it may be another transport
-    print_rows(
-        [{**asdict(row), "endpoint": row.endpoint.partition("#")[0].removeprefix(shown)} for row in rows],
-        STATUS,
-        output,
-    )
+    told = [{**asdict(row), "endpoint": row.endpoint.partition("#")[0]} for row in rows]
+    if output is Format.table:  # which has to fit; and a member that is alive may have a reason to be of no use
+        for row in told:
+            row["endpoint"] = row["endpoint"].removeprefix("tcp://")
+            row["error"] = row["error"] or row["not_ready"] or None
+    print_rows(told, STATUS, output)
     if why:
         raise fail(why)
 
@@ -147,6 +148,8 @@ def _change(client: Path | None, change: list[Any], timeout: float, done: Any) -
                 raise fail(f"there is no node {node_id}; the nodes are {sorted({*said['voters'], *said['learners']})}")
             if change[0] == "remove" and said["voters"] == [node_id]:
                 raise fail(f"node {node_id} is the only voter, and a cluster needs one")
+            if change[0] == "remove" and not done(said) and (why := _loses_majority(said, node_id)):
+                raise fail(why)
             if done(said) and not said["joint"] and said["configuration_index"] <= said["commit_index"]:
                 return
             if not done(said) and change[0] != "remove" and node_id not in said["learners"]:
@@ -159,6 +162,18 @@ def _change(client: Path | None, change: list[Any], timeout: float, done: Any) -
                 refusal = str(error)
             time.sleep(0.05)
     raise fail(f"the membership did not change within {timeout:g} s: {refusal or 'it is not committed yet'}")
+
+
+def _loses_majority(said: dict[str, Any], node_id: int) -> str:
+    """Say why a voter that is there must not go now, if it must not; `said` is the leader's status."""
+    lost = {peer for peer, since_s in said["links"].items() if since_s is not None and since_s >= LOST_S}
+    left = {*said["voters"]} - {node_id}
+    if node_id in {*said["voters"]} - lost and len(left - lost) * 2 <= len(left):
+        return (
+            f"without node {node_id} nothing could be committed any more: of {sorted(left)} there would be "
+            f"{sorted(left - lost)} alone. Bring {sorted(left & lost)} back, or remove them first"
+        )
+    return ""
 
 
 @token.command()

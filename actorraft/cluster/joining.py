@@ -10,6 +10,7 @@ Source:     docs/trust.md.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import sys
@@ -23,6 +24,7 @@ from actorraft.client.connect import zeromq_channel
 from actorraft.client.requests import NodeRefused
 from actorraft.client.thread import ClientThread
 from actorraft.errors import UsageError
+from actorraft.loggers import guarded_logger
 from actorraft.node import admission
 from actorraft.node.folder import (
     NODE_FILE,
@@ -31,11 +33,14 @@ from actorraft.node.folder import (
     MemberPart,
     NodeFolder,
     NodePart,
+    read_folder,
     write_folder,
 )
 from actorraft.steady import monotonic
 from actorraft.storage.directory import draw_storage_id
 from actorraft.storage.files import Files
+
+logger = guarded_logger("actorraft")
 
 JOIN_S: Final = 60.0
 AGAIN_S: Final = 0.1
@@ -108,6 +113,7 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
     if directory is None:
         raise UsageError("--join needs --data-dir: where this node's folder is to be")
     if (directory / NODE_FILE).exists():
+        _warn_of_another_cluster(word, directory)
         return directory
     if not listen:
         raise UsageError("--join needs --listen HOST:PORT, and --advertise HOST:PORT where others dial something else")
@@ -135,6 +141,23 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
     _write(directory, told, token["c"], storage_id, listen=listen, peer=peer)
     identity.unlink()
     return directory
+
+
+def _warn_of_another_cluster(word: str, directory: Path) -> None:
+    """Say so if a token is for another cluster than the folder: it may be the old one, or a new one is meant."""
+    if word == "-":
+        return
+    with contextlib.suppress(UsageError):  # it may be gone, since it was used
+        meant, own = read_token(word)["c"], read_folder(directory)
+        if meant != own.cluster.id:
+            logger.warning(
+                "the token is for cluster %s, and %s is the folder of node %d of cluster %s, which goes on; to join "
+                "the other one, name a new directory",
+                meant,
+                directory,
+                own.node.id,
+                own.cluster.id,
+            )
 
 
 def _wait_for_a_leader(thread: ClientThread, seeds: Collection[int]) -> None:

@@ -176,4 +176,4 @@ class AddressBook:
                 said = {"known": self._known, "seeds": self._seeds, "met": self._met, "lives": self.lives}
                 self._files.replace(self._file, json.dumps(said).encode())
             except OSError as error:
-                raise StorageFailed(f"{self._file} cannot be written: {error}") from error
+                raise StorageFailed(f"{self._file} cannot be written: {error.strerror}") from error

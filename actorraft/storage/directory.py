@@ -364,8 +364,9 @@ def data_folder(path: str | os.PathLike[str]) -> Path:
         UsageError: it is such a folder, and its data is elsewhere.
     """
     folder = Path(path).absolute()
-    if not (folder / "node.toml").is_file():
-        return folder
+    with cannot_be_used(folder):
+        if not (folder / "node.toml").is_file():
+            return folder
     if not (folder / "data").is_dir():
         raise UsageError(f"{folder} says how a node is served; name the directory of its data, as in serve --data-dir")
     return folder / "data"

@@ -106,6 +106,9 @@ class Files:
         try:
             self.write(fd, [content], 0)
             self.sync(fd)
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a descriptor has no name
+            raise
         finally:
             self.close(fd)
         self.rename(aside, path)

@@ -27,7 +27,8 @@ from actorraft.cluster.joining import make_token, read_token
 from actorraft.errors import UsageError
 from actorraft.node import admission
 from actorraft.node.folder import read_folder
-from actorraft.node.standalone import hash_seed_of
+from actorraft.node.standalone import hash_seed_of, prepare_data
+from actorraft.storage.files import Files
 from benchmarks.others.processes import free_ports
 from transports import resolver
 from transports.keys import ClientFolder, KeyPair, Keys
@@ -331,3 +332,38 @@ def test_a_machine_waits_for_its_turn_to_join(monkeypatch: pytest.MonkeyPatch) -
     assert joining._ask_to_join(thread, {}) == {"node_id": 4}
     with pytest.raises(NodeRefused, match="time is over"):
         joining._ask_to_join(thread, {})
+
+
+def test_a_token_of_another_cluster_than_the_folder_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert (
+        CliRunner().invoke(app, ["init", str(tmp_path / "c"), "--machine", MACHINE, "--nodes", "h:7100"]).exit_code == 0
+    )
+    folder = tmp_path / "c" / "node-0"
+    own = read_folder(folder, environment={}).cluster.id
+    for cluster_id, said in ((own, False), ("0" * 16, True)):
+        token = make_token(KeyPair.generate().secret, cluster_id, [])
+        assert joining.join_cluster(token, folder, listen="", advertise="", learner=False) == folder
+        assert ("to join the other one, name a new directory" in caplog.text) is said
+    for gone in ("-", "@/nowhere"):
+        assert joining.join_cluster(gone, folder, listen="", advertise="", learner=False) == folder
+
+
+@pytest.mark.parametrize(
+    "words", [("verify",), ("show",), ("recover", "--show"), ("skip", "--index", "0", "--checksum", "0")]
+)
+def test_a_path_that_no_system_takes_is_told_in_a_line(words: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(app, [words[0], "x" * 300, *words[1:]])
+    assert (done.exit_code in (1, 2), "File name too long" in done.output) == (True, True)
+    assert isinstance(done.exception, SystemExit), "a traceback"
+
+
+def test_a_first_start_without_room_names_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        CliRunner().invoke(app, ["init", str(tmp_path / "c"), "--machine", MACHINE, "--nodes", "h:7100"]).exit_code == 0
+    )
+    folder = tmp_path / "c" / "node-0"
+    monkeypatch.setattr(Files, "write", lambda *_: no_space(0))
+    with pytest.raises(OSError, match="No space left") as raised:
+        prepare_data(folder, tmp_path / "data", read_folder(folder, environment={}))
+    assert str(raised.value.filename).startswith(str(tmp_path / "data"))
+    assert (folder / "first-start").exists(), "nothing has begun"

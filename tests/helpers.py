@@ -109,7 +109,7 @@ def drain_committed(server: RaftServer) -> list[LogEntry]:
 def expect_ready(server: RaftServer, **expected: Any) -> Ready:
     """Take the next Ready and compare it, whole: what is not named must be empty."""
     ready = take(server)
-    blank = Ready([], None, -1, [], [], None, [], ready.committed_from, [], [], False)
+    blank = Ready([], None, -1, [], (), None, [], ready.committed_from, [], [], False)
     assert blank._replace(**expected) == ready
     return ready
 

@@ -12,11 +12,10 @@ Not here:   the order in which a driver carries a Ready out; see ready.py.
 from __future__ import annotations
 
 from actorraft.raft.log import RaftLog
-from actorraft.raft.messages import AppendEntriesResponse, EntryId, HardState, InstallSnapshot, Message
+from actorraft.raft.messages import AppendEntriesResponse, EntryId, HardState, InstallSnapshot, LogEntry, Message
 from actorraft.raft.ready import LostLog, ReadState, Ready, ServerState
 
-Role = tuple[ServerState, int, int | None]  # state, term, leader
-Standing = tuple[ServerState, int, int | None, int | None]  # and vote
+Role = tuple[ServerState, int, int | None, int | None]  # state, term, leader, vote
 
 
 class Effects:
@@ -24,13 +23,11 @@ class Effects:
 
     Args:
         log: the server's; all of it is durable.
-        hard_state: as the disk holds it.
-        role: as the driver knows it.
+        role: as the driver knows it, term and vote as the disk holds them.
         handed_index: the machine is in the state after this entry.
     """
 
     __slots__ = (
-        "_hard_state",
         "_log",
         "_taken",
         "begun",
@@ -41,38 +38,43 @@ class Effects:
         "messages_after_persist",
         "persisted_index",
         "reads",
+        "role",
         "seldom",
         "snapshot_chunks",
         "snapshot_installed",
-        "standing",
         "unstable_from",
         "urgent_delay_ms",
     )
 
-    def __init__(self, log: RaftLog, hard_state: HardState, role: Role, handed_index: int) -> None:
+    def __init__(self, log: RaftLog, role: Role, handed_index: int) -> None:
         self._log = log
         # How far the log is
         self.persisted_index = log.last_index  # highest entry on this disk
         self.unstable_from = log.last_index + 1  # entries from here on were in no Ready yet; those before it were
         self.handed_index = handed_index  # highest entry given to the executor
         # What the last Ready said
-        self._hard_state = hard_state  # durable, once that Ready is advanced
-        self.standing: Standing = (*role, hard_state.voted_for)  # and the role, with the vote
+        self.role = role  # term and vote are durable, once that Ready is advanced
         self._taken: Ready | None = None  # the Ready that is out
+        self._clear_seldom()
         self._clear()
 
     def _clear(self) -> None:
         """Begin to gather for the next Ready; see there."""
         self.messages: list[Message] = []
         self.messages_after_persist: list[Message] = []
-        self.snapshot_chunks: list[InstallSnapshot] = []
-        self.snapshot_installed: EntryId | None = None
         self.reads: list[ReadState] = []
-        self.urgent_delay_ms: int | None = None
         self.commit_untold = False
+        if self.seldom:
+            self._clear_seldom()
+
+    def _clear_seldom(self) -> None:
+        """The same for what almost no Ready has."""
+        self.snapshot_chunks: tuple[InstallSnapshot, ...] = ()
+        self.snapshot_installed: EntryId | None = None
+        self.urgent_delay_ms: int | None = None
         self.begun = False
         self.lost_logs: tuple[LostLog, ...] = ()
-        self.seldom = False  # whether any of those is there that almost no Ready has
+        self.seldom = False  # whether any of those is there
 
     # -- what the rules do to the log
 
@@ -93,10 +95,11 @@ class Effects:
         self.handed_index = self.persisted_index = snapshot_id.index
         self.unstable_from = snapshot_id.index + 1
         self.snapshot_installed = snapshot_id
+        self.seldom = True
 
     def write_chunk(self, chunk: InstallSnapshot) -> None:
         """A piece of a snapshot has come (§7)."""
-        self.snapshot_chunks.append(chunk)
+        self.snapshot_chunks += (chunk,)
         self.seldom = True
 
     def want_urgent(self, delay_ms: int) -> None:
@@ -115,37 +118,48 @@ class Effects:
 
     # -- out
 
-    def ready(self, hard_state: HardState, role: Role, commit_index: int) -> Ready:
+    def ready(self, role: Role, commit_index: int) -> Ready:
         """Return what is to be done now, and forget it; `advance` is due before the next one."""
         assert self._taken is None, "the Ready before this one has not been advanced"
         log = self._log
         messages, after_persist = self.messages, self.messages_after_persist
-        if hard_state.term > self._hard_state.term:
-            # A leader's messages may overtake its write of entries, but not that of its term.
-            messages, after_persist = [], messages + after_persist
+        hard_state, state_changed = None, False
+        if role != self.role:
+            before, self.role = self.role, role
+            state_changed = role[:3] != before[:3]
+            (_, term_before, _, vote_before), (_, term, _, vote) = before, role
+            if (term, vote) != (term_before, vote_before):
+                hard_state = HardState(term, vote)
+            if term > term_before:
+                # A leader's messages may overtake its write of entries, but not that of its term.
+                messages, after_persist = [], messages + after_persist
         entries_from, unstable_from = -1, self.unstable_from
+        entries: list[LogEntry] = []
         if unstable_from <= log.last_index:
             entries_from, self.unstable_from = unstable_from, log.last_index + 1
+            entries = log.between(entries_from, self.unstable_from)
         committed_from = self.handed_index + 1
-        self.handed_index = max(self.handed_index, commit_index)
+        committed: list[LogEntry] = []
+        if commit_index >= committed_from:
+            self.handed_index = commit_index
+            committed = log.between(committed_from, commit_index + 1)
         ready = self._taken = Ready(
-            messages=messages,
-            hard_state=None if hard_state == self._hard_state else hard_state,
-            entries_from=entries_from,
-            entries=[] if entries_from < 0 else log.between(entries_from, self.unstable_from),
-            snapshot_chunks=self.snapshot_chunks,
-            install=self.snapshot_installed,
-            messages_after_persist=after_persist,
-            committed_from=committed_from,
-            committed=[] if self.handed_index < committed_from else log.between(committed_from, commit_index + 1),
-            reads=self.reads,
-            state_changed=role != self.standing[:3],
-            urgent_delay_ms=self.urgent_delay_ms,
-            lost_logs=self.lost_logs,
-            commit_untold=self.commit_untold,
-            begun=self.begun,
+            messages,
+            hard_state,
+            entries_from,
+            entries,
+            self.snapshot_chunks,
+            self.snapshot_installed,
+            after_persist,
+            committed_from,
+            committed,
+            self.reads,
+            state_changed,
+            self.urgent_delay_ms,
+            self.begun,
+            self.lost_logs,
+            self.commit_untold,
         )
-        self._hard_state, self.standing = hard_state, (*role, hard_state.voted_for)
         self._clear()
         return ready
 

@@ -220,7 +220,7 @@ class RaftServer:
         self.foreign = False  # commands are applied under another interpreter than its own, likewise: nor does it
 
         # The next Ready, and how far disk and executor are
-        self.effects = Effects(self.log, hard_state, self.role, snapshot_id.index)
+        self.effects = Effects(self.log, self.role, snapshot_id.index)
 
         self.draw_election_timeout()
         self.handlers = self.make_handlers()
@@ -367,8 +367,8 @@ class RaftServer:
 
     @property
     def role(self) -> Role:
-        """What the driver is told of when it changes."""
-        return self.state, self.current_term, self.leader_id
+        """What the driver is told of when it changes, and has to make durable."""
+        return self.state, self.current_term, self.leader_id, self.voted_for
 
     def has_ready(self) -> bool:
         """Whether there is something to do for the driver."""
@@ -383,13 +383,13 @@ class RaftServer:
             or effects.reads
             or effects.commit_untold
             or effects.seldom
-            or effects.standing != (self.state, self.current_term, self.leader_id, self.voted_for)
+            or effects.role != (self.state, self.current_term, self.leader_id, self.voted_for)
         )
 
     def ready(self) -> Ready:
         """Return what is to be done now, and forget it; `advance` is due before the next one."""
         self.flush()
-        return self.effects.ready(HardState(self.current_term, self.voted_for), self.role, self.commit_index)
+        return self.effects.ready(self.role, self.commit_index)
 
     def advance(self, ready: Ready) -> None:
         """Note that what `ready` asked to persist is durable now. A leader counts itself for it from here on."""

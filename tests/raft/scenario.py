@@ -206,7 +206,7 @@ class _Told(Cluster):
 
     def restart(self, node_id: int) -> Any:
         server = super().restart(node_id)
-        self.roles[node_id] = server.role
+        self.roles[node_id] = server.role[:3]
         return server
 
     def work_all(self) -> None:
@@ -217,8 +217,8 @@ class _Told(Cluster):
         server = self.servers[node_id]
         while server.has_ready():
             ready = server.ready()
-            if ready.state_changed and server.role != self.roles[node_id]:
-                self.roles[node_id] = server.role
+            if ready.state_changed and server.role[:3] != self.roles[node_id]:
+                self.roles[node_id] = server.role[:3]
                 self.say(f"{node_id} is {_role(server.role)}")
             self.send(node_id, ready.messages)
             self.say_write(node_id, ready)
@@ -338,8 +338,8 @@ def _configuration(configuration: Configuration) -> str:
     return "; ".join(parts)
 
 
-def _role(role: tuple[Any, int, int | None]) -> str:
-    state, term, leader_id = role
+def _role(role: Any) -> str:
+    state, term, leader_id = role[:3]
     name = state.name.removesuffix("State").lower()
     if name != "follower":
         return f"{name} of term {term}"

@@ -944,7 +944,7 @@ def test_a_follower_keeps_entries_that_follow_a_snapshot_of_a_prefix_of_its_log(
     assert server.log == log_of(1, 1, 1, 1)
     assert server.commit_index == 1
     ready = server.ready()
-    assert (ready.install, ready.snapshot_chunks) == (None, [])
+    assert (ready.install, ready.snapshot_chunks) == (None, ())
     assert ready.messages_after_persist == [InstallSnapshotResponse(0, 1, 1, 1, 5, True)]
 
 

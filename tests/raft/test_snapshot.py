@@ -235,7 +235,7 @@ def test_chunks_are_answered_with_how_far_it_got() -> None:
     server.step(chunk(0, b"abc"))
     expect_ready(
         server,
-        snapshot_chunks=[chunk(0, b"abc")],
+        snapshot_chunks=(chunk(0, b"abc"),),
         messages_after_persist=[InstallSnapshotResponse(0, 1, 2, 9, 3)],
         state_changed=True,
     )
@@ -243,7 +243,7 @@ def test_chunks_are_answered_with_how_far_it_got() -> None:
 
     expect_ready(
         server,
-        snapshot_chunks=[chunk(3, b"de", done=True)],
+        snapshot_chunks=(chunk(3, b"de", done=True),),
         install=EntryId(2, 9),
         messages_after_persist=[InstallSnapshotResponse(0, 1, 2, 9, 5, True)],
     )
@@ -270,7 +270,7 @@ def test_chunks_of_two_leaders_are_never_mixed() -> None:
 
     server.step(chunk(3, b"de", done=True, source=2, term=3))
     ready = take(server)
-    assert (ready.snapshot_chunks, ready.install) == ([], None)
+    assert (ready.snapshot_chunks, ready.install) == ((), None)
     assert ready.messages_after_persist == [InstallSnapshotResponse(0, 2, 3, 9, 0)]
     server.step(chunk(0, b"other", done=True, source=2, term=3))
 

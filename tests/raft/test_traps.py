@@ -557,7 +557,7 @@ def test_trap_10_an_older_snapshot_is_ignored() -> None:
     server.step(InstallSnapshot(1, 0, 2, 5, 1, voters(0), 0, b"old", True))
 
     ready = take(server)
-    assert (ready.install, ready.snapshot_chunks) == (None, [])
+    assert (ready.install, ready.snapshot_chunks) == (None, ())
     assert ready.messages_after_persist == [InstallSnapshotResponse(0, 1, 2, 5, 3, True)]
     assert (server.commit_index, server.configuration) == (7, voters(0, 1, 2))
 

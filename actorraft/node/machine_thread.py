@@ -6,15 +6,16 @@ takes. So the machine's thread runs the loop as well, and between two rounds of 
 When a piece of that is under way for longer than LATE_S, the node's first thread takes the loop over, and the
 machine's thread goes on as an executor beside it. Once nothing has been late for a while (CALM_S), it gets the loop
 back. What is long by its nature, a snapshot or a restore, is not begun before the loop is in other hands. And what
-nobody waits for, as on a follower, is put off for a round in which nothing came: the machine has better to do just
-after an answer.
+nobody waits for, as on a follower, is put off for a round in which nothing came, and joined with what comes behind it:
+the machine has better to do just after an answer.
 
 This is the leader/followers pattern for two threads, one of which may not run user code.
 
 Threads:    `run` belongs to the node's first thread, `submit` and `poll` to whoever runs the loop. Everything that the
             loop owns (sockets, disk, core) changes hands between two rounds of it, never within one.
 Invariant:  `_here`: the loop is the machine's thread's. It turns true only while nothing is handed over and unfinished;
-            false under `_lock` while a piece of work is under way, or by the machine's thread itself.
+            false under `_lock` while a piece of work is under way, or by the machine's thread itself. Then `_open` is
+            None.
 Source:     docs/decisions/0014 and 0019.
 """
 
@@ -34,12 +35,13 @@ from actorraft.loggers import guarded_logger
 from actorraft.node.capture import Capture
 from actorraft.node.executor import Executor
 from actorraft.node.work import Applied, Apply, Done, Restore, Stopped, TakeSnapshot, TryAgain, Work
+from actorraft.raft.messages import LogEntry
 from actorraft.steady import monotonic
 
 logger = guarded_logger("actorraft")
 
 EXIT_MACHINE: Final = 70  # EX_SOFTWARE: the machine cannot go on as the others do
-LATE_S: Final = 0.005  # a piece of work that takes longer has the loop taken away from its thread
+LATE_S: Final = 0.01  # a piece of work that takes longer has the loop taken away from its thread
 # Without such a piece, until the loop comes back, the first time and at most: twice as long each time that one is late
 # again soon after. A busy machine makes a quick command late now and then, which says nothing of the next ones.
 CALM_S: Final = (0.05, 1.0)
@@ -47,6 +49,7 @@ CALM_S: Final = (0.05, 1.0)
 # append to append (about 1 ms), or it would begin just when the next append needs the loop.
 PUT_OFF_S: Final = 0.004
 PUT_OFF_BYTES_MAX: Final = 4096  # of entries; more is not put off
+JOINED_MAX: Final = 16  # entries that are put off; as many are one piece of work: what a piece costs is then shared
 IDLE_LOOKS: Final = 20  # at which nothing was under way; then the watch sleeps until something is
 DISK_WAIT_S: Final = 0.002  # until a snapshot whose disk is behind is looked at again
 LONG: Final = (TakeSnapshot, Restore, TryAgain)  # never done in the loop
@@ -69,6 +72,7 @@ class MachineThread:
         self._handed = self._finished = 0  # pieces of work
         self._pressing = False  # something is handed over that may not be put off
         self._put_off_bytes = 0
+        self._open: list[LogEntry] | None = None  # of the last piece that was put off; None: it may be under way
         self._here = False  # the loop is the machine's thread's
         self._piece = 0  # number of the one under way in the loop; 0: none
         self._begun = 0  # number of the last one begun there
@@ -86,12 +90,20 @@ class MachineThread:
     # --- The port ---
 
     def submit(self, work: Work) -> None:
-        self._handed += 1
+        joined, self._open = self._open, None
         if type(work) is Apply and work.quiet:
             self._put_off_bytes += work.size_bytes
             self._pressing |= self._put_off_bytes > PUT_OFF_BYTES_MAX
+            if joined is not None and len(joined) < JOINED_MAX:
+                joined += work.entries
+                self._open = joined
+                return
+            if self._here:
+                self._open = list(work.entries)
+                work = work._replace(entries=self._open)
         else:
             self._pressing = True
+        self._handed += 1
         self._work.put(work)
 
     def poll(self) -> list[Done]:
@@ -233,7 +245,7 @@ class MachineThread:
                 self._pressing, self._put_off_bytes = False, 0
                 until_s = monotonic() + LATE_S
                 while self._here and not self._work.empty():  # type: ignore[redundant-expr]  # another thread's doing
-                    work = self._work.get()
+                    work, self._open = self._work.get(), None
                     if work is None:
                         continue  # it was taken away and given back, and nothing of that was seen here
                     if type(work) in LONG:

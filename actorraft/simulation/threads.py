@@ -258,6 +258,7 @@ def scheduled(schedule: Schedule) -> Iterator[None]:
         ),
         "queue": SimpleNamespace(SimpleQueue=schedule.make_queue, Empty=queue.Empty),
         "time": SimpleNamespace(monotonic=schedule.monotonic, perf_counter=schedule.monotonic),
+        "monotonic": schedule.monotonic,
         "os": SimpleNamespace(_exit=leave),
         "last_words": lambda _, code: code,
         "CALM_S": (0.01, 0.01),  # the loop changes hands often
@@ -297,10 +298,14 @@ class _Machine:
                     self.schedule.fail("order", f"{index} is applied after {self.applied}")
                 self.schedule.spend(self.costs.get(index, 0.000_05))
                 self.applied = index
-        else:
-            self.schedule.spend(0.3)  # a snapshot while everything waits
+            self._busy = ""
+            return Applied(self.applied, [], 0.0, None, [])
+        self.schedule.spend(0.3)  # a snapshot while everything waits
         self._busy = ""
-        return Applied(self.applied, [], 0.0, None, [])
+        return self._taken()
+
+    def _taken(self) -> SnapshotTaken:
+        return SnapshotTaken(SnapshotMeta(EntryId(1, self.applied), Configuration(), 0))
 
     def _enter(self, what: str) -> None:
         if self._busy:
@@ -327,7 +332,7 @@ class _Machine:
         if len(written) != 3:
             self.schedule.fail("snapshots", f"{len(written)} of 3 pieces were written")
         self.snapshots += 1
-        return SnapshotTaken(SnapshotMeta(EntryId(1, self.applied), Configuration(), 0))
+        return self._taken()
 
 
 class _Loop:
@@ -337,8 +342,8 @@ class _Loop:
         self.schedule = schedule
         self.plan = deque(plan)
         self.woken = False
-        self.handed = 0
-        self.seen: list[Done] = []
+        self.handed_index = self.seen_index = -1  # of entries; pieces of them may be done as one
+        self.snapshots = 0  # handed over and not seen yet
         self.thread: MachineThread
         self._busy = False
 
@@ -360,14 +365,25 @@ class _Loop:
             due_s, work = self.plan.popleft()
             if schedule.now_s > due_s + LOOP_LATE_S:
                 schedule.fail("the loop runs", f"what was due at {due_s:.3f} s is seen at {schedule.now_s:.3f} s")
-            self.handed += 1
+            if type(work) is Apply:
+                self.handed_index = work.first_index + len(work.entries) - 1
+            else:
+                self.snapshots += 1
             self.thread.submit(work)
             came = True
-        self.seen += self.thread.poll()
+        self._look()
         self._busy = False
-        if not self.plan and len(self.seen) == self.handed:
-            return None
-        return came
+        return None if self._is_over() else came
+
+    def _look(self) -> None:
+        for done in self.thread.poll():
+            if type(done) is Applied:
+                self.seen_index = done.last_index
+            else:
+                self.snapshots -= 1
+
+    def _is_over(self) -> bool:
+        return not self.plan and self.seen_index == self.handed_index and not self.snapshots
 
     def settle(self) -> None:
         """Look at what was done."""
@@ -376,8 +392,8 @@ class _Loop:
         self._busy = True
         for _ in range(5):
             self.schedule.step()
-        self.seen += self.thread.poll()
-        self.woken |= not self.plan and len(self.seen) == self.handed  # nothing is left to wait for
+        self._look()
+        self.woken |= self._is_over()  # nothing is left to wait for
         self._busy = False
 
 

@@ -297,6 +297,19 @@ def test_what_nobody_waits_for_is_put_off_while_something_comes_but_not_for_ever
     assert seen[1] == many[-1].first_index
 
 
+def test_pieces_that_are_put_off_are_joined_to_few(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LATE_S", 60.0)
+    eventually(lambda: loop.runs_in("machine"))
+    eventually(lambda: loop.applied() == 0)
+    loop.done.clear()
+    quiet = [loop.call("quick", quiet=True) for _ in range(turns.JOINED_MAX + 2)]
+    asked_for = loop.call("quick")
+    loop.hand_over(*quiet, asked_for)
+    eventually(lambda: loop.applied() == asked_for.first_index)
+    ends = [one.last_index for one in loop.done if isinstance(one, Applied)]
+    assert ends == [quiet[turns.JOINED_MAX - 1].first_index, quiet[-1].first_index, asked_for.first_index]
+
+
 def test_the_end_of_the_loop_is_the_end_of_run_in_whichever_thread(loop: Loop) -> None:
     eventually(lambda: loop.runs_in("machine"))
     loop.orders.put(lambda: None)

@@ -420,6 +420,15 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(machine_thread, "LATE_S", 5.0)
 
 
+@bug("what nobody waits for is joined to a piece that has begun", quick=True, way=Way.THREADS)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def put(self: MachineThread, joined: Any) -> None:
+        if joined is not None:
+            vars(self)["joined"] = joined
+
+    patch.setattr(MachineThread, "_open", property(lambda self: vars(self).get("joined"), put), raising=False)
+
+
 @bug("what was done wakes nobody", quick=True, way=Way.THREADS)
 def _(patch: pytest.MonkeyPatch) -> None:
     def silent(self: MachineThread, one: Any, done: Any) -> None:

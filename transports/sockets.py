@@ -69,7 +69,7 @@ ASK_S: Final = 0.5  # how often the name of a host that cannot be reached is ask
 # Plain numbers: pyzmq's own are enums, and each operation on one costs as much as a send.
 _NOW: Final = int(zmq.NOBLOCK)
 _NOW_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
-_EVENTS: Final = int(zmq.EVENTS)
+_EVENTS: Final = zmq.EVENTS  # not as an int, which pyzmq would turn into this each time
 _POLLIN: Final = int(zmq.POLLIN)
 _POLLOUT: Final = int(zmq.POLLOUT)
 

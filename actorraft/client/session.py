@@ -356,18 +356,19 @@ class ClientSession:
     def advance(self, now_s: float) -> None:
         """Send what may leave, end what is too late."""
         leadership, reads, requests = self.leadership, self._reads, self._requests
+        reading, asking = reads.outstanding, requests.outstanding
         if self._watches.watched:
             self._watches.tell(leadership.leader)
-        if self.idle and leadership.leader is not None:
+        if not (self._queue or self._frames or reading or asking) and leadership.leader is not None:
             return
         if now_s >= self._queue_deadline_s:
             self._expire_queue(now_s)
         for frame in self._frames.values():
             if now_s >= frame.deadline_s:
                 self._expire_frame(frame, now_s)
-        if reads.outstanding:
+        if reading:
             reads.expire(now_s)
-        if requests.outstanding:
+        if asking:
             requests.expire(now_s)
         if now_s >= self._retry_s:
             self._retry_s = math.inf

@@ -59,7 +59,8 @@ class Server:
         )
         self.address = str(context.address_info["gcs_address"])
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Parameters)
-        self._actor = actor.options(name=NAME).remote(parameters)
+        self._initial = ray.put(parameters)  # kept: the actor's next life is made from it, too
+        self._actor = actor.options(name=NAME).remote(self._initial)
         ray.get(self._actor.pid.remote())
 
     def kill(self) -> None:

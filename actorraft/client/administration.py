@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
@@ -131,7 +132,7 @@ def check_node(thread: ClientThread, node_id: object, timeout: float) -> None:
         UsageError: there is no such node.
     """
     leader = thread.leader
-    if node_id not in thread.endpoints and leader is not None:
+    if type(node_id) is int and node_id not in thread.endpoints and leader is not None:
         thread.learn(leader, timeout)
     if type(node_id) is not int or node_id not in thread.endpoints:
         raise UsageError(f"there is no node {node_id!r}; the nodes are {sorted(thread.endpoints)}")
@@ -171,7 +172,9 @@ def take_snapshot(thread: ClientThread, timeout: float) -> dict[int, int]:
     until_s = monotonic() + timeout
     asked = {node_id: thread.admin(node_id, "snapshot", {}, timeout) for node_id in others}
     if leader is not None:
-        wait(asked.values(), timeout=timeout / 2)  # one that is stuck has the leader wait no longer than that
+        wait(
+            asked.values(), timeout=min(timeout / 2, threading.TIMEOUT_MAX)
+        )  # one that is stuck has the leader wait no longer than that
         asked[leader] = thread.admin(leader, "snapshot", {}, until_s - monotonic())
     taken: dict[int, int] = {}
     failed: list[str] = []

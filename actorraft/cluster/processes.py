@@ -82,6 +82,12 @@ class NodeProcess(ActorProcess):
         self.early: dict[str, Any] = {}  # what it said at its start before it was waited for
         self.ended: str | None = None  # it is at the end: "", or why it has no snapshot there
 
+    def terminate(self) -> None:
+        """Ask it to leave for good: it need not keep what is thrown away."""
+        with contextlib.suppress(UsageError):  # it is gone, or takes no orders
+            self.send(("leave", None))
+        super().terminate()
+
 
 class NodeProcesses:
     """The processes of the nodes of one cluster.

@@ -23,6 +23,7 @@ from actorraft.raft.errors import RaftError
 from actorraft.raft.ready import LeaderState
 
 HAND_OVER_S: Final = 2.0  # how long a node that is asked to leave waits for another to lead
+WORD_S: Final = 0.1  # how long the parent's word may come after the signal that goes with it
 WITH_PARENT_S: Final = 1.5  # ... and for its snapshot, before its parent loses patience
 ALONE_S: Final = 10.0  # the same with nobody who waits
 
@@ -32,7 +33,7 @@ class Leaving:
 
     Args:
         report: tells its parent.
-        keeps_data: whether there will be another start.
+        keeps_data: whether there will be another start after one that was asked for.
         hands_over: hand leadership over first, and let those hear who wait for an answer.
     """
 
@@ -44,7 +45,8 @@ class Leaving:
         self._report = report
         self._keeps_data = keeps_data
         self._hands_over = hands_over
-        self._hand_over_until_s = self._snapshot_until_s = math.inf
+        self._hand_over_until_s = self._snapshot_until_s = self._word_until_s = math.inf
+        self.asked = False  # by its parent; a signal alone may be anybody's, a command's too
         self._told_end = False  # that it leads, and where the log ends
         self._snapshot_at: int | None = None  # where the parent wants one
         self._begun = False
@@ -97,11 +99,21 @@ class Leaving:
         if self._hands_over and not self._handed_over():
             return False
         if not self._keeps_data:
-            return True
+            # Nobody asked: it is started again, and what had it leave may be a command, to be replayed then.
+            if self.asked:
+                return True
+            if not self._nobody_asks():
+                return False
         if self._snapshot_until_s == math.inf:
             self._snapshot_until_s = self._clock.monotonic() + (ALONE_S if self._hands_over else WITH_PARENT_S)
             self._begun = False
         return self._is_clean() or self._clock.monotonic() >= self._snapshot_until_s
+
+    def _nobody_asks(self) -> bool:
+        """Whether the parent's word would have come by now."""
+        now_s = self._clock.monotonic()
+        self._word_until_s = min(self._word_until_s, now_s + WORD_S)
+        return now_s >= self._word_until_s
 
     def _handed_over(self) -> bool:
         """Hand leadership over first, so that nobody has to find out; and let those hear who wait for an answer."""

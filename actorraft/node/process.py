@@ -571,6 +571,8 @@ class RaftNode:
                 self._leaving.snapshot_at(value)
             case "go on":
                 self._leaving.go_on()
+            case "leave":
+                self._leaving.asked = True
             case "campaign":
                 self._campaign = True
             case "cut":

@@ -369,6 +369,8 @@ def test_a_node_that_is_paused_is_not_said_to_refuse_a_key() -> None:
         lambda: cluster.remove_node(0, timeout=float("nan")),
         lambda: cluster.promote(0, timeout=-1),
         lambda: cluster.nodes[0].restart(timeout=True),
+        lambda: cluster.transfer_leadership([]),  # type: ignore[arg-type]
+        lambda: cluster.transfer_leadership(1.0),  # type: ignore[arg-type]
         lambda: cluster.partition(5),  # type: ignore[arg-type]
         lambda: ReplicatedStateMachine(KVStore).spawn(1, data_dir="/tmp/\ud800"),
         lambda: ReplicatedStateMachine(KVStore).spawn(1, timeout=10**400),

@@ -50,6 +50,12 @@ class Deadly(StateMachine):
                 os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does it
             case "abort":
                 os.abort()
+            case "SIGTERM":
+                os.kill(os.getpid(), signal.SIGTERM)
+            case "SIGTERM in its thread":
+                signal.raise_signal(signal.SIGTERM)
+            case "SIGTERM to its parent":
+                os.kill(os.getppid(), signal.SIGTERM)
         return self.n
 
     @command
@@ -90,6 +96,25 @@ def poison(cluster: Cluster[Deadly], how: str) -> None:
 def down(cluster: Cluster[Any]) -> list[MemberStatus]:
     """The nodes that stay down; one that has said so may take a moment to end."""
     return [row for row in cluster.status() if "stays down" in (row.error or "") and not row.alive]
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGTERM in its thread", "SIGTERM to its parent"])
+def test_a_command_that_asks_its_own_node_to_leave_is_not_met_again(how: str) -> None:
+    """Also where the data is thrown away at the end: until then its nodes are started again, and go on after it."""
+    with ReplicatedStateMachine(Deadly).spawn(3) as cluster:
+        events = cluster.events()
+        pids = {node.pid for node in cluster.nodes.values()}
+        with contextlib.suppress(ActorRaftError):
+            cluster.proxy().die(how)
+        eventually(lambda: all(node.alive and node.pid not in pids for node in cluster.nodes.values()))
+        assert cluster.proxy(timeout=60.0).add() == 2
+        agree(cluster)
+        assert all(node.alive for node in cluster.nodes.values())
+        left = []
+        with contextlib.suppress(TimeoutError):
+            while (event := events.get(0.0)) is not None:
+                left += [event.node_id] * (event.kind == "exit")
+        assert sorted(left, key=str) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("how", ["exit", "clean exit", "segfault", "out of memory", "abort"])

@@ -118,7 +118,7 @@ class KeyPair:
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             raise UsageError(f"{file} exists: a secret key is never overwritten") from None
-        with _whole_or_not(Path(file)), open(descriptor, "w") as opened:
+        with _whole_or_not(Path(file)), open(descriptor, "w", encoding="utf-8") as opened:
             opened.write(self.secret + "\n")
             opened.flush()
             os.fsync(opened.fileno())

@@ -191,21 +191,30 @@ def _adopt_orphans() -> None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with contextlib.suppress(OSError, IndexError, ValueError):
-        with open("/proc/self/stat") as file:
-            start, end = map(int, file.read().rpartition(")")[2].split()[47:49])
+        start, end = map(int, stat_fields("/proc/self/stat")[47:49])
         if 0 < start < end:
             ctypes.memset(start, 0, end - start)
+
+
+def stat_fields(path: str) -> list[str]:
+    """Return what stands in a process's or thread's `stat` behind its name, which may be any bytes.
+
+    Raises:
+        OSError: it is gone.
+    """
+    with open(path, "rb") as file:
+        return file.read().rpartition(b")")[2].decode().split()
 
 
 def _children() -> list[int]:
     """Return the ids of this process's children, ended ones included."""
     mine = os.getpid()
-    with contextlib.suppress(OSError), open(f"/proc/{mine}/task/{mine}/children") as file:
+    with contextlib.suppress(OSError), open(f"/proc/{mine}/task/{mine}/children", "rb") as file:
         return [int(pid) for pid in file.read().split()]
     found = []
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc"):
-            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{int(name)}/stat") as file:
-                if int(file.read().rpartition(")")[2].split()[1]) == mine:
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                if int(stat_fields(f"/proc/{int(name)}/stat")[1]) == mine:
                     found.append(int(name))
     return found

@@ -39,7 +39,7 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from actorraft.actors import bootstrap
 from actorraft.actors.bootstrap import LENGTH, LOADER, wait_for
-from actorraft.actors.guardian import BORN, ENDED, arm_early
+from actorraft.actors.guardian import BORN, ENDED, arm_early, stat_fields
 from actorraft.actors.surroundings import environment, explained, interpreter, interpreter_flags
 from actorraft.errors import StartError, UsageError
 from actorraft.steady import monotonic
@@ -269,7 +269,7 @@ class ActorProcess:
         """Return whether any of its threads is neither stopped nor gone."""
         for each in Path(f"/proc/{self._pid}/task").glob("*/stat"):
             with contextlib.suppress(OSError):
-                if each.read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                if stat_fields(str(each))[0] not in "TtZX":
                     return True
         return False
 
@@ -556,7 +556,7 @@ def _absolute(path: str) -> str:
 
 def _parent_of(pid: int) -> int:
     with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return int(stat_fields(f"/proc/{pid}/stat")[1])
     return -1
 
 

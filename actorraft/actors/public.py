@@ -53,7 +53,7 @@ def publish(name: str, endpoint: str) -> None:
         if found is not None and not found.dead and found.endpoint != endpoint:
             raise UsageError(f"there is a public actor named {name!r} already: actor_ref({name!r}) finds it")
         fresh = directory / f".{name}.new"
-        fresh.write_text(endpoint)
+        fresh.write_text(endpoint, "utf-8")
         fresh.replace(directory / name)
 
 
@@ -61,7 +61,7 @@ def withdraw(name: str, endpoint: str) -> None:
     """Let go of a public name, unless it is another's by now."""
     with contextlib.suppress(OSError, UsageError), _locked() as directory:
         file = directory / name
-        if file.read_text() == endpoint:
+        if file.read_text("utf-8") == endpoint:
             file.unlink()
 
 
@@ -75,7 +75,7 @@ def find(name: str) -> Record | None:
 
 def _read(file: Path) -> Record | None:
     try:
-        endpoint = file.read_text()
+        endpoint = file.read_text("utf-8")
     except OSError:
         return None
     return read_record(record_file(endpoint), endpoint)

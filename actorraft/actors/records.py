@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from actorraft.actors.guardian import stat_fields
+
 STARTING: Final = "starting"
 UP: Final = "up"
 RESTARTING: Final = "restarting"
@@ -147,7 +149,7 @@ def make_exit(name: str, code: int | None, reason: str, *, restarting: bool) -> 
 def identify(pid: int) -> Process:
     """Return a process's identity; an empty start time where the system does not tell it."""
     with contextlib.suppress(OSError, IndexError):
-        return Process(pid, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return Process(pid, stat_fields(f"/proc/{pid}/stat")[19])
     return Process(pid, "")
 
 

@@ -64,7 +64,8 @@ def _is_python(executable: str) -> bool:
     try:
         said = subprocess.run(
             [executable, "-I", "-S", "-c", question],
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_S, check=False, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_S, check=False,
+            encoding="utf-8", errors="replace",
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return False

@@ -85,7 +85,7 @@ def read_token(word: str) -> dict[str, Any]:
         if word == "-":
             text = sys.stdin.readline() if sys.stdin is not None else ""
         elif word.startswith("@"):
-            text = Path(word[1:]).read_text()
+            text = Path(word[1:]).read_text("utf-8")
         else:
             text = word
         text = text.strip()
@@ -127,7 +127,7 @@ def join_cluster(word: str, directory: Path | None, *, listen: str, advertise: s
         KeyPair.generate().save(secret)
     if not identity.exists():
         Files().replace(identity, draw_storage_id().encode())  # whole or not at all
-    own, storage_id = KeyPair.load(secret), identity.read_text().strip()
+    own, storage_id = KeyPair.load(secret), identity.read_text("utf-8").strip()
     shown = KeyPair.of_secret(token["k"])
     seeds = {-1 - number: at for number, (at, _) in enumerate(token["m"])}  # which node is where, the cluster says
     keys = Keys(shown, {-1 - number: (key,) for number, (_, key) in enumerate(token["m"])})

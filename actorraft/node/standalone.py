@@ -240,7 +240,7 @@ def prepare_data(path: Path, data_dir: Path, folder: NodeFolder) -> Probation | 
     if (directory / DATA_FILE).exists():
         if not mark.exists():
             return None
-        marked = mark.read_text() == "first start"
+        marked = mark.read_text("utf-8") == "first start"
         own = (unseal(directory / DATA_FILE) or {}).get("storage_id") == folder.node.storage_id
         if marked and own and (path / FIRST_START).exists():
             marked = take_first_start(path)  # the start before this one ended before it could

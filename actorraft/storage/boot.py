@@ -15,6 +15,6 @@ def boot_id() -> str:
         if sys.platform == "darwin":
             command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
             return subprocess.run(command, capture_output=True, check=True, timeout=5).stdout.decode().strip()
-        return _LINUX.read_text().strip()
+        return _LINUX.read_text("utf-8").strip()
     except (OSError, subprocess.SubprocessError):
         return ""

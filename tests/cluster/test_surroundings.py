@@ -189,6 +189,35 @@ def test_a_working_directory_that_is_gone_is_no_hindrance(what: str, tmp_path: P
     assert python(program).split() == ["0"]
 
 
+EVERYTHING = """
+import ctypes
+from actorraft import *
+class Echo(Actor):
+    def receive(self, message): return message
+def rename(state): ctypes.CDLL(None).prctl(15, b"\\xc3\\xa4" * 7 + b"\\xc3", 0, 0, 0)
+rename(None)
+with ReplicatedStateMachine(dict).spawn(1, transport=%r, data_dir=%r) as c:
+    c.execute(rename); c.nodes[0].pause(); c.nodes[0].resume(); c.nodes[0].restart()
+    print(c.query(len), spawn(Echo).ask(1).result(), end=" ")
+    ActorOptions(name=%r, public=True).spawn(Echo)
+    print(actor_ref(%r).ask(2).result(), c.export_snapshot(%r).exists())
+"""
+
+
+def test_the_name_of_a_process_may_be_any_bytes(tmp_path: Path) -> None:
+    """The system cuts it at fifteen, in the middle of a letter too."""
+    name = f"odd-{os.getpid()}"
+    program = EVERYTHING % ("ipc", str(tmp_path / "data"), name, name, str(tmp_path / "copy"))
+    assert python(program).split() == ["0", "1", "2", "True"]
+
+
+def test_no_file_is_read_or_written_by_what_a_machine_takes_for_its_encoding(tmp_path: Path) -> None:
+    name = f"plain-{os.getpid()}"
+    program = EVERYTHING % ("tcp", str(tmp_path / "data"), name, name, str(tmp_path / "copy"))
+    flags = ("-X", "warn_default_encoding", "-W", "error::EncodingWarning")
+    assert python(program, *flags).split() == ["0", "1", "2", "True"]
+
+
 def test_nodes_of_a_program_that_holds_all_signals_back_leave_when_asked() -> None:
     program = (
         "import signal\nfrom actorraft import *\n"

@@ -188,6 +188,8 @@ class Inbox(Protocol):
 class Mailbox(Inbox, Protocol):
     """The mailbox of a process that has peers and clients; kinds are all but FRAME."""
 
+    refusals: dict[Any, str]  # peer that lets this process in no link now -> why, in its own words
+
     @property
     def incarnation(self) -> bytes:
         """A random number of this life of the process."""

@@ -62,7 +62,8 @@ BROKEN_OFF_MAX: Final = 3  # a node that dies breaks one off, or two; who has no
 SAYS_NOTHING: Final = "nothing; it takes connections, so its process is there, and is paused, hangs or is too busy"
 KEYS_DO_NOT_FIT: Final = (
     "this process's key is not allowed there, or whoever answers has not the key of that node (a member that was "
-    "removed is let in no more, nor a client that was revoked)"
+    "removed is let in no more, nor a client that was revoked; if keys were rotated while this one was away, fetch "
+    "client.toml anew, or put that member's public_key, as client.toml has it elsewhere, into node.toml)"
 )
 ASK_S: Final = 0.5  # how often the name of a host that cannot be reached is asked for again
 

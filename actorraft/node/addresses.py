@@ -7,11 +7,14 @@ committed to say so, and therefore the book is kept beside the log, and dialled 
 that nobody can dial anybody, an operator says where one is, by its seed: a seed that has changed since the last start
 goes before what was kept, until that member says otherwise.
 
-Source:     docs/decisions/0033.
+Keys come from the log; but a node that was away while all others got new ones reaches nobody, and hears of none. Then
+an operator says so in the same way: a member's key that is not what earlier starts were told is believed beside it.
+
 A disk that was put back from a copy, or a copy that runs beside its original, has forgotten what it voted for and
 acknowledged since. So a member also says which lives of its process its disk remembers: one that does not remember the
 last life that was met here is not heard, however often it starts, unless it says itself that it is on probation.
 
+Source:     docs/decisions/0033.
 Invariant:  for each member the announcement with the highest number that was ever heard here; of nobody else. Whoever
             is heard remembers the life that was heard before it, if that is not LIVES_MAX starts ago.
 Not here:   whether a speaker is who it says (its key, in the transport).
@@ -22,6 +25,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from actorraft.errors import StorageFailed
@@ -51,10 +55,19 @@ class AddressBook:
         node_id: whose book it is.
         seeds: where to look first; number 0, so that anything a member says itself goes before; unless they are new.
         directory: where the book is kept; None: nowhere.
+        keys: member -> the public key that this start is told of it.
+
+    Attributes:
+        new_keys: those of them that are not what earlier starts were told: an operator's word, until the log has them.
     """
 
     def __init__(
-        self, node_id: int, seeds: Mapping[int, Announcement], directory: Path | None = None, files: Files | None = None
+        self,
+        node_id: int,
+        seeds: Mapping[int, Announcement],
+        directory: Path | None = None,
+        files: Files | None = None,
+        keys: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.node_id = node_id
         self._file = directory / BOOK_FILE if directory is not None else None
@@ -63,7 +76,9 @@ class AddressBook:
         self.lives: Lives = ()  # of this node, this one included once it has started
         self._seeds = dict(seeds)
         self._known = dict(seeds)
+        self._told_keys: dict[int, str] = {}  # by the starts before this one
         kept, kept_seeds = self._load()
+        self.new_keys = {node: key for node, key in keys.items() if self._told_keys.setdefault(node, key) != key}
         for member_id, announcement in kept.items():
             seed = seeds.get(member_id)
             if seed is not None and kept_seeds.get(member_id, seed) != seed:  # an operator knows better
@@ -131,6 +146,14 @@ class AddressBook:
             self._met.pop(member_id, None)
         return self.hear(told, configuration.members) or bool(gone)
 
+    def follow_keys(self, proofs: Mapping[int, tuple[str, ...]]) -> None:
+        """The log says by which keys members are known: what it has is no news any more."""
+        learned = {member_id for member_id, key in self.new_keys.items() if key in proofs.get(member_id, ())}
+        for member_id in learned:
+            self._told_keys[member_id] = self.new_keys.pop(member_id)
+        if learned:
+            self._note()
+
     def __getitem__(self, member_id: int) -> Announcement:
         return self._known[member_id]
 
@@ -157,6 +180,7 @@ class AddressBook:
             )
             self._met = {int(member_id): (row[0], row[1]) for member_id, row in said.get("met", {}).items()}
             self.lives = [(row[0], row[1]) for row in said.get("lives", ())]
+            self._told_keys = {int(member_id): str(key) for member_id, key in said.get("keys", {}).items()}
         except FileNotFoundError:
             return {}, {}
         except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -174,6 +198,6 @@ class AddressBook:
         if self._file is not None:
             try:
                 said = {"known": self._known, "seeds": self._seeds, "met": self._met, "lives": self.lives}
-                self._files.replace(self._file, json.dumps(said).encode())
+                self._files.replace(self._file, json.dumps({**said, "keys": self._told_keys}).encode())
             except OSError as error:
                 raise StorageFailed(f"{self._file} cannot be written: {error.strerror}") from error

@@ -102,9 +102,10 @@ def told(configuration: Configuration) -> dict[str, Any]:
 
 
 def show_roster(server: RaftServer, now_s: float, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a new machine would be told."""
+    """Return what a new machine would be told, and whose keys are being replaced (`rotating`)."""
     _lead(server)
-    return told(server.configuration)
+    rotating = [row.node_id for row in server.configuration.roster if row.old_key]
+    return {**told(server.configuration), "rotating": rotating}
 
 
 def rotate_key(server: RaftServer, now_s: float, asked: Mapping[str, Any]) -> int:

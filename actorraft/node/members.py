@@ -80,7 +80,9 @@ class Members:
         self._looked_s = 0.0
         self.removed = False  # the log says, for good, that this node is no member any more
         self._removed: dict[int, tuple[str, tuple[str, ...]]] = {}  # and fed until it knows -> endpoint, keys
-        self._book = AddressBook(spec.node_id, spec.seeds, spec.directory)
+        told = spec.keys.members if spec.keys is not None else {}
+        keys = {node_id: publics[0] for node_id, publics in told.items() if node_id != spec.node_id}
+        self._book = AddressBook(spec.node_id, spec.seeds, spec.directory, keys=keys)
         self._start = partial(self._book.start, *spec.advertise, mailbox.incarnation.hex())
         self._start(after=roster.member_of(driver.server.configuration, spec.node_id).number)
         mailbox.judge = self._judge
@@ -154,8 +156,11 @@ class Members:
         }
         if self._has_keys and configuration.roster:
             parting = {node_id: keys for node_id, (_, keys) in self._removed.items() if keys}
+            known = proofs(configuration)
+            self._book.follow_keys(known)
+            told = {node: (*known[node], key) for node, key in self._book.new_keys.items() if node in known}
             for door in self._doors:
-                door.set_keys(proofs(configuration) | parting, guests(configuration))
+                door.set_keys(known | told | parting, guests(configuration))
         self._use_book()
 
     def _use_book(self) -> None:

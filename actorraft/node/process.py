@@ -541,7 +541,9 @@ class RaftNode:
         if server.probation is not None:
             return "its disk was empty, and it neither votes nor counts yet"
         if server.leader_id is None:
-            return "it knows no leader"
+            return "; ".join(
+                ["it knows no leader", *(f"node {node_id}: {why}" for node_id, why in self._mailbox.refusals.items())]
+            )
         if not self._caught_up:
             if self._to_apply is None and server.committed_in_own_term:  # else it may not know of all that is committed
                 self._to_apply = server.commit_index

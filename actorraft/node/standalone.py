@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 logger = guarded_logger("actorraft")
 
 TRY_ANEW_S: Final = 60.0  # of wall time, until a command that ended this process is tried once more
-DECIDING: Final = ("machine", "args", "kwargs", *deciding(RaftConfig()))  # replicated state
+DECIDING: Final = ("machine", "args", "kwargs", "seed", *deciding(RaftConfig()))  # replicated state
 
 
 def load_machine(name: str) -> Callable[..., Any]:
@@ -118,6 +118,7 @@ def settings_of(folder: NodeFolder, config: RaftConfig) -> dict[str, str]:
         **deciding(config),
         "args": part.args,
         "kwargs": part.kwargs,
+        "seed": json.dumps(str(seed_of(folder))),
     }
 
 

@@ -54,7 +54,10 @@ def rotate(configuration: Configuration, node_id: int, public_key: str) -> Confi
         raise ProposalRefused(f"node {node_id} is no member")
     for member in configuration.roster:
         if member.old_key and member.node_id != node_id:
-            raise ProposalRefused(f"the key of node {member.node_id} is being replaced; one member at a time")
+            raise ProposalRefused(
+                f"the key of node {member.node_id} is being replaced, one member at a time: first "
+                f"actorraft keys rotate {member.node_id}"
+            )
         if public_key in (member.public_key, member.old_key) and member.node_id != node_id:
             raise ProposalRefused(f"node {member.node_id} has that key")
     known = member_of(configuration, node_id)

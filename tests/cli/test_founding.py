@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 
 from actorraft.cli.app import app
 from actorraft.cluster.joining import join_cluster
-from actorraft.errors import UsageError
+from actorraft.errors import StorageFailed, UsageError
 from actorraft.node import standalone
 from actorraft.node.folder import FIRST_START, NODE_FILE, read_folder, take_first_start, write_folder
+from actorraft.node.interpreters import PYTHON
+from actorraft.node.process import check_settings
 from actorraft.node.standalone import (
     arguments_of,
     first_configuration,
@@ -362,3 +364,16 @@ def test_a_key_that_is_none_is_named_with_its_file(public: str, tmp_path: Path) 
     (client / "client.toml").write_text('[cluster]\nid = "0011223344556677"\n[members]\n')
     with pytest.raises(UsageError, match=r"client\.toml: \[members\] names nobody"):
         ClientFolder.load(client)
+
+
+def test_a_start_that_says_another_seed_than_the_cluster_s_is_refused(tmp_path: Path) -> None:
+    init(tmp_path, nodes="127.0.0.1:7100")
+    folder = tmp_path / "bank" / "node-0"
+    read = read_folder(folder, environment={})
+    configuration = first_configuration(read, read.config())
+    other = read_folder(folder, environment={"ACTORRAFT_CLUSTER__SEED": "5"})
+    assert not check_settings(
+        plan(folder, read, dict), configuration._replace(settings=(*configuration.settings, (PYTHON, '"3"')))
+    )
+    with pytest.raises(StorageFailed, match='says seed = "5", and the cluster\'s is'):
+        check_settings(plan(folder, other, dict), configuration)

@@ -121,3 +121,28 @@ def test_a_damaged_book_is_named(tmp_path: Path) -> None:
     (tmp_path / BOOK_FILE).write_text("{nonsense")
     with pytest.raises(StorageFailed, match=r"addresses\.json cannot be read"):
         AddressBook(0, {}, tmp_path)
+
+
+def test_a_key_that_has_changed_since_the_last_start_is_an_operator_s_word_until_the_log_has_it(tmp_path: Path) -> None:
+    def start(first: str, second: str) -> AddressBook:
+        book = AddressBook(0, {}, tmp_path, keys={1: first, 2: second})
+        book.start("a:1", "a:2", "ff")
+        return book
+
+    assert start("old", "other").new_keys == {}, "what a first start is told is no news"
+    assert start("old", "other").new_keys == {}
+    assert start("new", "other").new_keys == {1: "new"}
+    assert start("new", "other").new_keys == {1: "new"}, "a start that did not come so far took nothing away"
+    book = start("new", "other")
+    book.follow_keys({1: ("old",), 2: ("other",)})
+    assert book.new_keys == {1: "new"}
+    book.follow_keys({1: ("new", "old"), 2: ("other",)})
+    assert book.new_keys == {}
+    assert start("new", "other").new_keys == {}
+    assert start("old", "other").new_keys == {1: "old"}
+
+
+def test_the_book_of_a_version_that_kept_no_keys_is_read(tmp_path: Path) -> None:
+    (tmp_path / BOOK_FILE).write_text('{"known": {"1": [3, "b:1", "b:2"]}, "seeds": {}}')
+    book = AddressBook(0, {}, tmp_path, keys={1: "key"})
+    assert (book.new_keys, book[1]) == ({}, at(3, "b"))

@@ -516,7 +516,7 @@ class _Probe(_Written):
     left = PROBE_BYTES
 
     def write(self, data: bytes) -> None:
-        self.left -= len(data)
+        self.left -= memoryview(data).nbytes  # a large array comes as a buffer that has no length
         if self.left < 0:
             raise _Enough
         super().write(data)

@@ -794,6 +794,23 @@ def test_a_constructor_that_makes_another_state_each_time_is_warned_of(caplog: p
 
 
 @pytest.mark.parametrize("writable", [True, False])
+def test_a_large_array_that_a_constructor_makes_keeps_no_snapshot_from_being_made(writable: bool) -> None:
+    numpy = pytest.importorskip("numpy")
+
+    class Large(Counting):
+        def __init__(self) -> None:
+            super().__init__()
+            self.array = numpy.ones(100_000)
+            self.array.flags.writeable = writable
+
+    local = Local(Large)
+    assert not local.host.fault
+    other = Local(Large)
+    other.restore(local.snapshot())
+    assert other.host.machine.array.flags.writeable == writable
+
+
+@pytest.mark.parametrize("writable", [True, False])
 @pytest.mark.parametrize("kind", ["contiguous", "strided", "fortran", "objects", "subclass", "of bytes", "single"])
 def test_an_array_is_as_writable_after_a_restore_as_before(kind: str, writable: bool) -> None:
     numpy = pytest.importorskip("numpy")

@@ -217,6 +217,7 @@ def reduce_enum(cls: type[enum.Enum], ref: Ref | None) -> Any:
 
 
 _MEMBER_INTERNALS = frozenset(("_name_", "__objclass__", "_sort_order_", "_value_"))
+_NOT_OF_A_MEMBER = _MEMBER_INTERNALS | _ENUM_INTERNALS
 
 
 def _data(data_type: Any, member: Any) -> Any:
@@ -527,7 +528,12 @@ class Fingerprint(Walk):
             for name, member in cls.__members__.items():
                 self._mark("member", name)
                 self.value(member._value_)
+                extras = [each for each in vars(member).items() if each[0] not in _NOT_OF_A_MEMBER]
+                if extras:
+                    self.value(extras)
         attributes = class_attributes(cls)
+        if issubclass(cls, enum.Enum):
+            attributes.pop("__new_member__", None)  # ours, in one that was built here; what it does, its members say
         names = sorted(name for name in attributes if not name.startswith(_VOLATILE) and name not in _ENUM_INTERNALS)
         for name in names:
             self._mark("attribute", name)

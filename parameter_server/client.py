@@ -13,6 +13,7 @@ Threads:    any may call; one thread of this client's own has what is under way.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import queue
@@ -24,7 +25,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from actorraft import ActorDead, ActorRaftError, Client, MailboxFull, NotYet, Unavailable, UsageError
+from actorraft import ActorDead, ActorRaftError, Client, CommandFailed, MailboxFull, NotYet, Unavailable, UsageError
 from actorraft.futures import ResultFuture
 from actorraft.steady import monotonic
 from parameter_server import sending
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from statemachines.updates import Vector
 
 AGAIN_S: Final = (0.002, 0.2)  # the first and the longest wait before what failed is sent again
+LOOK_S: Final = 0.5  # for how long to find out why a pull came to nothing
 ASK_S: Final = 10.0  # for how long one way is given for an answer, before another is tried
 
 
@@ -151,6 +153,10 @@ class ParameterClient:
     ) -> None:
         if not (compress in (None, "bfloat16") or (isinstance(compress, float) and 0.0 < compress <= 1.0)):
             raise UsageError(f"compress is None, 'bfloat16' or a share from 0.0 to 1.0, not {compress!r}")
+        if outstanding_max < 1 or behind_max < 0:
+            raise UsageError(
+                f"outstanding_max is 1 or more, and behind_max 0 or more, not {outstanding_max!r} and {behind_max!r}"
+            )
         if isinstance(way, Client):
             self._ways: list[Way] = [_Direct(way)]
         else:
@@ -197,7 +203,8 @@ class ParameterClient:
         """
         vector = self._vector(update)
         with self._answered:
-            self._answered.wait_for(lambda: self._closed or self._unanswered < self._outstanding_max)
+            if threading.current_thread() is not self._thread:  # a callback of a push: it would wait for itself
+                self._answered.wait_for(lambda: self._closed or self._unanswered < self._outstanding_max)
             if self._closed:
                 raise UsageError("this client is closed")
             self._unanswered += 1
@@ -228,11 +235,23 @@ class ParameterClient:
         import numpy as np
 
         self._catch_up()
-        if 4 * self._size <= sending.ENTRY_BYTES_MAX:
-            version, data = self._ask(lambda way: way.pull(min_version))
-        else:  # each range has ASK_S
-            version, data = self._ask(lambda way: sending.Fetch(way.pull_range, min_version).future, math.inf)
+        try:
+            if 4 * self._size <= sending.ENTRY_BYTES_MAX:
+                version, data = self._ask(lambda way: way.pull(min_version))
+            else:  # each range has ASK_S
+                version, data = self._ask(lambda way: sending.Fetch(way.pull_range, min_version).future, math.inf)
+        except Unavailable as error:
+            self._check_version(min_version, error)
+            raise
         return version, np.frombuffer(memoryview(data).toreadonly(), "<f4")
+
+    def _check_version(self, min_version: int, error: Unavailable) -> None:
+        """Raise NotYet if a pull had to wait too long for its version, and not for whoever has it."""
+        version = min_version
+        with contextlib.suppress(Exception):  # nobody serves
+            version, *_ = self._ways[self._way].pull_range(secrets.randbits(62), 0, 0).result(LOOK_S)
+        if version < min_version:
+            raise NotYet(f"version {min_version}: this is {version}") from error
 
     def _catch_up(self) -> None:
         if threading.current_thread() is self._thread:
@@ -249,9 +268,15 @@ class ParameterClient:
 
         Raises:
             TimeoutError: not in time.
+            UsageError: this is the callback of a push: what it would wait for waits for it.
         """
+        if threading.current_thread() is self._thread:
+            raise UsageError("the callback of a push cannot wait for pushes: they wait for it")
         done = threading.Event()
-        self._todo.put(lambda: self._when_idle(done))
+        with self._answered:
+            if self._closed:
+                return
+            self._todo.put(lambda: self._when_idle(done))
         if not done.wait(timeout):
             raise TimeoutError("pushes are still without an answer")
 
@@ -266,8 +291,9 @@ class ParameterClient:
             with self._answered:
                 self._closed = True
                 self._answered.notify_all()
-            self._todo.put(None)
-            self._thread.join()
+                self._todo.put(None)
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
 
     def __enter__(self) -> ParameterClient:
         return self
@@ -291,6 +317,8 @@ class ParameterClient:
         return vector
 
     def _encode(self, vector: Vector) -> tuple[bytes, Vector | None]:
+        import numpy as np
+
         if self._compress is None:
             return updates.whole(vector), None
         with self._residual_lock:
@@ -300,7 +328,10 @@ class ParameterClient:
             else:
                 encoded = updates.largest(wanted, max(1, int(self._size * float(self._compress))))
             sent = updates.read(encoded, self._size)
-            self._residual = wanted - sent
+            residual = wanted - sent
+            if not np.isfinite(residual).all():  # too large to be rounded, or no numbers: what was held back stays so
+                return updates.whole(vector), None
+            self._residual = residual
         return encoded, sent
 
     # --- Asking one way, then the next ---
@@ -314,8 +345,13 @@ class ParameterClient:
             way = self._ways[(self._way + number) % len(self._ways)]
             try:
                 return ask(way).result(None if wait_s == math.inf else wait_s)
+            except CommandFailed as error:  # the machine said no, and would again
+                if error.type_name == "UsageError":
+                    raise UsageError(error.message) from error
+                raise
             except (ActorRaftError, RangeRefused, TimeoutError) as error:
-                if isinstance(error, UsageError) or (deadline_s is not None and monotonic() >= deadline_s):
+                last = deadline_s is not None and monotonic() + backoff_s >= deadline_s
+                if isinstance(error, UsageError) or last:
                     raise error if isinstance(error, UsageError | NotYet) else Unavailable(str(error)) from error
             time.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, AGAIN_S[1])

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import lru_cache
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -44,6 +45,8 @@ LIVES_MAX: Final = 8  # former processes of one worker that are known still
 GIVEN_UP: Final = -1  # the answer of a step that was given up
 UPLOADS_MAX: Final = 4  # updates that may be under way in ranges, each as large as all parameters
 VERSIONS_MAX: Final = 4  # of the parameters, that are held for who pulls them in ranges
+RATE_MAX: Final = 1e6  # either way; with EXAMPLES: what they are multiplied to stays a float32, at any number of them
+EXAMPLES: Final = (1e-9, 1e12)  # of a worker: the fewest, and the most
 ROUND_S: Final = 60.0  # of log time: how long a round lasts at the most, where the rule does not say
 CHUNK_FLOATS: Final = 1 << 18  # of a vector, in one piece of a snapshot
 
@@ -147,6 +150,12 @@ class Rule:
             value = getattr(self, name, None)
             if value is not None and (type(value) is not int or value < least):
                 raise UsageError(f"{name} is an int from {least}, not {value!r}")
+        for name in ("rate", "momentum", "discount", "round_s"):
+            value = getattr(self, name, None)
+            if value is not None and not isinstance(value, Real):
+                raise UsageError(f"{name} is a number, not {value!r}")
+        if not abs(self.rate) <= RATE_MAX:
+            raise UsageError(f"a rate is a number of at most {RATE_MAX:g} either way, not {self.rate!r}")
         if not 0.0 <= self.momentum < 1.0:
             raise UsageError(f"momentum is from 0 to below 1, not {self.momentum!r}")
         if not 0.0 <= getattr(self, "discount", 0.0) < 100.0:
@@ -188,6 +197,11 @@ class _FedBuffFields:
 class FedBuff(Rule, _FedBuffFields):
     """The mean of `k` updates makes the next version; one that is `age` versions old counts (1 + age) ** -discount."""
 
+    def _check(self) -> None:
+        super()._check()
+        if self.k is None:
+            raise UsageError("k is how many updates make a version")
+
 
 @dataclass(frozen=True)
 class _AsyncFields:
@@ -202,7 +216,7 @@ class Async(Rule, _AsyncFields):
 @lru_cache(maxsize=4096)
 def discounted(age: int, discount: float) -> float:
     """Return (1 + age) ** -discount, with the same bits everywhere: the C library's powers differ in the last one."""
-    return float(Context(prec=25).power(Decimal(1 + age), -Decimal(discount)))
+    return float(Context(prec=25).power(Decimal(1 + age), -Decimal(float(discount))))
 
 
 # --- The machine ------------------------------------------------------------------------------------------------------
@@ -845,6 +859,8 @@ def _check_worker(worker: Any) -> None:
 
 
 def _checked_examples(examples: Any) -> float:
-    if type(examples) not in (int, float) or not 0 < examples < float("inf"):
-        raise UsageError(f"a worker has a number of examples above 0, not {examples!r}")
+    if type(examples) not in (int, float) or not EXAMPLES[0] <= examples <= EXAMPLES[1]:
+        raise UsageError(
+            f"a worker has a number of examples, from {EXAMPLES[0]:g} to {EXAMPLES[1]:g}, not {examples!r}"
+        )
     return float(examples)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actorraft import ActorDead, UsageError
+from actorraft import ActorDead, CommandFailed, NotYet, Unavailable, UsageError
 from parameter_server.client import ParameterClient
 from statemachines import updates
 from statemachines.parameter_server import (
@@ -185,6 +185,103 @@ def test_what_compression_holds_back_comes_later(opened: Any, compress: Any, nea
     assert client._residual is not None
     assert np.allclose(got + client._residual, wanted, atol=1e-3)
     assert np.abs(got - wanted).max() < near
+
+
+@pytest.mark.parametrize("compress", [None, "bfloat16", 0.05])
+def test_an_update_that_is_no_number_is_refused_and_those_after_it_are_not(opened: Any, compress: Any) -> None:
+    way = Way(Async(0.0))
+    client = opened(way, compress=compress)
+    wrong = ones()
+    wrong[3] = np.nan
+    with pytest.raises(NotFinite):
+        client.push(wrong, 0).result(10)
+    assert client.push(ones(), 0).result(10) == 1
+    assert client.push(ones(), 1).result(10) == 2
+    got = np.frombuffer(way.machine.pull_vector()[1], "<f4")
+    held_back = 0.0 if compress is None else client._residual
+    assert np.allclose(got + held_back, 2.0)
+
+
+def test_what_is_too_large_to_be_rounded_is_sent_as_it_is(opened: Any) -> None:
+    way = Way(Async(0.0))
+    client = opened(way, compress="bfloat16")
+    most = np.finfo(np.float32).max
+    client.push(ones(most), 0).result(10)
+    client.push(ones(-most), 1).result(10)
+    assert total(way) == 0.0
+
+
+def test_the_callback_of_a_push_may_push_and_close_and_waits_for_nothing(opened: Any) -> None:
+    client = opened(Way(Async(0.0)), outstanding_max=1)
+    answers: list[int] = []
+    refused: list[BaseException] = []
+    ended = threading.Event()
+
+    def go_on(answer: Future[int]) -> None:
+        answers.append(answer.result())
+        if len(answers) <= 2:
+            for _ in range(2):  # one more than may be outstanding
+                client.push(ones(), 0).add_done_callback(go_on)
+        if len(answers) == 5:
+            try:
+                client.flush()
+            except UsageError as error:
+                refused.append(error)
+            client.close()
+            ended.set()
+
+    client.push(ones(), 0).add_done_callback(go_on)
+    assert ended.wait(20.0)
+    assert answers == [1, 2, 3, 4, 5]
+    assert len(refused) == 1
+
+
+class Silent(Way):
+    """Says nothing where a pull waits; and to nothing, once it is `mute`."""
+
+    mute = False
+
+    def ask(self, message: tuple[Any, ...], timeout: float | None = None) -> Future[Any]:
+        return Future() if message[0] == "pull" or self.mute else super().ask(message, timeout)
+
+
+def test_a_pull_that_waits_in_vain_says_for_what() -> None:
+    way = Silent(Async(0.0))
+    with ParameterClient("a", way, timeout=0.2) as client:  # type: ignore[arg-type]
+        with pytest.raises(NotYet, match="version 5: this is 0"):
+            client.pull(5)
+        way.mute = True
+        with pytest.raises(Unavailable) as caught:
+            client.pull(5)
+        assert type(caught.value) is Unavailable
+
+
+def test_who_is_no_worker_is_told_so_at_once_and_not_asked_for_again(opened: Any) -> None:
+    class Cluster(Way):
+        """What the library itself raises in a command comes back as what it said."""
+
+        def ask(self, message: tuple[Any, ...], timeout: float | None = None) -> Future[Any]:
+            future = super().ask(message, timeout)
+            if isinstance(future.exception(), UsageError):
+                refused: Future[Any] = Future()
+                refused.set_exception(CommandFailed("UsageError", str(future.exception())))
+                return refused
+            return future
+
+    with pytest.raises(UsageError, match="a number of examples"):
+        opened(Cluster(Async(0.0)), examples=0)
+
+
+def test_nothing_is_waited_for_once_a_client_is_closed(opened: Any) -> None:
+    client = opened(Way(Async(0.0)))
+    client.close()
+    client.flush()
+
+
+def test_a_client_that_could_never_push_or_pull_is_refused(opened: Any) -> None:
+    for options in ({"outstanding_max": 0}, {"behind_max": -1}):
+        with pytest.raises(UsageError, match="outstanding_max is 1 or more"):
+            opened(Way(Async(0.0)), **options)
 
 
 def test_wrong_updates_are_refused_before_they_are_numbered(opened: Any) -> None:

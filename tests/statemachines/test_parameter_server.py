@@ -339,6 +339,13 @@ def test_wrong_rules_and_parameters_are_refused_at_once() -> None:
         lambda: Mean(round_s=0.0),
         lambda: Async(momentum=1.0),
         lambda: Async(-1.0),
+        lambda: Async(rate=float("nan")),
+        lambda: Mean(rate=1e39),  # there is no such float32
+        lambda: FedBuff(2, rate="0.1"),  # type: ignore[arg-type]
+        lambda: FedBuff(None),  # type: ignore[arg-type]
+        lambda: Mean(round_s="1"),  # type: ignore[arg-type]
+        lambda: server(Mean(), {"a": 1e-300}),
+        lambda: server(Mean(), {"a": 1e300}),
         lambda: server(Async(), [1.5]),
         lambda: server(Async(), {"a": 0}),
         lambda: ParameterServer({}, Async()),

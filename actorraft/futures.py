@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import numbers
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -34,6 +35,31 @@ T = TypeVar("T")
 LATE_S = 1.0  # how long after its deadline a call is ended by whoever waits for it, if its I/O thread has not
 
 no_waiting_in = 0  # the thread in which a replicated actor takes a message; 0: none does
+
+
+class WrongArguments(UsageError, TypeError):
+    """An argument is of the wrong kind, or does not fit the method's signature; nothing was sent."""
+
+
+def check_timeout(timeout: Any, name: str = "timeout") -> float | None:
+    """Return a number of seconds, None for ever.
+
+    Raises:
+        WrongArguments: it is no number.
+        UsageError: it is below 0, or not a number in the sense of nan.
+    """
+    if timeout is None or (type(timeout) is float and 0.0 <= timeout < math.inf):
+        return timeout
+    if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
+        raise WrongArguments(f"{name} is a number of seconds, or None for ever, not {timeout!r}")
+    try:
+        seconds = float(timeout)
+    except OverflowError:  # a whole number that no float holds
+        number: Any = timeout
+        seconds = math.inf if number > 0 else -math.inf
+    if not seconds >= 0.0:
+        raise UsageError(f"{name} is 0 or more seconds, or None for ever, not {timeout!r}")
+    return None if math.isinf(seconds) else seconds
 
 
 def must_not_wait() -> bool:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import inspect
 import itertools
 import os
 import pickle
@@ -28,12 +27,12 @@ import msgspec
 from actorraft.actors import actor as actors
 from actorraft.actors import wire
 from actorraft.actors.actor import turn
-from actorraft.actors.coroutines import Coroutines, is_asynchronous, settle
+from actorraft.actors.coroutines import Coroutines, is_asynchronous, is_awaitable, is_future, settle
 from actorraft.actors.effects import TAKEN, Effect, Inbox, Key, Told, told_error, told_value
 from actorraft.actors.records import machine_here
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.shared import LOOK_S, SHARED_BYTES, Lane
-from actorraft.actors.system import join_system
+from actorraft.actors.system import join_system, leave_system
 from actorraft.actors.wire import (
     ASK,
     BATCH_MAX,
@@ -202,15 +201,17 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
 
     join_system(run_dir, address)
     cls, args, kwargs, manner = wire.unpack(code)
-    actor = cls.__new__(cls)
-    actor.ref = actors.own_ref = ActorRef(*address, machine_here())
+    actors.own_ref = ActorRef(*address, machine_here())
     actors.own_endpoint = address.endpoint
     actors.inside = inside = Inside()
-    inside.actor = actor
     try:
+        inside.actor = actor = cls.__new__(cls, *args, **kwargs)
+        actor.ref = actors.own_ref
         actor.__init__(*args, **kwargs)
-        coroutines = Coroutines() if is_asynchronous(cls) else None
-        (coroutines.run if coroutines is not None else _call)(actor.on_start)
+        coroutines = Coroutines()
+        in_loop = is_asynchronous(cls)
+        call_hook = coroutines.run if in_loop else coroutines.call
+        call_hook(actor.on_start)
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
         if context.stop_requested:
             raise
@@ -226,18 +227,15 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
     )
     inside.wake = mailbox.wake
     context.on_stop(inside.leave)
-    loop = _Loop(actor, mailbox, context, inside, coroutines, manner)
+    loop = _Loop(actor, mailbox, context, inside, coroutines, manner, in_loop=in_loop)
     context.report(("ready", None))
     try:
         loop.run()
-        (coroutines.run if coroutines is not None else _call)(actor.on_stop)
+        call_hook(actor.on_stop)
     finally:
         loop.farewell()
         mailbox.close()
-
-
-def _call(hook: Callable[[], Any]) -> None:
-    hook()
+        leave_system()
 
 
 class _Sender:
@@ -296,13 +294,15 @@ class _Loop:
         inside: Inside | None = None,
         coroutines: Coroutines | None = None,
         manner: Manner | None = None,
+        *,
+        in_loop: bool = False,
     ) -> None:
         self._actor = actor
         self._mailbox = mailbox
         self._context = context
         self._inside = inside or Inside()
-        self._coroutines = coroutines  # of an asynchronous actor: all of it runs there
-        self._aside = coroutines  # of any other: made for the first coroutine that it returns
+        self._coroutines = coroutines or Coroutines()
+        self._in_loop = in_loop  # whether all of the actor runs there, or only what it returns that can be awaited
         self._manner = manner or Manner()
         self._senders: dict[bytes, _Sender] = {}
         self._due: dict[bytes, _Sender] = {}  # have something coming
@@ -367,6 +367,10 @@ class _Loop:
                     self._mailbox.drop("a message that does not decode")
                     continue
                 self._inbox.extend([(sender, *message) for message in messages])
+        self._take_late()
+
+    def _take_late(self) -> None:
+        """Answer what came to an end elsewhere."""
         while self._late:
             done, was_running, ok, value = self._late.popleft()
             if was_running:
@@ -430,7 +434,7 @@ class _Loop:
             self._count_taken(sender_id)
             self._on_error(_Turn(sender_id, kind, number, None), error, crashes=False)
             return
-        if self._coroutines is not None or type(message) in _OURS:
+        if self._in_loop or type(message) in _OURS:
             self._begin(_Turn(sender_id, kind, number, message), sender.ref)
             return
         # The way of most messages, without anything that only others need.
@@ -490,9 +494,9 @@ class _Loop:
             if self._was_taken(one, effect):
                 return
         self._messages += type(one.message) is not Inquiry
-        if self._coroutines is not None and type(one.message) is not Inquiry:
+        if self._in_loop and type(one.message) is not Inquiry:
             self._running += 1
-            self._coroutines.start(self._run(one, sender, self._act))
+            self._coroutines.start(partial(self._run, one, sender, self._act))
             return
         self._in_turn_of((sender,))
         try:
@@ -529,13 +533,12 @@ class _Loop:
         turn.set(now)
 
     def _finish(self, one: _Turn, sender: ActorRef[Any] | None, result: Any) -> None:
-        if isinstance(result, Future):
+        if is_future(result):
             self._count_taken(one.sender_id)
             result.add_done_callback(lambda future: self._on_future(one, future))
-        elif inspect.isawaitable(result):
+        elif is_awaitable(result):
             self._running += 1
-            self._aside = self._aside or Coroutines()
-            self._aside.start(self._run(one, sender, lambda _: result))
+            self._coroutines.start(partial(self._run, one, sender, lambda _: result))
         else:
             self._count_taken(one.sender_id)
             self._answer_to(one, True, result)
@@ -562,7 +565,7 @@ class _Loop:
             if self._inside.forked:
                 _end_fork(error)
             ok, value = False, error
-            if one.kind == TELL and self._coroutines is not None:
+            if one.kind == TELL and self._in_loop:
                 with _logged("on_failure"):
                     await settle(self._actor.on_failure(error, _said(one.message)))
         if self._inside.forked:
@@ -594,7 +597,7 @@ class _Loop:
             self._answer_to(one, False, error)
         else:
             logger.error("what it was told failed\n%s", exceptions.story(error))
-            if self._coroutines is None or not crashes:  # else it has been called, in the coroutines' thread
+            if not self._in_loop or not crashes:  # else it has been called, in the coroutines' thread
                 self._tell_of_failure(error, _said(one.message))
             if one.effect is not None:
                 self._tell_of_effect(one, one.effect, TAKEN)
@@ -604,10 +607,8 @@ class _Loop:
 
     def _tell_of_failure(self, error: BaseException, message: Any) -> None:
         with _logged("on_failure"):
-            if self._coroutines is not None:
-                self._coroutines.run(self._actor.on_failure, error, message)
-            else:
-                self._actor.on_failure(error, message)
+            call_hook = self._coroutines.run if self._in_loop else self._coroutines.call
+            call_hook(self._actor.on_failure, error, message)
 
     def _answer_to(self, one: _Turn, ok: bool, value: Any) -> None:
         if one.effect is not None:
@@ -661,6 +662,7 @@ class _Loop:
         until_s = monotonic() + FAREWELL_S
         reading: set[bytes] = set()
         while True:
+            self._take_late()  # the last turn, or `on_stop`, may have ended what others wait for
             self.flush()
             for sender_id in self._senders.keys() - reading - self._due.keys():
                 last = _encode((self._senders[sender_id].taken, [(LAST, True, b"")]))

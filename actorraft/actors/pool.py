@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable
+from numbers import Number
 from typing import Any, Final
 
 from actorraft import futures
 from actorraft.actors import actor
 from actorraft.actors.records import Exit
 from actorraft.actors.ref import ActorRef
+from actorraft.actors.wire import Inquiry
 from actorraft.errors import UsageError
 from actorraft.futures import ResultFuture
 
@@ -42,8 +44,13 @@ class PoolRef(ActorRef[Any]):
 
     def worker_for(self, message: Any) -> ActorRef[Any]:
         """Return who is to have this message."""
+        if type(message) is Inquiry:  # it has no key, and all know the same
+            return self.workers[0]
         if callable(self.route):
-            return self.workers[zlib.crc32(repr(self.route(message)).encode()) % len(self.workers)]
+            key = self.route(message)
+            if isinstance(key, Number):  # equal ones look different, as 1 and numpy's
+                key = hash(key)
+            return self.workers[zlib.crc32(repr(key).encode()) % len(self.workers)]
         turn = next(self._turns) % len(self.workers)
         if self.route == "round_robin":
             return self.workers[turn]
@@ -92,8 +99,25 @@ class PoolRef(ActorRef[Any]):
         """Return None: it has several processes; `workers` have one each."""
         return None
 
+    @property
+    def debt(self) -> int:
+        """As ActorRef.debt, of all of them."""
+        return sum(worker.debt for worker in self.workers)
+
+    def counts(self, *, timeout: float | None = 5.0) -> dict[str, int]:
+        """As ActorRef.counts, of all of them together."""
+        asked = [worker.ask(Inquiry("counts"), timeout) for worker in self.workers]
+        told = [each.result() for each in asked]
+        return {name: sum(each[name] for each in told) for name in told[0]}
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.workers, self.route)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PoolRef) and self.workers == other.workers
+
+    def __hash__(self) -> int:
+        return hash(self.workers)
 
     def __repr__(self) -> str:
         return f"<PoolRef of {len(self.workers)} like {self.name!r}>"

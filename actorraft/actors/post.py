@@ -210,7 +210,7 @@ class Post:
                 if box.numbers >= box.numbers_max and kind != STOP:
                     _give_up(data)
                     raise MailboxFull(f"{box.name} has not taken the last {box.mailbox_max} messages")
-                if box.bytes + size > box.bytes_max:
+                if box.bytes + size > box.bytes_max and kind != STOP:
                     _give_up(data)
                     if size > box.mailbox_bytes_max:
                         raise UsageError(f"a message of {size} bytes is over {box.name}'s {box.mailbox_bytes_max}")
@@ -252,6 +252,15 @@ class Post:
                 box.watchers.append(watcher)
                 return
         watcher(record.last_exit if record is not None and record.last_exit is not None else unknown_exit(box))
+
+    def owes(self) -> bool:
+        """Whether anybody who can take it has not taken all that was sent."""
+        for box in list(self._boxes.values()):
+            if box.dead is None and box.debt > 0:
+                record = box.record()
+                if record is not None and not record.dead:
+                    return True
+        return False
 
     def close(self) -> None:
         """End the thread and close the sockets; asks that are open end with ActorDead. Idempotent."""
@@ -555,6 +564,8 @@ class Post:
     def _bury(self, box: Box, why: str) -> None:
         """Nothing will be taken any more."""
         self._forget(box, why)
+        if box.watchers:  # its owner ended before it could say how this one did
+            self._tell_exit(box, unknown_exit(box))
         if not self.closed:
             self._link()
 
@@ -562,8 +573,9 @@ class Post:
         with self._lock:
             box.dead = why
             futures = list(box.asks.values())
-            lost = [*box.waiting]
+            lost = [*box.untaken, *box.waiting]
             box.asks.clear()
+            box.untaken.clear()
             box.waiting.clear()
             self._boxes.pop(box.endpoint, None)
         self._unquiet.discard(box.endpoint)

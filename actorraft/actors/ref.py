@@ -95,8 +95,10 @@ class ActorRef(Generic[A_co]):
 
         Raises:
             MailboxFull: as `tell`.
-            UsageError: as `tell`; or an actor asks itself in the turn of a message, and would wait for its own end.
+            UsageError: as `tell`; or `timeout` is no number of seconds; or an actor asks itself in the turn of a
+                message, and would wait for its own end.
         """
+        timeout = futures.check_timeout(timeout)
         if self.endpoint == actor.own_endpoint and actor.turn.get() is not None:
             raise UsageError(f"{self.name} asks itself: it could answer only after it has the answer")
         if futures.no_waiting_in:

@@ -57,6 +57,7 @@ logger = guarded_logger("actorraft")
 
 START_S: Final = 30.0
 KILL_S: Final = 5.0
+DRAIN_S: Final = 1.0  # how long what a process that ends has sent may take to be taken
 LOOK_S: Final = 0.01  # how often a restart of somebody else's actor is looked after
 NAME_CHARS_MAX: Final = 40
 _NAME: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_CHARS_MAX}}}")
@@ -101,6 +102,7 @@ class System:
         self._forks = ForkServer(run_dir)
         self.closed = False
         self.at_close: list[Callable[[], object]] = []  # what else ends with this
+        self.owing: list[Callable[[], bool]] = []  # each says whether what it has sent is still on its way
 
     @property
     def post(self) -> Post:
@@ -108,6 +110,7 @@ class System:
         with self._lock:
             if self._post is None:
                 self._post = Post(self._who)
+                self.owing.append(self._post.owes)
             return self._post
 
     def post_through(self, folder: str, make: Callable[[tuple[Any, ...] | None], Post]) -> Post:
@@ -120,6 +123,7 @@ class System:
             post = self._posts.get(folder)
             if post is None or post.closed:
                 post = self._posts[folder] = make(self._who)
+                self.owing.append(post.owes)
             return post
 
     @property
@@ -416,11 +420,18 @@ class System:
             for child in children:
                 self._bury(child)
         self._forks.close()
+        self.hang_up()
+        if self._own_run is not None:
+            self._own_run.remove()
+
+    def hang_up(self) -> None:
+        """End the sending side, once others have taken what was sent, or DRAIN_S later."""
+        until_s = monotonic() + DRAIN_S
+        while any(owes() for owes in self.owing) and monotonic() < until_s:
+            time.sleep(LOOK_S)
         for post in (self._post, *self._posts.values()):
             if post is not None:
                 post.close()
-        if self._own_run is not None:
-            self._own_run.remove()
 
 
 def _after_exit(child: _Child, state: str) -> Record:
@@ -456,6 +467,12 @@ def join_system(run_dir: str, actor: Address) -> None:
     global _system
     with _making:
         _system = System(Path(run_dir), actor)
+
+
+def leave_system() -> None:
+    """In the process of an actor that ends: have what it has sent taken, if it can be."""
+    if _system is not None:
+        _system.hang_up()
 
 
 def close_system() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal, get_args
 
 from actorraft.errors import UsageError
+from actorraft.futures import WrongArguments, check_timeout
 
 Consistency = Literal["linearizable", "lease", "stale"]  # of a read
 To = Literal["leader", "any"] | int  # who serves it
@@ -15,31 +14,6 @@ To = Literal["leader", "any"] | int  # who serves it
 INDEX_MAX = 1 << 62
 FOR_EVER_S = 1e9
 CONSISTENCIES: tuple[str, ...] = get_args(Consistency)
-
-
-class WrongArguments(UsageError, TypeError):
-    """An argument is of the wrong kind, or does not fit the method's signature; nothing was sent."""
-
-
-def check_timeout(timeout: Any, name: str = "timeout") -> float | None:
-    """Return a number of seconds, None for ever.
-
-    Raises:
-        WrongArguments: it is no number.
-        UsageError: it is below 0, or not a number in the sense of nan.
-    """
-    if timeout is None or (type(timeout) is float and 0.0 <= timeout < math.inf):
-        return timeout
-    if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
-        raise WrongArguments(f"{name} is a number of seconds, or None for ever, not {timeout!r}")
-    try:
-        seconds = float(timeout)
-    except OverflowError:  # a whole number that no float holds
-        number: Any = timeout
-        seconds = math.inf if number > 0 else -math.inf
-    if not seconds >= 0.0:
-        raise UsageError(f"{name} is 0 or more seconds, or None for ever, not {timeout!r}")
-    return None if math.isinf(seconds) else seconds
 
 
 def bounded(timeout: Any) -> float:

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast, overload
 
 from actorraft.client import administration
-from actorraft.client.arguments import Consistency, To, bounded, check_index, check_read, check_timeout
+from actorraft.client.arguments import Consistency, To, bounded, check_index, check_read
 from actorraft.client.session import NOOP
 from actorraft.errors import UsageError
-from actorraft.futures import running_loop
+from actorraft.futures import check_timeout, running_loop
 from actorraft.pickling.encoder import Encoder, machine_name
 from actorraft.steady import monotonic
 
@@ -247,6 +247,22 @@ class Client(Generic[M_co]):
     ) -> ResultFuture[Any]:
         """Send a command by its method's name; return the future. For proxies, which have checked `timeout`."""
         return self._thread.submit(self._encoder.encode_call(method, args, kwargs), timeout, method)
+
+    def encode(self, command: Any) -> bytes:
+        """Return the bytes of a command, for `submit_encoded`; a definition that they need may be sent ahead.
+
+        Raises:
+            UsageError: it cannot be sent.
+        """
+        return self._encoder.encode_command(command)
+
+    def submit_encoded(self, encoded: bytes, timeout: float | None, traced_as: type) -> ResultFuture[Any]:
+        """Send a command that `encode` made bytes of; return the future. For who bounds how much is under way.
+
+        Raises:
+            UsageError: as `submit`.
+        """
+        return self._thread.submit(encoded, check_timeout(timeout), traced_as)
 
     def query_call(
         self,

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from actorraft.client.arguments import check_endpoints, check_seeds, check_timeout
+from actorraft.client.arguments import check_endpoints, check_seeds
 from actorraft.client.client import Client
 from actorraft.client.thread import ClientThread
-from actorraft.futures import running_loop
+from actorraft.futures import check_timeout, running_loop
 
 if TYPE_CHECKING:
     from actorraft.ports import Channel

@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from actorraft.client.arguments import check_timeout
 from actorraft.client.bell import Bell
 from actorraft.client.status import html_table
+from actorraft.futures import check_timeout
 
 T = TypeVar("T")
 

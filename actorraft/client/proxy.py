@@ -19,8 +19,9 @@ import typing
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
-from actorraft.client.arguments import Consistency, To, WrongArguments
+from actorraft.client.arguments import Consistency, To
 from actorraft.errors import UsageError
+from actorraft.futures import WrongArguments
 from actorraft.machine import BoundCommand, Command, CommandObjects, Method, Query, methods_of
 
 if TYPE_CHECKING:

@@ -38,7 +38,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from actorraft import codec, roles
-from actorraft.client.arguments import WrongArguments
 from actorraft.client.bell import Bell
 from actorraft.client.events import EventHub, Published, WatchStream
 from actorraft.client.failures import Failure
@@ -46,7 +45,7 @@ from actorraft.client.reads import QueryCall
 from actorraft.client.session import FRAME_BYTES_MAX, NONE_TRACED, Call, ClientSession
 from actorraft.client.tracing import Tracing
 from actorraft.errors import ActorRaftError, OutcomeUnknown, ResultLost, Unavailable, UsageError
-from actorraft.futures import ResultFuture, end_untold, log_raised, resolve_many
+from actorraft.futures import ResultFuture, WrongArguments, end_untold, log_raised, resolve_many
 from actorraft.loggers import guarded_logger
 from actorraft.pickling.exceptions import summary
 from actorraft.pickling.results import decode_many, decode_result, is_unknown_type

@@ -20,7 +20,7 @@ from html import escape
 from typing import Any, Final, TypeVar
 
 from actorraft.client.administration import ask_leader
-from actorraft.client.arguments import bounded, check_timeout
+from actorraft.client.arguments import bounded
 from actorraft.client.client import Client
 from actorraft.client.connect import open_client, zeromq_channel
 from actorraft.client.status import MemberStatus
@@ -28,6 +28,7 @@ from actorraft.client.thread import ClientThread
 from actorraft.cluster.nodes import Node, Nodes
 from actorraft.cluster.processes import END_S, NodeProcesses
 from actorraft.errors import StartError, Unavailable, UsageError
+from actorraft.futures import check_timeout
 from actorraft.loggers import guarded_logger
 from actorraft.steady import monotonic
 

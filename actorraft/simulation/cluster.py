@@ -22,12 +22,12 @@ from dataclasses import replace
 from random import Random
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from actorraft.client.arguments import Consistency, To, check_read, check_timeout
+from actorraft.client.arguments import Consistency, To, check_read
 from actorraft.client.failures import Failure
 from actorraft.client.proxy import make_proxy
 from actorraft.client.reads import QueryCall
 from actorraft.errors import OutcomeUnknown
-from actorraft.futures import ResultFuture
+from actorraft.futures import ResultFuture, check_timeout
 from actorraft.node.host import MachineHost
 from actorraft.pickling.encoder import Encoder, encode_factory
 from actorraft.pickling.results import decode_value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import os
 import pickle
 import signal
@@ -33,7 +34,7 @@ from actorraft.errors import (
     StartError,
     UsageError,
 )
-from tests.actors.helpers import until
+from tests.actors.helpers import Echo, until
 from tests.leftovers import nothing_new, resources
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +139,28 @@ def test_a_class_that_only_this_process_knows_comes_back_as_itself(start: Callab
 
     assert isinstance(answer, Local)
     assert answer.value == 5
+
+
+def test_an_enum_that_only_this_process_knows_comes_back_as_itself(start: Callable[..., ActorRef]) -> None:
+    class Plain(enum.Enum):
+        ONE = 1
+
+    class Bits(enum.Flag):
+        ONE = 1
+        TWO = 2
+
+    class Labelled(enum.Enum):
+        def __new__(cls, value: int, label: str) -> Any:
+            made = object.__new__(cls)
+            made._value_ = value
+            made.label = label  # type: ignore[attr-defined]
+            return made
+
+        ONE = 1, "the first"
+
+    ref = start(Echo)
+    for member in (Plain.ONE, Bits.ONE | Bits.TWO, Labelled.ONE):
+        assert ref.ask(member).result(20.0) is member
 
 
 def test_what_cannot_be_sent_is_a_usage_error_and_nothing_was_sent(start: Callable[..., ActorRef]) -> None:
@@ -298,6 +321,18 @@ def test_an_ask_that_is_not_answered_in_time_is_unknown_and_the_actor_lives(
     gate.touch()
 
     assert ref.ask("next").result() == "next"
+
+
+@pytest.mark.parametrize("timeout", ["5", float("nan"), -1, True, 1j])
+def test_a_timeout_that_is_no_time_is_refused_and_takes_no_room(start: Callable[..., ActorRef], timeout: Any) -> None:
+    ref = start(Echo, mailbox_max=1)
+
+    for _ in range(3):
+        with pytest.raises(UsageError, match="timeout"):
+            ref.ask("never", timeout=timeout)
+
+    assert ref.debt == 0
+    assert ref.ask("next").result(20.0) == "next"
 
 
 # --- Ends ---

@@ -206,6 +206,18 @@ def test_a_mailbox_is_bounded_in_bytes_and_takes_more_once_they_are_taken(start:
     assert ref.ask("again", timeout=20.0).result() == "again"
 
 
+def test_an_actor_whose_mailbox_is_full_can_be_stopped(start: Start, tmp_path: Path) -> None:
+    ref = start(Gate, mailbox_bytes_max=1_000)
+    ref.tell(tmp_path / "open")
+    with pytest.raises(MailboxFull, match="bytes"):
+        while True:
+            ref.tell(1)
+
+    ref.stop()
+    (tmp_path / "open").touch()
+    until(lambda: not ref.is_alive())
+
+
 def test_what_no_actor_takes_is_counted_and_kept(start: Start, tmp_path: Path) -> None:
     ref = start(Gate, name="grave")
     before = dead_letters().total

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from actorraft.actors.actor import Actor
 from actorraft.actors.pool import PoolRef
+from actorraft.actors.records import Exit
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.spawn import ActorOptions, actor_ref
 from actorraft.errors import StartError, UsageError
@@ -60,6 +63,49 @@ def test_a_public_actor_is_found_by_any_process_of_the_user_until_its_end(start:
     assert "no actor named" in other_process(name, tmp_path)
 
 
+def test_who_watches_an_actor_whose_owner_is_killed_is_told() -> None:
+    name = f"public-{os.getpid()}"
+    script = (
+        "from actorraft import ActorOptions\nfrom tests.actors.helpers import Echo\n"
+        f"ActorOptions(name={name!r}, public=True).spawn(Echo)\nprint(flush=True)\ninput()"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    exits: list[Exit] = []
+    with owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        ref = actor_ref(name)
+        ref.watch(exits.append)
+        assert ref.ask("there").result(20.0) == "there"
+        owner.kill()
+
+    until(lambda: exits)
+    assert [(each.name, each.restarting) for each in exits] == [(name, False)]
+
+
+def test_what_a_script_tells_a_public_actor_before_it_ends_arrives(start: Start, tmp_path: Path) -> None:
+    class Counting(Actor):
+        def on_start(self) -> None:
+            self.taken = 0
+
+        def receive(self, message: Any) -> int:
+            self.taken += message == "job"
+            return self.taken
+
+    name = f"public-{os.getpid()}"
+    ref = start(Counting, name=name, public=True)
+    script = f"from actorraft import actor_ref; ref = actor_ref({name!r}); [ref.tell('job') for _ in range(100)]"
+
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    assert ref.ask("?").result(20.0) == 100
+
+
 def test_an_actor_that_is_not_public_is_found_by_its_own_tree_alone(start: Start, tmp_path: Path) -> None:
     name = f"private-{os.getpid()}"
     start(Doubler, name=name)
@@ -83,9 +129,25 @@ def test_a_pool_gives_each_worker_its_turn_and_a_key_always_the_same_worker(star
     assert len({turns.ask(("where", 0), timeout=20.0).result()[0] for _ in range(3)}) == 3
     for key in ("a", "b", "c"):
         assert len({by_key.ask((key, number), timeout=20.0).result()[0] for number in range(4)}) == 1
+    for number in range(4):
+        same = (number, float(number), Fraction(number))
+        assert len({by_key.ask((key, 0), timeout=20.0).result()[0] for key in same}) == 1
     assert turns.is_alive()
     turns.stop()
     until(lambda: not turns.is_alive())
+
+
+def test_what_is_asked_of_all_workers_of_a_pool_needs_no_key(start: Start) -> None:
+    pool = start(Doubler, pool=3, route=lambda message: message[0])
+    assert isinstance(pool, PoolRef)
+    for number in range(6):
+        pool.ask((str(number), 0), timeout=20.0).result()
+
+    assert pool.counts() == {"messages": 6, "failures": 0}
+    assert dir(pool.proxy()) == dir(pool.workers[0].proxy())
+    assert pool.debt == 0
+    assert pool != pool.workers[0]
+    assert pool == pickle.loads(pickle.dumps(PoolRef(pool.workers, "round_robin")))
 
 
 def test_the_least_loaded_worker_gets_the_next_message(start: Start, tmp_path: Path) -> None:

@@ -7,14 +7,17 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 import actorraft
 from actorraft.actors.actor import Actor
+from actorraft.actors.coroutines import Coroutines
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.spawn import ActorOptions
 from actorraft.actors.supervision import Supervision
@@ -155,6 +158,23 @@ def test_a_call_of_what_is_no_method_restarts_nothing(start: Start) -> None:
     assert ref.pid == pid
 
 
+class Liar:
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        raise RuntimeError("it is nothing that anybody may know")
+
+
+def test_an_answer_that_raises_when_it_is_asked_what_it_is_ends_nothing(start: Start) -> None:
+    ref = start(Doer)
+    pid = ref.pid
+
+    with pytest.raises(UsageError, match="Liar"):
+        ref.ask(lambda actor: Liar()).result(20.0)
+
+    assert ref.ask(lambda actor: 1).result(20.0) == 1
+    assert ref.pid == pid
+
+
 # --- What it awaits ---
 
 
@@ -226,6 +246,56 @@ def test_a_plain_actor_may_return_what_can_be_awaited(start: Start) -> None:
     assert start(Doer).ask(lambda actor: slow()).result(20.0) == "done"
 
 
+def test_a_coroutine_may_come_to_a_future(start: Start) -> None:
+    ref = start(Waiter)
+
+    async def forward(actor: Any) -> Future[str]:
+        future: Future[str] = Future()
+        future.set_result("done")
+        return future
+
+    assert ref.ask(forward).result(20.0) == "done"
+
+
+def test_hooks_of_a_plain_actor_may_return_what_can_be_awaited(start: Start) -> None:
+    def wrapped(function: Any) -> Any:
+        return lambda *args: function(*args)
+
+    class Wrapped(Doer):
+        @wrapped
+        async def on_start(self) -> None:
+            await asyncio.sleep(0)
+            self.failed = []
+
+        @wrapped
+        async def on_failure(self, error: BaseException, message: Any) -> None:
+            await asyncio.sleep(0)
+            self.failed.append(type(error).__name__)
+
+    ref = start(Wrapped)
+    ref.tell(lambda actor: 1 // 0)
+
+    assert ref.ask(lambda actor: actor.failed).result(20.0) == ["ZeroDivisionError"]
+
+
+def cancel_before_it_begins(actor: Any) -> bool:
+    """Begin work in an event loop, and cancel its task at once; return whether it is done all the same."""
+    coroutines, done = Coroutines(), threading.Event()
+
+    async def work() -> None:
+        done.set()
+
+    async def begin_and_cancel_all() -> int:
+        coroutines._begin(asyncio.get_running_loop(), work)
+        return sum(task.cancel() for task in asyncio.all_tasks() - {asyncio.current_task()})
+
+    return coroutines.run(begin_and_cancel_all) == 1 and done.wait(60.0)
+
+
+def test_a_message_whose_task_was_cancelled_before_it_began_is_taken_all_the_same(start: Start) -> None:
+    assert start(Doer).ask(cancel_before_it_begins, timeout=None).result(60.0)
+
+
 def test_concurrency_is_for_actors_with_coroutines() -> None:
     with pytest.raises(UsageError, match="async def"):
         ActorOptions(concurrency=2).spawn(Doer)
@@ -262,6 +332,80 @@ def test_an_actor_that_stops_itself_by_its_ref_takes_what_came_before(start: Sta
 
     assert answers[0].result(20.0) is None
     until(lambda: not ref.is_alive())
+
+
+def done() -> Future[str]:
+    future: Future[str] = Future()
+    future.set_result("done")
+    return future
+
+
+class Keeper(Doer):
+    """Answers later; at the latest when it is stopped."""
+
+    def on_start(self) -> None:
+        self.promised: list[Future[str]] = []
+
+    def promise(self) -> Any:
+        """Return a future of what is said at the end."""
+        self.promised.append(Future())
+        return self.promised[-1]
+
+    def on_stop(self) -> None:
+        for future in self.promised:
+            future.set_result("closed")
+
+
+def test_what_has_ended_as_an_actor_stops_and_what_it_ends_itself_then_is_answered(start: Start) -> None:
+    ref = start(Keeper)
+    promised = [ref.proxy().promise.submit() for _ in range(3)]
+    answers = [ref.ask(lambda actor: done()) for _ in range(20)]
+    ref.stop()
+
+    assert {answer.result(20.0) for answer in answers} == {"done"}
+    assert [answer.result(20.0) for answer in promised] == ["closed"] * 3
+
+
+@pytest.mark.parametrize("hook", ["receive", "on_stop"])
+def test_what_an_actor_tells_others_last_of_all_arrives(start: Start, hook: str) -> None:
+    class Leaver(Doer):
+        def __init__(self, other: ActorRef) -> None:
+            self.other = other
+
+        def receive(self, message: Any) -> Any:
+            if hook == "receive":
+                self.say()
+            self.stop()
+
+        def on_stop(self) -> None:
+            if hook == "on_stop":
+                self.say()
+
+        def say(self) -> None:
+            """Tell the other one, over a link that is not there yet."""
+            for _ in range(20):
+                self.other.tell(lambda actor: actor.failed.append("told"))
+
+    others = [start(Doer) for _ in range(5)]
+    leavers = [start(Leaver, other) for other in others]
+    for leaver in leavers:
+        leaver.tell("go")
+
+    until(lambda: not any(leaver.is_alive() for leaver in leavers))
+    assert [other.ask(lambda actor: len(actor.failed)).result(20.0) for other in others] == [20] * 5
+
+
+def test_a_constructor_may_begin_with_new(start: Start) -> None:
+    class Made(Doer):
+        def __new__(cls, given: int) -> Any:
+            made = super().__new__(cls)
+            made.made_of = given
+            return made
+
+        def __init__(self, given: int) -> None:
+            self.given = given
+
+    assert start(Made, 5).ask(lambda actor: (actor.made_of, actor.given)).result(20.0) == (5, 5)
 
 
 def test_a_timer_brings_its_message_when_it_is_time_and_a_cancelled_one_does_not(start: Start) -> None:

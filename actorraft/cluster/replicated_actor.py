@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from actorraft import futures
 from actorraft.actors import actor as actors
+from actorraft.actors import public
 from actorraft.actors.actor import Actor
 from actorraft.actors.coroutines import is_asynchronous
 from actorraft.actors.effects import (
@@ -41,6 +42,7 @@ from actorraft.actors.effects import (
     told_error,
     told_value,
 )
+from actorraft.actors.letters import ring
 from actorraft.actors.records import (
     DEAD,
     UP,
@@ -56,9 +58,18 @@ from actorraft.actors.records import (
 from actorraft.actors.ref import ActorRef, check_asking
 from actorraft.actors.spawn import ActorOptions, actor_ref, replicate_by
 from actorraft.actors.system import system
-from actorraft.actors.wire import Call, Inquiry, callable_methods
+from actorraft.actors.wire import Call, Inquiry, Writer, callable_methods
 from actorraft.cluster.courier import changed, make_courier
-from actorraft.errors import ActorDead, ActorRaftError, CommandFailed, MailboxFull, StorageFailed, UsageError
+from actorraft.errors import (
+    ActorDead,
+    ActorRaftError,
+    CommandFailed,
+    MailboxFull,
+    OutcomeUnknown,
+    StorageFailed,
+    Unavailable,
+    UsageError,
+)
 from actorraft.futures import ResultFuture
 from actorraft.loggers import guarded_logger
 from actorraft.machine import active, context, default_state, methods_of, restore_default
@@ -114,9 +125,9 @@ class ReplicatedActor:
         self._timer_number = 0
         self._reads = False  # in a query
         self._counts = {"messages": 0, "failures": 0}
-        self._actor = actor = cls.__new__(cls)
-        actor.ref = ref
         with self._turn_of(None):
+            self._actor = actor = cls.__new__(cls, *args, **kwargs)
+            actor.ref = ref
             actor.__init__(*args, **kwargs)  # type: ignore[misc]
             actor.on_start()
 
@@ -347,8 +358,13 @@ class ReplicatedActorRef(ActorRef):
         """As ActorRef.tell."""
         if futures.no_waiting_in and actors.tell_as_effect(self, message):
             return
-        link = link_to(self)
-        link.send(_said(TELL, message), None).add_done_callback(link.log_failure)
+        try:
+            link = link_to(self)
+            sent = link.send(_said(TELL, message), None)
+        except ActorDead:
+            _keep(self, message, "is gone")
+            raise
+        sent.add_done_callback(functools.partial(link.tell_ended, message))
 
     def ask(self, message: Any, timeout: float | None = 5.0) -> ResultFuture[Any]:
         """As ActorRef.ask, with the outcomes of a command: Unavailable if no majority took it, certainly not done."""
@@ -439,7 +455,8 @@ class _Link:
 
     def __init__(self, ref: ActorRef, record: Record, client: Client[Any], cluster: Cluster[Any] | None) -> None:
         self.ref, self.record, self.client, self.cluster = ref, record, client, cluster
-        self._outstanding = 0
+        self.outstanding = self._bytes = 0  # messages that have no answer, and how much they are
+        self.public = False  # whether it is named where others look too
         self._watchers: list[Callable[[Exit], Any]] = []
         self._told = record.exits
         self._lock = threading.Lock()
@@ -448,20 +465,40 @@ class _Link:
 
     def send(self, command: Any, timeout: float | None, *, bounded: bool = True) -> ResultFuture[Any]:
         """Submit a message; what it ends with says that the actor is gone, if it is."""
-        with self._lock:
-            if bounded and self._outstanding >= self.ref.mailbox_max:
-                raise MailboxFull(f"{self.ref.name} has not taken the last {self.ref.mailbox_max} messages")
-            self._outstanding += 1
         answer: ResultFuture[Any] = ResultFuture()
+        size = 0
         try:
-            self.client.submit(command, timeout=timeout).add_done_callback(lambda done: self._done(done, answer))
+            encoded = self.client.encode(command)
+            size = self._admit(len(encoded), bounded)
+            sent = self.client.submit_encoded(encoded, timeout, type(command))
+            sent.add_done_callback(lambda done: self._done(done, answer, size))
         except BaseException as error:
-            with self._lock:
-                self._outstanding -= 1
+            self._settle(size)
             if self.client.closed:
                 raise ActorDead(f"{self.ref.name} is gone") from error
             raise
         return answer
+
+    def _admit(self, size: int, bounded: bool) -> int:
+        """Count a message, if there is room for it; return its size."""
+        ref = self.ref
+        with self._lock:
+            if bounded and self.outstanding >= ref.mailbox_max:
+                raise MailboxFull(f"{ref.name} has not taken the last {ref.mailbox_max} messages")
+            if bounded and self._bytes + size > ref.mailbox_bytes_max:
+                if size > ref.mailbox_bytes_max:
+                    raise UsageError(f"a message of {size} bytes is over {ref.name}'s {ref.mailbox_bytes_max}")
+                raise MailboxFull(f"{ref.name} has not taken the last {self._bytes} bytes of messages")
+            self.outstanding += 1
+            self._bytes += size
+        return size
+
+    def _settle(self, size: int) -> None:
+        """A message that was admitted is outstanding no longer."""
+        if size:
+            with self._lock:
+                self.outstanding -= 1
+                self._bytes -= size
 
     def read(self, request: Any, timeout: float | None) -> ResultFuture[Any]:
         """Ask without an entry in the log."""
@@ -475,9 +512,8 @@ class _Link:
         future.add_done_callback(lambda done: self._end(done, answer))
         return answer
 
-    def _done(self, done: Any, answer: ResultFuture[Any]) -> None:
-        with self._lock:
-            self._outstanding -= 1
+    def _done(self, done: Any, answer: ResultFuture[Any], size: int) -> None:
+        self._settle(size)
         self._end(done, answer)
 
     def _end(self, done: Any, answer: ResultFuture[Any]) -> None:
@@ -495,11 +531,13 @@ class _Link:
         else:
             answer.set_exception(error)
 
-    def log_failure(self, future: Any) -> None:
+    def tell_ended(self, message: Any, future: Any) -> None:
         """Nobody asked, but somebody may want to know."""
         if (error := future.exception()) is not None:
             reason = error.message if type(error) is CommandFailed else exceptions.summary(error)
             logger.warning("a message to %s failed: %s", self.ref.name, reason)
+            if isinstance(error, ActorDead | Unavailable | OutcomeUnknown):
+                _keep(self.ref, message, "has not taken this, as far as is known")
 
     def watch(self, callback: Callable[[Exit], Any]) -> None:
         """Tell of exits from now on."""
@@ -564,6 +602,8 @@ class _Link:
         )
         if self.cluster is not None:
             self._write(last)
+            if self.public:
+                public.withdraw(self.ref.name, self.ref.endpoint)
             down_file(self.ref.endpoint).unlink(missing_ok=True)
         self._tell(last)
 
@@ -594,7 +634,24 @@ def link_to(ref: ActorRef) -> _Link:
         except UsageError as error:
             raise ActorDead(f"{ref.name} is gone: {error}") from error
         link = _links[key] = _Link(ref, record, client, None)
+        with contextlib.suppress(UsageError):  # this process is ending
+            if _owe not in (owing := system().owing):
+                owing.append(_owe)
         return link
+
+
+def _keep(ref: ActorRef, message: Any, why: str) -> None:
+    """Nobody will take a message that was told."""
+    data = b""
+    with contextlib.suppress(BaseException):  # of the message's own
+        data = Writer(lambda _: None).dumps(message)
+    ring.add(ref.name, [(TELL, 0, data)], why)
+
+
+def _owe() -> bool:
+    """Whether a message of this process is on its way to an actor that lives."""
+    links = [link for (pid, _), link in list(_links.items()) if pid == os.getpid()]
+    return any(link.outstanding and link.cluster is None for link in links)
 
 
 def _said(kind: int, message: Any) -> tuple[Any, ...]:
@@ -622,6 +679,8 @@ class _Replication:
                 f"{cls.__name__} has an async def, and cannot be replicated: what a coroutine waits for comes at "
                 "another time on each replica"
             )
+        if options.concurrency > 1:
+            raise UsageError("a replicated actor takes one message after another: concurrency above 1 is not for it")
         here = system()
         mailbox = options.mailbox_max, options.mailbox_bytes_max
         ref = ReplicatedActorRef(*here.reserve(cls.__name__, options.name, *mailbox))
@@ -635,7 +694,14 @@ class _Replication:
             raise
         record = record._replace(replicas=tuple(cluster.endpoints.items()), queries=tuple(methods_of(cls).queries))
         write_record(record)
-        _links[os.getpid(), ref.endpoint] = _Link(ref, record, cluster, cluster)
+        _links[os.getpid(), ref.endpoint] = link = _Link(ref, record, cluster, cluster)
+        if options.public:
+            try:
+                public.publish(ref.name, ref.endpoint)
+            except BaseException:
+                link.end()
+                raise
+            link.public = True
         cluster.submit((BEGIN, None), timeout=None)
         if _end_all not in here.at_close:
             here.at_close.append(_end_all)

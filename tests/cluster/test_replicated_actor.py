@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from actorraft import (
     UsageError,
     actor_ref,
     context,
+    dead_letters,
     spawn,
 )
 from actorraft.actors.records import Exit
@@ -183,6 +186,42 @@ def test_a_mailbox_is_bounded() -> None:
         ref.tell(0.0)
     assert first.result() == 3.0
     assert eventually(lambda: ref.ask(0.25)).result() == 0.25
+
+
+def test_a_mailbox_is_bounded_in_bytes_and_what_is_not_taken_is_a_dead_letter() -> None:
+    ref = start(Counter, mailbox_bytes_max=100_000, supervision=None)
+    for node in ref.cluster.nodes.values():
+        node.pause()
+    before = dead_letters().total
+    with pytest.raises(MailboxFull, match="bytes"):
+        for _ in range(20):
+            ref.tell("x" * 10_000)
+    with pytest.raises(UsageError, match="over"):
+        ref.tell("x" * 200_000)
+    ref.kill()
+    eventually(lambda: dead_letters().total == before + 9, what="dead letters")
+    with pytest.raises(ActorDead):
+        ref.tell(5)
+    assert dead_letters()[-1][:2] + dead_letters()[-1][3:] == (ref.name, "tell", 5)
+
+
+def test_a_public_one_is_found_by_any_process_of_the_user_until_its_end() -> None:
+    name = f"public-{os.getpid()}"
+    ref = start(Counter, name=name, public=True)
+    script = f"from actorraft import actor_ref; ref = actor_ref({name!r}); print(ref.ask(1).result()); ref.tell(10)"
+
+    def run() -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment
+        )
+
+    assert run().stdout == "1\n"
+    assert ref.ask(0).result() == 11  # what it told before it ended, too
+    with pytest.raises(UsageError, match="already"):
+        start(Counter, name=name, public=True)
+    ref.kill()
+    assert "no actor named" in run().stderr
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

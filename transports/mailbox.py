@@ -236,6 +236,8 @@ class ZeroMQMailbox(Sockets):
             for tag, caller in list(door.callers.items()):
                 if door.encrypted and not self._still(door, caller):
                     door.forget(tag)
+                    if door.kind == Kinds.CLIENT:  # which sends nothing that its role, as it knows it, does not allow
+                        self._say(door, caller.routing_id, hello.AGAIN, tag)
         self._set_links({link.id: link.endpoint for link in self._links.values()})
 
     def _still(self, door: _Door, caller: _Caller) -> bool:

@@ -228,7 +228,16 @@ class ReplicatedStateMachine(Generic[M]):
             StartError: the process did not come up; the message holds its own words.
         """
         refuse_nested_spawn()
-        read = read_folder(folder, overrides=overrides_of(data_dir, listen, advertise, http, actors))
+        place, data_dir, timeout = (
+            check_path("folder", folder),
+            check_path("data_dir", data_dir),
+            check_timeout(timeout),
+        )
+        if place is None:
+            raise UsageError("folder is the folder of one node, as actorraft init wrote it, not None")
+        for name, value in (("listen", listen), ("advertise", advertise), ("http", http)):
+            check_a(name, value, str)
+        read = read_folder(place, overrides=overrides_of(data_dir, listen or "", advertise or "", http or "", actors))
         name = machine_name(self._machine, self._args)
         asked = (name, list(self._args), self._kwargs)
         theirs = (read.cluster.machine, *arguments_of(read))
@@ -237,7 +246,7 @@ class ReplicatedStateMachine(Generic[M]):
                 f"{folder} is for {theirs[0]} with {list(theirs[1])} and {theirs[2]}, and this is {name} with "
                 f"{list(self._args)} and {self._kwargs}: what decides the state is the cluster's"
             )
-        spec = plan(Path(folder), read)
+        spec = plan(Path(place), read)
         return Member(self._machine, read, spec, client_folder_of(folder), timeout)
 
     async def spawn_async(

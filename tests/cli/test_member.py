@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,3 +69,18 @@ def test_actors_are_not_reached_where_nobody_proves_a_key(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="an administrator's key"):
         plan(folder, read_folder(folder, overrides=overrides_of(None, "", "", "", actors=True)))
     assert (folder / "first-start").exists(), "it was refused before anything was begun"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"timeout": "x"}, {"timeout": -1}, {"timeout": float("nan")}, {"listen": 5}, {"http": 5}, {"data_dir": 5}],
+    ids=str,
+)
+def test_what_is_of_another_kind_is_refused_by_name(tmp_path: Path, odd: dict[str, Any]) -> None:
+    found(tmp_path / "c", "statemachines.kv:KVStore", ["127.0.0.1:7000"])
+    with pytest.raises(UsageError, match=next(iter(odd))):
+        ReplicatedStateMachine(KVStore).serve(tmp_path / "c" / "node-0", **odd)
+    for folder in (None, 5, b"c"):
+        with pytest.raises(UsageError, match="folder is"):
+            ReplicatedStateMachine(KVStore).serve(folder)  # type: ignore[arg-type]
+    assert (tmp_path / "c" / "node-0" / "first-start").exists(), "it was refused before anything was begun"

@@ -1051,6 +1051,22 @@ def test_a_link_whose_directory_has_gone_does_not_keep_others_from_coming(tmp_pa
         there.rmdir()
 
 
+@tcp
+def test_a_client_whose_role_changes_hears_of_it_though_it_says_nothing(world: World) -> None:
+    node = world.mailbox(0)
+    client = world.channel(node)
+    node.set_keys(MEMBERS, {CLIENT.public: Guest("client", "read")})
+    happened: list[Envelope] = []
+
+    def heard() -> bool:
+        happened.extend(client.wait(0.001))
+        return Envelope(Kinds.CONNECTED, 0, b"read") in happened
+
+    settle(heard, node)
+    assert [envelope.kind for envelope in happened] == [Kinds.DISCONNECTED, Kinds.CONNECTED]
+    assert not [name for name in node.counts if "has not introduced itself" in name], "it had to ask first"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
 def test_a_node_listens_and_is_reached_by_number_old_or_new_and_by_name(host: str) -> None:
     world = World("tcp")

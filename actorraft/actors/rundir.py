@@ -33,11 +33,11 @@ class RunDir:
     Args:
         prefix: of its name; begins with PREFIX.
         place: where it is made; None: where the variable ACTORRAFT_RUN_DIR says, else the directory for temporary
-            files, or /tmp if the paths of sockets would be too long there.
+            files, or /tmp if sockets there would have paths that are too long, or no text.
         names_bytes_max: of the longest name that a socket in it will have.
 
     Raises:
-        UsageError: the variable names no directory, or one whose path is too long for sockets; or nothing can be made
+        UsageError: the variable names no directory, or one whose path no socket can have; or nothing can be made
             where it is to be.
     """
 
@@ -45,11 +45,10 @@ class RunDir:
         if place is None:
             place = os.environ.get(VARIABLE) or _temporary()
             name_bytes = len(prefix) + RANDOM_BYTES + names_bytes_max + 2  # and two slashes
-            too_long = len(os.fsencode(place)) + name_bytes > SOCKET_BYTES_MAX
-            if VARIABLE in os.environ and (too_long or not os.path.isdir(place)):
-                what = "is no directory" if not too_long else f"has over {SOCKET_BYTES_MAX - name_bytes} bytes"
-                raise UsageError(f"{VARIABLE}={place}: sockets are made there, and it {what}")
-            if too_long:
+            why_not = _why_no_sockets(place, SOCKET_BYTES_MAX - name_bytes)
+            if VARIABLE in os.environ and (why_not or not os.path.isdir(place)):
+                raise UsageError(f"{VARIABLE}={place}: sockets are made there, and it {why_not or 'is no directory'}")
+            if why_not:
                 place = "/tmp"
         self._pid = os.getpid()
         self._closing = threading.Lock()  # a start that is given up is closed by two threads
@@ -78,6 +77,16 @@ class RunDir:
                 fd, self._fd = self._fd, -1
             if fd >= 0:
                 os.close(fd)
+
+
+def _why_no_sockets(place: str, bytes_max: int) -> str:
+    if len(os.fsencode(place)) > bytes_max:
+        return f"has over {bytes_max} bytes"
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        return "is no UTF-8"
+    return ""
 
 
 def _temporary() -> str:

@@ -255,9 +255,9 @@ def test_a_relative_path_without_a_working_directory_is_refused_by_name(tmp_path
     assert "working directory" in python(program)
 
 
-@pytest.mark.parametrize("letters", [10, 60, 100, 180])
-def test_a_temporary_directory_may_have_a_path_of_any_length(tmp_path: Path, letters: int) -> None:
-    long = tmp_path / ("x" * letters)
+@pytest.mark.parametrize("name", ["x" * 10, "x" * 60, "x" * 100, "x" * 180, "a b ü", os.fsdecode(b"\xff\xfe")])
+def test_a_temporary_directory_may_have_any_path(tmp_path: Path, name: str) -> None:
+    long = tmp_path / name
     long.mkdir()
     program = (
         "from actorraft import *\n"

@@ -51,7 +51,7 @@ class Run:
     def look(self) -> int:
         """Ask how far the training is; return how many updates there are."""
         progress = self.cluster.proxy(timeout=60.0).progress()
-        _, data = self.server.pull_vector()
+        _, data = self.server.pull_vector(progress.version)  # a node that was just started waits until it is there
         accuracy = self.model.accuracy(np.frombuffer(data, np.float32), self.data.test_x, self.data.test_y)
         self.curve.append((time.monotonic() - self.began_s, progress.updates, accuracy))
         asked = [worker.ask("status", 1.0) for worker in self.workers]

@@ -55,7 +55,7 @@ def leave(mailbox: Mailbox) -> float:
     loop = module._Loop(Echo(), mailbox, SimpleNamespace(stop_requested=False))  # type: ignore[arg-type]
     loop._take(b"sender", ASK, 7, pickle.dumps("x"))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "time", SimpleNamespace(monotonic=lambda: mailbox.now_s))
+        patched.setattr(module, "monotonic", lambda: mailbox.now_s)
         loop.farewell()
     return mailbox.now_s
 

@@ -78,7 +78,9 @@ def test_who_was_removed_is_dialled_as_long_as_it_is_fed(tmp_path: Path) -> None
     mailbox: Any = SimpleNamespace(
         judge=None, introduce=lambda _: None, incarnation=b"\xff", set_keys=lambda members, _: keys.append(members)
     )
-    spec: Any = SimpleNamespace(node_id=0, keys=True, seeds={}, directory=tmp_path, advertise=("host0:1", "host0:2"))
+    spec: Any = SimpleNamespace(
+        node_id=0, keys=SimpleNamespace(members={}), seeds={}, directory=tmp_path, advertise=("host0:1", "host0:2")
+    )
     peers: list[dict[int, str]] = []
     members = Members(driver, mailbox, spec, peers.append)
 

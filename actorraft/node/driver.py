@@ -220,11 +220,11 @@ class Driver:
             commit_along=commit_along,
             probation=probation,
         )
-        self._log_time = LogTime(self.server, self.clock)
+        self.log_time = LogTime(self.server, self.clock)
         self._checks = Schedule(0.0 if isinstance(executor, LogOnly) else config.digest_every_s)
         self.rules = Rules(
             self.server,
-            self._log_time.now_s,
+            self.log_time.now_s,
             code,
             restoring=snapshot is not None,
             replay_from=replay_from,
@@ -240,7 +240,7 @@ class Driver:
             config,
             snapshots=self.snapshots,
             rules=self.rules,
-            log_time=self._log_time,
+            log_time=self.log_time,
             counts=self.counts,
             metrics=self.metrics,
             traces=self.traces,
@@ -255,11 +255,11 @@ class Driver:
             executor,
             config,
             marks,
-            self._log_time,
+            self.log_time,
             changed=lambda reason: self.observer.noticed("hold", reason),
         )
         self.skipping = Skipping(
-            self.server, net, marks, self._log_time, skips if skips is not None else {}, keep_skips
+            self.server, net, marks, self.log_time, skips if skips is not None else {}, keep_skips
         )
         self.fetching = Fetching(self.server, net, storage, self.snapshots, config)
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -506,7 +506,7 @@ class Driver:
     # --- What the executor did ---
 
     def _on_applied(self, done: work.Applied) -> None:
-        index, replies, self._log_time.applied_s, self._wake_at_s, events, checked, hold = done
+        index, replies, self.log_time.applied_s, self._wake_at_s, events, checked, hold = done
         if hold is not self.holding.hold:
             self.holding.note(hold)
             self._look_at_code()
@@ -551,7 +551,7 @@ class Driver:
                 self.rules.restored(code, index)
                 self._look_at_code()
                 self.holding.note(None)
-                self._log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
+                self.log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
                 self.requests.watches.restored(self._passed_on)
                 self._passed_on = index
                 self.server.applied(index)
@@ -567,7 +567,7 @@ class Driver:
         due_s = self._wake_at_s
         if due_s is None or self.server.state is not LeaderState or self.requests.closing:
             return
-        now_s = self._log_time.now_s()
+        now_s = self.log_time.now_s()
         if now_s >= due_s:
             self._wake_at_s = None  # said again with the next applied entry
             try:
@@ -586,7 +586,7 @@ class Driver:
             return
         entry = codec.encode(self._checks.entry(self.node_id, mixed=mixed))
         with contextlib.suppress(RaftError):  # later, then
-            self.server.propose(codec.stamp(self._log_time.now_s(), entry))
+            self.server.propose(codec.stamp(self.log_time.now_s(), entry))
             self._checks.appended(self.clock.monotonic())
 
     def _on_checked(self, checked: Checked) -> None:

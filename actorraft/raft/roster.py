@@ -118,6 +118,12 @@ def issue(configuration: Configuration, token: Token, now_s: float) -> Configura
     return configuration._replace(tokens=(*kept, token))
 
 
+def without_late_tokens(configuration: Configuration, now_s: float) -> Configuration:
+    """Forget tokens that nobody has used in time; what there is comes back as it is if there are none."""
+    kept = tuple(each for each in configuration.tokens if each.node_id >= 0 or now_s < each.until_s)
+    return configuration if len(kept) == len(configuration.tokens) else configuration._replace(tokens=kept)
+
+
 def _is_needed(configuration: Configuration, token: Token, now_s: float) -> bool:
     if token.node_id < 0:
         return now_s < token.until_s

@@ -66,3 +66,10 @@ def test_who_asks_for_less_than_its_token_gives_is_told_to_ask_again_and_joins_t
     assert admission.join(leader, 0.0, {**GOOD, "learner": True})["learner"] is True
     cluster.settle()
     assert leader.configuration.learners == {3}
+
+
+def test_a_token_that_nobody_used_in_time_is_forgotten_and_one_that_is_bound_stays() -> None:
+    tokens = (Token("late", 10.0), Token("in time", 20.0), Token("used", 5.0, node_id=3))
+    configuration = Cluster(3).configuration._replace(tokens=tokens)
+    assert roster.without_late_tokens(configuration, 9.0) is configuration
+    assert [each.public_key for each in roster.without_late_tokens(configuration, 10.0).tokens] == ["in time", "used"]

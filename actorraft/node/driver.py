@@ -258,9 +258,7 @@ class Driver:
             self.log_time,
             changed=lambda reason: self.observer.noticed("hold", reason),
         )
-        self.skipping = Skipping(
-            self.server, net, marks, self.log_time, skips if skips is not None else {}, keep_skips
-        )
+        self.skipping = Skipping(self.server, net, marks, self.log_time, skips if skips is not None else {}, keep_skips)
         self.fetching = Fetching(self.server, net, storage, self.snapshots, config)
         self._handlers: dict[type, Callable[[Any], None]] = {
             Holds: self.holding.on_message,

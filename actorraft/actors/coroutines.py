@@ -33,10 +33,16 @@ def is_future(value: Any) -> bool:
     return issubclass(type(value), Future)
 
 
+# What a class is made of, though its metaclass answers for it.
+_mro_of, _dict_of = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
+
+
 def is_awaitable(value: Any) -> bool:
     """Whether a value can be awaited, likewise."""
     kind = type(value)
-    return hasattr(kind, "__await__") or (kind is GeneratorType and inspect.isawaitable(value))
+    said = (_dict_of(each) for each in _mro_of(kind))
+    how = next((each["__await__"] for each in said if "__await__" in each), None)
+    return how is not None or (kind is GeneratorType and inspect.isawaitable(value))
 
 
 async def settle(value: Any) -> Any:
@@ -90,7 +96,7 @@ class Coroutines:
     def call(self, function: Callable[..., Any], *args: Any) -> None:
         """Call a function in this thread; what it returns is awaited in the loop's, if that can be."""
         value = function(*args)
-        if is_awaitable(value):
+        if is_awaitable(value) and not is_future(value):  # an answer that is on its way is not waited for
             self.run(lambda: value)
 
     def _begin(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

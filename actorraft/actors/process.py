@@ -51,6 +51,7 @@ OUTPUT_BYTES_MAX: Final = 4 << 20
 OUTPUT_KEPT_BYTES: Final = 1 << 20
 SEND_S: Final = 5.0  # how long an order waits for a child that does not read
 LAST_LINES: Final = 20
+MEANT_MAX: Final = 8  # directories that a relative path stands for, after changes of the working directory
 BORN_S: Final = 5.0  # how long a fresh interpreter may take to say which process the child is
 REAP_S: Final = 1.0  # what a guardian that has said its last word takes to be gone
 
@@ -364,15 +365,18 @@ class ActorProcess:
 
     # --- What is said ---
 
-    def send(self, order: Any) -> None:
+    def send(self, order: Any, patience_s: float | None = None) -> None:
         """Send an order to the child.
 
         Raises:
-            UsageError: it is gone, or does not read for 5 s.
+            UsageError: it is gone, or does not read for so long (None: 5 s).
         """
         data = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
-        deadline_s = monotonic() + SEND_S
-        with self._sending:
+        patience_s = SEND_S if patience_s is None else patience_s
+        deadline_s = monotonic() + patience_s
+        if not self._sending.acquire(timeout=patience_s):  # another order waits
+            raise UsageError(f"{self.name} takes no orders: it is paused, or stuck")
+        try:
             before, self._unsent = self._unsent, b""
             frames = before + LENGTH.pack(len(data)) + data
             view = memoryview(frames)
@@ -387,6 +391,8 @@ class ActorProcess:
                         raise UsageError(f"{self.name} takes no orders: it is paused, or stuck") from None
                 except OSError as error:
                     raise UsageError(f"{self.name} is gone and cannot be told anything: {error.strerror}") from error
+        finally:
+            self._sending.release()
 
     def receive(self, timeout_s: float) -> Any:
         """Wait for the child's next report.
@@ -532,19 +538,19 @@ def paths() -> list[str]:
     """Return where this process looks for modules, said so that it means the same in another directory.
 
     A program may change its directory after it was asked first, and a process that is started again is to find what the
-    others have: so a relative path stands for all that it has meant.
+    others have: so a relative path stands for all that it has meant, the last few at least, what it means now first.
     """
     found: list[str] = []
     for path in sys.path:
         if isinstance(path, str):  # the interpreter passes by all else
             meant = _meant.setdefault(path, [])
-            if (now := _absolute(path)) not in meant:
-                meant.append(now)
+            now = _absolute(path)
+            meant[:] = [now, *(each for each in meant if each != now)][:MEANT_MAX]
             found += meant
     return found
 
 
-_meant: dict[str, list[str]] = {}  # a path -> where it led, in the order of being asked
+_meant: dict[str, list[str]] = {}  # a path -> where it led, the last first
 
 
 def _absolute(path: str) -> str:

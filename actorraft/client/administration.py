@@ -141,9 +141,11 @@ def check_node(thread: ClientThread, node_id: object, timeout: float) -> None:
 def transfer_leadership(thread: ClientThread, to: int | None, timeout: float) -> int:
     """Hand leadership over on purpose: to node `to`, or to whoever is most up to date; return the new leader's id."""
     deadline_s = monotonic() + timeout
+    if to is not None and type(to) is not int:
+        check_node(thread, to, 0.0)
     before = wait_for_leader(thread, timeout)
     if to is not None:
-        check_node(thread, to, timeout)
+        check_node(thread, to, max(0.0, deadline_s - monotonic()))
     if to == before:
         return before
     handed_over = _led_by_other(thread, before) if to is None else lambda: thread.leader == to

@@ -19,7 +19,7 @@ CONSISTENCIES: tuple[str, ...] = get_args(Consistency)
 def bounded(timeout: Any) -> float:
     """Check the timeout of what cannot be waited for for ever, and return it as `check_timeout` does."""
     checked = check_timeout(timeout)
-    return FOR_EVER_S if checked is None else checked
+    return FOR_EVER_S if checked is None else min(checked, FOR_EVER_S)
 
 
 def check_read(consistency: Any, to: Any) -> None:

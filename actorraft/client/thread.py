@@ -477,6 +477,7 @@ class ClientThread:
 
     def learn(self, node_id: int, timeout: float) -> None:
         """Ask a node where all members are, from any thread: what is asked next can go to those that are new, too."""
+        deadline_s = monotonic() + timeout
         future, taken = self.admin(node_id, "endpoints", {}, timeout), threading.Event()
         future.exception()
 
@@ -485,7 +486,7 @@ class ClientThread:
             taken.set()
 
         self.request(take)
-        taken.wait(timeout)
+        taken.wait(max(0.0, deadline_s - monotonic()))
 
     def _ask_for_endpoints(self, node_id: int, now_s: float) -> None:
         future: ResultFuture[list[tuple[Any, ...]]] = ResultFuture()

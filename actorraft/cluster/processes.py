@@ -85,7 +85,7 @@ class NodeProcess(ActorProcess):
     def terminate(self) -> None:
         """Ask it to leave for good: it need not keep what is thrown away."""
         with contextlib.suppress(UsageError):  # it is gone, or takes no orders
-            self.send(("leave", None))
+            self.send(("leave", None), patience_s=0.0)  # a hint: without it, it takes the time for a snapshot
         super().terminate()
 
 

@@ -45,7 +45,8 @@ class Leaving:
         self._report = report
         self._keeps_data = keeps_data
         self._hands_over = hands_over
-        self._hand_over_until_s = self._snapshot_until_s = self._word_until_s = math.inf
+        self._hand_over_until_s = self._word_until_s = math.inf
+        self._snapshot_since_s = math.inf
         self.asked = False  # by its parent; a signal alone may be anybody's, a command's too
         self._told_end = False  # that it leads, and where the log ends
         self._snapshot_at: int | None = None  # where the parent wants one
@@ -104,10 +105,13 @@ class Leaving:
                 return True
             if not self._nobody_asks():
                 return False
-        if self._snapshot_until_s == math.inf:
-            self._snapshot_until_s = self._clock.monotonic() + (ALONE_S if self._hands_over else WITH_PARENT_S)
+        now_s = self._clock.monotonic()
+        if self._snapshot_since_s == math.inf:
+            self._snapshot_since_s = now_s
             self._begun = False
-        return self._is_clean() or self._clock.monotonic() >= self._snapshot_until_s
+        # Its parent waits, if that has asked; and the parent's word may come after the signal.
+        patience_s = WITH_PARENT_S if self.asked and not self._hands_over else ALONE_S
+        return self._is_clean() or now_s >= self._snapshot_since_s + patience_s
 
     def _nobody_asks(self) -> bool:
         """Whether the parent's word would have come by now."""

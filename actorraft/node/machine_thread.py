@@ -94,7 +94,7 @@ class MachineThread:
         if type(work) is Apply and work.quiet:
             self._put_off_bytes += work.size_bytes
             self._pressing |= self._put_off_bytes > PUT_OFF_BYTES_MAX
-            if joined is not None and len(joined) < JOINED_MAX:
+            if joined is not None and not self._pressing and len(joined) + len(work.entries) <= JOINED_MAX:
                 joined += work.entries
                 self._open = joined
                 return

@@ -261,6 +261,7 @@ def scheduled(schedule: Schedule) -> Iterator[None]:
         "monotonic": schedule.monotonic,
         "os": SimpleNamespace(_exit=leave),
         "last_words": lambda _, code: code,
+        "JOINED_MAX": 3,
         "CALM_S": (0.01, 0.01),  # the loop changes hands often
         "logger": SimpleNamespace(critical=lambda *_, **__: None),
     }
@@ -412,7 +413,7 @@ def explore(seed: int) -> InvariantViolation | None:
             continue
         count = rng.choice((1, 1, 3))
         if rng.random() < 0.3:
-            costs[index] = rng.choice((0.004, 0.006, 0.006, 0.011, 0.05, 0.4))
+            costs[index] = rng.choice((0.004, 0.006, 0.011, 0.012, 0.02, 0.05, 0.4))
         entries = [LogEntry(1, b"x" * rng.choice((1, 1, 3000))) for _ in range(count)]
         size = sum(len(entry.item) for entry in entries)
         plan.append((at_s, Apply(index, entries, rng.random() < 0.5, size)))

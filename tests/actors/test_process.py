@@ -140,6 +140,24 @@ def test_what_is_told_after_an_order_that_has_left_in_part_is_understood(
     assert [process.receive(20.0) for _ in range(2)] == [large, "after"]
 
 
+def test_an_order_that_is_only_a_hint_waits_for_nobody(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = start(_echo)
+    process.send("before")
+    assert process.receive(20.0) == "before"
+    process.pause()
+    monkeypatch.setattr(process_module, "SEND_S", 60.0)
+    waits = threading.Thread(target=process.send, args=(b"x" * 2_000_000,), daemon=True)
+    waits.start()
+    until(process._sending.locked)
+    began_s = time.monotonic()
+    with pytest.raises(UsageError, match="takes no orders"):
+        process.send("hint", patience_s=0.0)
+    assert time.monotonic() - began_s < 30.0
+    process.resume()
+    waits.join(20.0)
+    assert len(process.receive(20.0)) == 2_000_000
+
+
 def test_a_report_never_holds_up_the_child(start: Start) -> None:
     def report_much(context: Any) -> None:
         for number in range(20):

@@ -525,10 +525,11 @@ class Fingerprint(Walk):
         self.value(cls.__bases__)
         self._mark(sorted(name for name, value in vars(cls).items() if isinstance(value, types.MemberDescriptorType)))
         if issubclass(cls, enum.Enum):
+            not_counted = _NOT_OF_A_MEMBER | _cached_by_use(cls)
             for name, member in cls.__members__.items():
                 self._mark("member", name)
                 self.value(member._value_)
-                extras = [each for each in vars(member).items() if each[0] not in _NOT_OF_A_MEMBER]
+                extras = sorted(each for each in vars(member).items() if each[0] not in not_counted)
                 if extras:
                     self.value(extras)
         attributes = class_attributes(cls)
@@ -596,6 +597,12 @@ class Fingerprint(Walk):
             self._mark("opaque", kind.__name__)
         else:
             super()._object(kind, value)
+
+
+def _cached_by_use(cls: type) -> frozenset[str]:
+    """Return under which names instances keep what they have worked out: it follows from the rest, once it is asked."""
+    attributes = ((name, value) for base in cls.__mro__ for name, value in vars(base).items())
+    return frozenset(name for name, value in attributes if isinstance(value, functools.cached_property))
 
 
 _VOLATILE = ("__pydantic_core", "__pydantic_validator", "__pydantic_serializer", "__pydantic_parent", "_abc_")

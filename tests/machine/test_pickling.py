@@ -563,6 +563,32 @@ def test_a_fingerprint_says_what_code_rests_on(notebook: Any, one: str, other: s
     assert (fingerprint_of(notebook(other).f) == first) is equal
 
 
+LAZY = """
+import enum, functools
+class Lazy:
+    @functools.cached_property
+    def inherited(self): return [self.name]
+class Colour(Lazy, enum.Enum):
+    def __new__(cls, value, label):
+        made = object.__new__(cls)
+        made._value_, made.label = value, label
+        return made
+    RED = 1, {label!r}
+    GREEN = 2, "g"
+    @functools.cached_property
+    def own(self): return [self.label]
+"""
+
+
+def test_what_members_of_an_enum_work_out_when_they_are_used_is_not_in_its_fingerprint(notebook: Any) -> None:
+    colour = notebook(LAZY.format(label="r")).Colour
+    before = fingerprint_of(colour)
+    assert (colour.RED.own, colour.GREEN.inherited) == (["r"], ["GREEN"])
+    assert {"own", "label"} <= vars(colour.RED).keys()
+    assert fingerprint_of(colour) == before
+    assert fingerprint_of(notebook(LAZY.format(label="other")).Colour) != before
+
+
 def test_definitions_are_restored_to_what_they_were(notebook: Any) -> None:
     definitions = Definitions()
     module = notebook(COMMAND.format(step=1))

@@ -35,7 +35,7 @@ from statemachines.ranges import RangeRefused
 
 if TYPE_CHECKING:
     from actorraft import ActorRef
-    from statemachines.parameter_server import Member
+    from statemachines.parameter_server import Member, Progress
     from statemachines.updates import Vector
 
 AGAIN_S: Final = (0.002, 0.2)  # the first and the longest wait before what failed is sent again
@@ -53,6 +53,7 @@ class Way(Protocol):
     def join(self, worker: str | int, examples: float, life: int) -> Future[int]: ...
     def leave(self, worker: str | int) -> Future[bool]: ...
     def layout(self) -> Future[list[tuple[str, tuple[int, ...]]]]: ...
+    def progress(self) -> Future[Progress]: ...
 
 
 class _Front:
@@ -80,6 +81,9 @@ class _Front:
 
     def layout(self) -> Future[list[tuple[str, tuple[int, ...]]]]:
         return self._ref.ask(("layout",), ASK_S)
+
+    def progress(self) -> Future[Progress]:
+        return self._ref.ask(("progress",), ASK_S)
 
 
 class _Direct:
@@ -110,6 +114,9 @@ class _Direct:
 
     def layout(self) -> Future[list[tuple[str, tuple[int, ...]]]]:
         return self._commands.layout.submit()  # type: ignore[no-any-return]
+
+    def progress(self) -> Future[Progress]:
+        return self._reads.progress.submit()  # type: ignore[no-any-return]
 
 
 @dataclass(eq=False)
@@ -201,16 +208,15 @@ class ParameterClient:
         Raises:
             UsageError: this client is closed, or the update does not have the parameters' shapes.
         """
-        vector = self._vector(update)
+        encoded, sent = self._encode(self._vector(update))
+        push = _Push(base_version, encoded, sent, ResultFuture())
         with self._answered:
             if threading.current_thread() is not self._thread:  # a callback of a push: it would wait for itself
                 self._answered.wait_for(lambda: self._closed or self._unanswered < self._outstanding_max)
             if self._closed:
                 raise UsageError("this client is closed")
             self._unanswered += 1
-        encoded, sent = self._encode(vector)
-        push = _Push(base_version, encoded, sent, ResultFuture())
-        self._todo.put(lambda: self._begin(push))
+            self._todo.put(lambda: self._begin(push))  # before what `close` puts, or not at all
         return push.future
 
     def pull(self, min_version: int = 0) -> tuple[int, dict[str, Any]]:
@@ -240,6 +246,8 @@ class ParameterClient:
                 version, data = self._ask(lambda way: way.pull(min_version))
             else:  # each range has ASK_S
                 version, data = self._ask(lambda way: sending.Fetch(way.pull_range, min_version).future, math.inf)
+        except NotYet:
+            raise
         except Unavailable as error:
             self._check_version(min_version, error)
             raise
@@ -249,7 +257,7 @@ class ParameterClient:
         """Raise NotYet if a pull had to wait too long for its version, and not for whoever has it."""
         version = min_version
         with contextlib.suppress(Exception):  # nobody serves
-            version, *_ = self._ways[self._way].pull_range(secrets.randbits(62), 0, 0).result(LOOK_S)
+            version = self._ways[self._way].progress().result(LOOK_S).version
         if version < min_version:
             raise NotYet(f"version {min_version}: this is {version}") from error
 

@@ -8,7 +8,8 @@ Its workers ask again, here after a restart or at another front, and are answere
 Process:    an actor's. Messages come in its loop; all else is done by one thread, in the order in which it comes.
 Shape:      messages are tuples of scalars: ("push", worker, step, base version, life, examples, update),
             ("put_range", sender, number, size, bytes), ("pull", version), ("pull_range", fetcher, number, version),
-            ("skip", worker, step, life), ("join", worker, examples, life), ("leave", worker), ("layout",).
+            ("skip", worker, step, life), ("join", worker, examples, life), ("leave", worker), ("layout",),
+            ("progress",).
 """
 
 from __future__ import annotations
@@ -98,14 +99,9 @@ class ParameterFront(Actor):
         server: Any = client.proxy(timeout=None)
         self._layout = server.layout()
         size = sum(_count(shape) for _, shape in self._layout)
-        self._bench = _Bench(
-            server,
-            client.proxy(timeout=PULL_S, consistency="stale"),
-            size,
-            self._window_max,
-            self._windows_outstanding_max,
-        )
-        self._server = server
+        reader: Any = client.proxy(timeout=PULL_S, consistency="stale")
+        self._bench = _Bench(server, reader, size, self._window_max, self._windows_outstanding_max)
+        self._server, self._reader = server, reader
         self._client = client
 
     def receive(self, message: Any) -> Any:
@@ -139,6 +135,8 @@ class ParameterFront(Actor):
                 return self._server.skip.submit(worker, step, life)
             case ("layout",):
                 return self._layout
+            case ("progress",):
+                return self._reader.progress.submit()
         raise UsageError(f"a ParameterFront does not know {str(message)[:100]!r}")
 
     def on_stop(self) -> None:

@@ -23,6 +23,7 @@ from statemachines.parameter_server import (
     Superseded,
     WrongUpdate,
 )
+from statemachines.ranges import RANGE_BYTES
 
 SIZE = 100
 
@@ -35,11 +36,13 @@ class Way:
         self.on_push: Callable[[int], str] = lambda step: "answer"
         self.lock = threading.Lock()
         self.sent: list[tuple[str, int]] = []
+        self.asked: list[str] = []  # the kinds of all messages
 
     def ask(self, message: tuple[Any, ...], timeout: float | None = None) -> Future[Any]:
         future: Future[Any] = Future()
         with self.lock:
             kind, *arguments = message
+            self.asked.append(kind)
             what = "answer"
             if kind == "push":
                 worker, step, base_version, life, _, update = arguments
@@ -70,7 +73,7 @@ def opened() -> Iterator[Callable[..., ParameterClient]]:
     clients: list[ParameterClient] = []
 
     def open_client(way: Any, **options: Any) -> ParameterClient:
-        clients.append(ParameterClient("a", way, timeout=20.0, **options))
+        clients.append(ParameterClient("a", way, **{"timeout": 20.0, **options}))
         return clients[-1]
 
     yield open_client
@@ -256,6 +259,23 @@ def test_a_pull_that_waits_in_vain_says_for_what() -> None:
         assert type(caught.value) is Unavailable
 
 
+def test_a_pull_that_is_told_that_it_came_too_early_asks_nothing_more(opened: Any) -> None:
+    way = Way(Async(0.0))
+    client = opened(way, timeout=0.1)
+    with pytest.raises(NotYet, match="version 5: this is 0"):
+        client.pull(5)
+    assert way.asked[-1] == "pull"
+
+
+def test_a_pull_that_waits_in_vain_leaves_no_version_held_for_it(opened: Any) -> None:
+    way = Silent(Async(0.0))
+    way.machine = ParameterServer({"w": np.zeros(RANGE_BYTES // 4 + 1)}, Async(0.0))
+    client = opened(way, timeout=0.1)
+    with pytest.raises(NotYet, match="version 5: this is 0"):
+        client.pull(5)
+    assert not way.machine._fetches._fetches
+
+
 def test_who_is_no_worker_is_told_so_at_once_and_not_asked_for_again(opened: Any) -> None:
     class Cluster(Way):
         """What the library itself raises in a command comes back as what it said."""
@@ -276,6 +296,29 @@ def test_nothing_is_waited_for_once_a_client_is_closed(opened: Any) -> None:
     client = opened(Way(Async(0.0)))
     client.close()
     client.flush()
+
+
+def test_a_push_whose_client_is_closed_while_it_encodes_is_refused_and_leaves_no_future_behind(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = opened(Way(Async(0.0)))
+    encode = client._encode
+
+    def close_and_encode(vector: Any) -> Any:
+        client.close()
+        return encode(vector)
+
+    monkeypatch.setattr(client, "_encode", close_and_encode)
+    with pytest.raises(UsageError, match="closed"):
+        client.push(ones(), 0)
+
+
+def test_an_update_that_cannot_be_encoded_takes_no_place_among_those_without_an_answer(opened: Any) -> None:
+    client = opened(Way(Async(0.0)), compress="bfloat16", outstanding_max=1)
+    with np.errstate(invalid="raise"), pytest.raises(FloatingPointError):
+        client.push(ones(float("inf")), 0)
+    assert client._unanswered == 0
+    assert client.push(ones(), 0).result(10) == 1
 
 
 def test_a_client_that_could_never_push_or_pull_is_refused(opened: Any) -> None:

@@ -125,3 +125,12 @@ def test_a_message_that_is_none_is_refused_where_it_comes_and_ends_nothing(messa
         assert pushed.result(10) == 1
     finally:
         front._bench.stop()
+
+
+def test_a_front_says_how_far_the_training_is() -> None:
+    server = Server()
+    front = ParameterFront({})
+    front._reader = server
+    asked = front.receive(("progress",))
+    assert server.go_on(GOES)
+    assert asked.result(10) == server.machine.progress()

@@ -220,7 +220,7 @@ class Driver:
             commit_along=commit_along,
             probation=probation,
         )
-        self.log_time = LogTime(self.server, self.clock)
+        self.log_time = LogTime(self.server, self.clock, restoring=snapshot is not None)
         self._checks = Schedule(0.0 if isinstance(executor, LogOnly) else config.digest_every_s)
         self.rules = Rules(
             self.server,
@@ -394,7 +394,7 @@ class Driver:
             self.snapshots.install(ready.install)
             self.observer.installed(ready.install)
             self._shut_out = []
-            self.rules.restoring()
+            self._restoring()
             self.fetching.forget()
             self.requests.handed_over()
         if ready.hard_state is not None or ready.entries_from >= 0:
@@ -410,6 +410,11 @@ class Driver:
                 self.metrics.appended(last_index, began_s)
                 if self.traces.under_way:
                     self.traces.written(last_index)
+
+    def _restoring(self) -> None:
+        """Another's state came, and takes the place of this node's."""
+        self.rules.restoring()
+        self.log_time.restoring = True
 
     def _on_stranger(self, message: Message) -> None:
         """A peer introduces itself, or says something before that."""
@@ -483,7 +488,7 @@ class Driver:
             taken = self.fetching.take(message, before + len(self._shut_out))
             if taken is not None:
                 del self._shut_out[: taken.index - before]
-                self.rules.restoring()
+                self._restoring()
                 self.observer.installed(taken)
                 self.requests.handed_over()
                 self._let_in()
@@ -550,6 +555,7 @@ class Driver:
                 self._look_at_code()
                 self.holding.note(None)
                 self.log_time.applied_s, self._wake_at_s = log_time_s, wake_at_s
+                self.log_time.restoring = False
                 self.requests.watches.restored(self._passed_on)
                 self._passed_on = index
                 self.server.applied(index)
@@ -576,7 +582,7 @@ class Driver:
 
     def _maybe_check(self) -> None:
         """Append a check entry when it is due (digests.py)."""
-        if self.server.state is not LeaderState or self.requests.closing:
+        if self.server.state is not LeaderState or self.requests.closing or self.log_time.restoring:
             return
         mixed, awaited, eager = self.rules.mixed, bool(self.rules.to_compare), self.rules.compares_now
         now_s, handed_index = self.clock.monotonic(), self.snapshots.handed_index

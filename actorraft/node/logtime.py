@@ -18,10 +18,12 @@ class LogTime:
 
     Attributes:
         applied_s: log time as of the last entry applied; whoever applies says it.
+        restoring: a snapshot is here whose log time is not known yet, for its state is not either.
     """
 
-    def __init__(self, server: RaftServer, clock: Clock) -> None:
+    def __init__(self, server: RaftServer, clock: Clock, *, restoring: bool = False) -> None:
         self.applied_s = 0.0
+        self.restoring = restoring
         self._server = server
         self._clock = clock
         self._lead_since: tuple[int, float, float] | None = None  # term, log time then, monotonic time then
@@ -31,7 +33,10 @@ class LogTime:
         now_s, term = self._clock.monotonic(), self._server.current_term
         if self._lead_since is None or self._lead_since[0] != term:
             last_s = max(self.applied_s, self._last_stamp_s())
-            self._lead_since = (term, last_s if last_s > 0 else self._clock.wall(), now_s)
+            begins_s = last_s if last_s > 0 else self._clock.wall()
+            if self.restoring:
+                return begins_s  # as good as can be said; the term's time goes on from what the snapshot says
+            self._lead_since = (term, begins_s, now_s)
         _, log_time_s, since_s = self._lead_since
         return log_time_s + (now_s - since_s)
 

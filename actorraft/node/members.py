@@ -200,10 +200,12 @@ class Members:
         if now_s < self._looked_s + PROMOTE_S:
             return False
         self._looked_s, server = now_s, self._driver.server
-        fresh = roster.without_late_tokens(configuration, self._driver.log_time.now_s())
-        if fresh is not configuration:  # else a later leader, whose log time stood while nothing was logged, took them
-            server.annotate(fresh)
-            return True
+        log_time = self._driver.log_time
+        if any(token.node_id < 0 for token in configuration.tokens) and not log_time.restoring:
+            fresh = roster.without_late_tokens(configuration, log_time.now_s())
+            if fresh is not configuration:  # else a later leader, whose log time stood while it was idle, took them
+                server.annotate(fresh)
+                return True
         waiting = [
             token.node_id
             for token in configuration.tokens

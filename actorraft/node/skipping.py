@@ -89,7 +89,7 @@ class Skipping:
             return
         for peer_id in server.configuration.members - self._met - {server.node_id}:
             self._introduce(peer_id, asks=True)
-        leads = server.state is LeaderState and server.committed_in_own_term
+        leads = server.state is LeaderState and server.committed_in_own_term and not self._log_time.restoring
         if leads and self._logged_term != server.current_term:
             with contextlib.suppress(RaftError):  # later, then
                 entry = codec.encode(codec.Skips(sorted(self._skips.items())))

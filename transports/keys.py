@@ -23,12 +23,15 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeGuard
 
 import zmq
 from zmq.utils import z85
 
 from actorraft.errors import UsageError
+from actorraft.loggers import guarded_logger
+
+logger = guarded_logger("actorraft.transports")
 
 KEY_CHARS: Final = 40
 ROLES: Final = ("read", "write", "admin", "join")
@@ -48,9 +51,13 @@ def check_public(public: object) -> str:
     Raises:
         UsageError: it has not.
     """
-    if isinstance(public, str) and len(public) == KEY_CHARS and _is_z85(public):
+    if _is_public(public):
         return public
     raise UsageError(f"a public key has {KEY_CHARS} characters of Z85, not {public!r}")
+
+
+def _is_public(public: object) -> TypeGuard[str]:
+    return isinstance(public, str) and len(public) == KEY_CHARS and _is_z85(public)
 
 
 @functools.lru_cache(4096)
@@ -155,8 +162,26 @@ class Keys:
                 raise UsageError(f"a client's role is one of {', '.join(ROLES)}, not {guest.role!r}")
 
     def trusting(self, members: Mapping[int, tuple[str, ...]], clients: Mapping[str, Guest] | None = None) -> Keys:
-        """Return the same process with other members, and other clients if they are given."""
-        return replace(self, members=dict(members), clients=self.clients if clients is None else dict(clients))
+        """Return the same process with other members, and other clients if they are given: as a cluster says it.
+
+        A cluster's log keeps what an older leader took for a key, and that must end nobody: what is none is left out.
+        """
+        believed = {
+            node_id: tuple(key for key in publics if _proves(f"node {node_id}", key))
+            for node_id, publics in members.items()
+        }
+        guests = self.clients
+        if clients is not None:
+            guests = {key: guest for key, guest in clients.items() if _proves(f"guest {guest.name!r}", key)}
+        return replace(self, members={one: keys for one, keys in believed.items() if keys}, clients=guests)
+
+
+@functools.lru_cache(4096)  # said once
+def _proves(name: str, public: str) -> bool:
+    if _is_public(public):
+        return True
+    logger.warning("what the cluster has as the key of %s is none (%r), and is left out", name, public)
+    return False
 
 
 @dataclass(frozen=True)

@@ -226,12 +226,12 @@ class ZeroMQMailbox(Sockets):
             clients: public key -> who that is; None: as before.
 
         Raises:
-            UsageError: this mailbox has no key of its own, or one of these is no key.
+            UsageError: this mailbox has no key of its own.
         """
         if self._keys is None:
             raise UsageError("a mailbox without a key of its own believes none")
         self._keys = self._keys.trusting(members, clients)
-        self._owners = owners(members)
+        self._owners = owners(self._keys.members)
         for door in (self._peer_door, self._client_door):
             for tag, caller in list(door.callers.items()):
                 if door.encrypted and not self._still(door, caller):

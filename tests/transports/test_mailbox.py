@@ -383,6 +383,17 @@ def test_a_node_with_another_key_is_told_to_have_gone_and_come(world: World) -> 
     assert [envelope.kind for envelope in happened] == [Kinds.DISCONNECTED, Kinds.CONNECTED]
 
 
+@tcp
+def test_what_is_no_key_ends_neither_a_node_nor_a_client_that_is_told_of_it(world: World) -> None:
+    node = world.mailbox(0)
+    channel = world.channel(node)
+    no_key = "~" * 40  # any 40 characters, as an older leader took them into the log
+    node.set_keys(MEMBERS | {7: (no_key,)}, {CLIENT.public: Guest("client", "admin"), no_key: Guest("odd", "admin")})
+    channel.set_keys(MEMBERS | {7: (no_key,)})
+    assert channel.send(0, b"heard all the same")
+    assert [(Kinds.CLIENT, b"heard all the same")] == [(kind, frame) for kind, _, frame in take(node, 1)]
+
+
 def test_a_node_that_says_as_it_is_met_that_it_has_moved_is_not_up_at_its_old_place(world: World) -> None:
     a, b, moved = world.mailbox(0), world.mailbox(1), world.mailbox(1, **elsewhere(world))
     b.set_peers({0: a.endpoints[0]})

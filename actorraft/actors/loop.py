@@ -63,7 +63,7 @@ from actorraft.loggers import guarded_logger
 from actorraft.pickling import exceptions
 from actorraft.pickling.encoder import BESIDE_BYTES
 from actorraft.ports import Kinds
-from actorraft.steady import monotonic
+from actorraft.steady import Patience, monotonic
 
 if TYPE_CHECKING:
     from actorraft.actors.actor import Actor
@@ -76,7 +76,8 @@ logger = guarded_logger("actorraft")
 FLUSH_S: Final = 0.001  # answers wait for each other no longer than this
 SMALL_BYTES: Final = BESIDE_BYTES // 4  # a text of so many characters is below BESIDE_BYTES in any case
 AGAIN_S: Final = 0.005  # when to try again with a sender that does not read
-FAREWELL_S: Final = 1.0  # how long the last answers of a stopped actor may take to be read
+FAREWELL_S: Final = 1.0  # an actor that stops waits for its last answers until nothing was read for so long
+FAREWELL_MAX_S: Final = 5.0  # and no longer than this
 QUIET_S: Final = 0.1  # when nothing came for so long, nothing is left that a sender sent before it ended
 
 _BULK: Final = bytes([wire.BULK])
@@ -229,13 +230,15 @@ def run_actor(context: ChildContext, address: Address, run_dir: str, code: bytes
     context.on_stop(inside.leave)
     loop = _Loop(actor, mailbox, context, inside, coroutines, manner, in_loop=in_loop)
     context.report(("ready", None))
+    crashed = True
     try:
         loop.run()
         call_hook(actor.on_stop)
+        crashed = False
     finally:
         loop.farewell()
         mailbox.close()
-        leave_system()
+        leave_system(soon=crashed)  # who crashed is to start again
 
 
 class _Sender:
@@ -659,7 +662,7 @@ class _Loop:
 
     def farewell(self) -> None:
         """Send the last answers and wait, not for ever, until they are read: a link that ends drops what is unread."""
-        until_s = monotonic() + FAREWELL_S
+        patience = Patience(FAREWELL_S, FAREWELL_MAX_S, monotonic())
         reading: set[bytes] = set()
         while True:
             self._take_late()  # the last turn, or `on_stop`, may have ended what others wait for
@@ -671,7 +674,8 @@ class _Loop:
                     reading.add(sender_id)
                 elif sent is None:
                     self._forget(sender_id)
-            if not self._senders or monotonic() >= until_s:
+            left = len(self._senders) + len(self._senders.keys() - reading)  # of two steps: told of the end; has read
+            if patience.is_over(left, monotonic()):
                 return
             for kind, sender_id, frame in self._mailbox.wait(AGAIN_S):
                 with contextlib.suppress(msgspec.DecodeError):

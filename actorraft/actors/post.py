@@ -253,14 +253,16 @@ class Post:
                 return
         watcher(record.last_exit if record is not None and record.last_exit is not None else unknown_exit(box))
 
-    def owes(self) -> bool:
-        """Whether anybody who can take it has not taken all that was sent."""
+    def owes(self) -> int:
+        """Return how much others still have to take, if they can: messages, and the links that these wait for."""
+        own = self._who[1] if self._who is not None else None  # who ends takes nothing from itself any more
+        owed = 0
         for box in list(self._boxes.values()):
-            if box.dead is None and box.debt > 0:
+            if box.dead is None and box.debt > 0 and box.endpoint != own:
                 record = box.record()
                 if record is not None and not record.dead:
-                    return True
-        return False
+                    owed += box.debt + (not box.connected)
+        return owed
 
     def close(self) -> None:
         """End the thread and close the sockets; asks that are open end with ActorDead. Idempotent."""
@@ -339,7 +341,7 @@ class Post:
                 try:
                     check_connect(box.endpoint)
                 except UsageError:  # its directory is gone, and so is the actor
-                    self._forget(box, "is gone")
+                    self._end(box, "is gone")
             boxes = [box for box in boxes if box.dead is None]
             with contextlib.suppress(UsageError):  # one more has gone meanwhile
                 self._channel.set_endpoints({box.endpoint: box.endpoint for box in boxes})
@@ -563,11 +565,14 @@ class Post:
 
     def _bury(self, box: Box, why: str) -> None:
         """Nothing will be taken any more."""
+        self._end(box, why)
+        if not self.closed:
+            self._link()
+
+    def _end(self, box: Box, why: str) -> None:
         self._forget(box, why)
         if box.watchers:  # its owner ended before it could say how this one did
             self._tell_exit(box, unknown_exit(box))
-        if not self.closed:
-            self._link()
 
     def _forget(self, box: Box, why: str) -> None:
         with self._lock:

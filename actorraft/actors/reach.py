@@ -244,12 +244,12 @@ class RemotePost(Post):
         for box in boxes:
             cluster_id, node_id, _ = _place(box.endpoint)
             if cluster_id != folder.cluster_id or node_id not in folder.endpoints:
-                self._forget(box, f"is at node {node_id} of cluster {cluster_id}, which {self._path} does not know")
+                self._end(box, f"is at node {node_id} of cluster {cluster_id}, which {self._path} does not know")
                 continue
             try:
                 self._at[box.endpoint] = _at(folder, node_id)
             except UsageError as error:  # there is no port after the clients'
-                self._forget(box, f"is not reached: {error}")
+                self._end(box, f"is not reached: {error}")
                 continue
             keys[box.endpoint] = folder.keys.members.get(node_id, ())
         self._channel.set_keys(keys)

@@ -47,7 +47,7 @@ from actorraft.actors.rundir import RunDir
 from actorraft.actors.surroundings import check_descriptors, interpreter
 from actorraft.errors import ActorDead, StartError, UsageError
 from actorraft.loggers import guarded_logger
-from actorraft.steady import monotonic
+from actorraft.steady import Patience, monotonic
 
 if TYPE_CHECKING:
     from actorraft.actors.bootstrap import ChildContext
@@ -57,7 +57,8 @@ logger = guarded_logger("actorraft")
 
 START_S: Final = 30.0
 KILL_S: Final = 5.0
-DRAIN_S: Final = 1.0  # how long what a process that ends has sent may take to be taken
+DRAIN_S: Final = 1.0  # a process that ends waits for what it has sent until nothing was taken for so long
+DRAIN_MAX_S: Final = 5.0  # and no longer than this
 LOOK_S: Final = 0.01  # how often a restart of somebody else's actor is looked after
 NAME_CHARS_MAX: Final = 40
 _NAME: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_CHARS_MAX}}}")
@@ -102,7 +103,7 @@ class System:
         self._forks = ForkServer(run_dir)
         self.closed = False
         self.at_close: list[Callable[[], object]] = []  # what else ends with this
-        self.owing: list[Callable[[], bool]] = []  # each says whether what it has sent is still on its way
+        self.owing: list[Callable[[], int]] = []  # each says how much of what was sent is still on its way
 
     @property
     def post(self) -> Post:
@@ -403,11 +404,20 @@ class System:
             write_record(record)
 
     def close(self) -> None:
-        """End every actor that this process started. Idempotent; does nothing in a fork; starts no thread."""
+        """End every actor that this process started, once what was sent is taken, if it can be.
+
+        Idempotent; does nothing in a fork; starts no thread.
+        """
         if self.pid != os.getpid() or self.closed:
             return
         with self._lock:
             self.closed = True
+        try:
+            self.drain()
+        finally:  # a second Ctrl-C ends the wait alone
+            self._end_all()
+
+    def _end_all(self) -> None:
         for end in self.at_close:
             end()
         if self._monitor is not None:
@@ -424,11 +434,16 @@ class System:
         if self._own_run is not None:
             self._own_run.remove()
 
-    def hang_up(self) -> None:
-        """End the sending side, once others have taken what was sent, or DRAIN_S later."""
-        until_s = monotonic() + DRAIN_S
-        while any(owes() for owes in self.owing) and monotonic() < until_s:
+    def drain(self, most_s: float | None = None) -> None:
+        """Wait until what was sent is taken, DRAIN_S for each step of that, `most_s` (DRAIN_MAX_S) in all."""
+        if self.pid != os.getpid():
+            return
+        patience = Patience(DRAIN_S, DRAIN_MAX_S if most_s is None else most_s, monotonic())
+        while not patience.is_over(sum(owes() for owes in self.owing), monotonic()):
             time.sleep(LOOK_S)
+
+    def hang_up(self) -> None:
+        """End the sending side."""
         for post in (self._post, *self._posts.values()):
             if post is not None:
                 post.close()
@@ -469,9 +484,16 @@ def join_system(run_dir: str, actor: Address) -> None:
         _system = System(Path(run_dir), actor)
 
 
-def leave_system() -> None:
-    """In the process of an actor that ends: have what it has sent taken, if it can be."""
+def drain_system() -> None:
+    """Wait until what this process has sent is taken, if it can be."""
     if _system is not None:
+        _system.drain()
+
+
+def leave_system(*, soon: bool) -> None:
+    """In the process of an actor that ends: have what it has sent taken, if it can be; `soon`: within DRAIN_S."""
+    if _system is not None:
+        _system.drain(DRAIN_S if soon else DRAIN_MAX_S)
         _system.hang_up()
 
 

@@ -57,7 +57,7 @@ from actorraft.actors.records import (
 )
 from actorraft.actors.ref import ActorRef, check_asking
 from actorraft.actors.spawn import ActorOptions, actor_ref, replicate_by
-from actorraft.actors.system import system
+from actorraft.actors.system import drain_system, system
 from actorraft.actors.wire import Call, Inquiry, Writer, callable_methods
 from actorraft.cluster.courier import changed, make_courier
 from actorraft.errors import (
@@ -76,6 +76,7 @@ from actorraft.machine import active, context, default_state, methods_of, restor
 from actorraft.pickling import exceptions
 
 if TYPE_CHECKING:
+    from actorraft.actors.system import System
     from actorraft.client.client import Client
     from actorraft.cluster.cluster import Cluster
 
@@ -635,9 +636,13 @@ def link_to(ref: ActorRef) -> _Link:
             raise ActorDead(f"{ref.name} is gone: {error}") from error
         link = _links[key] = _Link(ref, record, client, None)
         with contextlib.suppress(UsageError):  # this process is ending
-            if _owe not in (owing := system().owing):
-                owing.append(_owe)
+            _wait_at_the_end(system())
         return link
+
+
+def _wait_at_the_end(here: System) -> None:
+    if _owe not in here.owing:
+        here.owing.append(_owe)
 
 
 def _keep(ref: ActorRef, message: Any, why: str) -> None:
@@ -648,10 +653,9 @@ def _keep(ref: ActorRef, message: Any, why: str) -> None:
     ring.add(ref.name, [(TELL, 0, data)], why)
 
 
-def _owe() -> bool:
-    """Whether a message of this process is on its way to an actor that lives."""
-    links = [link for (pid, _), link in list(_links.items()) if pid == os.getpid()]
-    return any(link.outstanding and link.cluster is None for link in links)
+def _owe() -> int:
+    """Return how many messages of this process are on their way to replicated actors."""
+    return sum(link.outstanding for (pid, _), link in list(_links.items()) if pid == os.getpid())
 
 
 def _said(kind: int, message: Any) -> tuple[Any, ...]:
@@ -663,6 +667,13 @@ def _end_all() -> None:
     for (pid, _), link in list(_links.items()):
         if pid == os.getpid():
             link.end()
+
+
+def _end_at_exit() -> None:
+    try:
+        drain_system()
+    finally:
+        _end_all()
 
 
 class _Replication:
@@ -705,7 +716,8 @@ class _Replication:
         cluster.submit((BEGIN, None), timeout=None)
         if _end_all not in here.at_close:
             here.at_close.append(_end_all)
-            atexit.register(_end_all)  # before the clusters' own, which would say that this one was left open
+            _wait_at_the_end(here)
+            atexit.register(_end_at_exit)  # before the clusters' own, which would say that this one was left open
         return ref
 
     def ref(self, name: str, record: Record) -> ReplicatedActorRef:

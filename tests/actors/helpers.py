@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from actorraft.actors import loop, system
 from actorraft.actors.actor import Actor
 
 
@@ -16,6 +17,25 @@ class Echo(Actor):
     def receive(self, message: Any) -> Any:
         """Return the message."""
         return message
+
+
+class Noting(Actor):
+    """Takes its time with each message, and writes it to a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def receive(self, message: str) -> None:
+        """Write the message."""
+        time.sleep(0.001)
+        with self.path.open("a") as file:
+            file.write(f"{message}\n")
+
+
+def take_time_to_leave() -> None:
+    """In the process of an actor, or of a script: have it wait at its end as long as a slow machine may need."""
+    vars(loop).update(FAREWELL_S=60.0, FAREWELL_MAX_S=60.0)
+    vars(system).update(DRAIN_S=60.0, DRAIN_MAX_S=60.0)
 
 
 def parent_of(pid: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from actorraft import Actor
 from actorraft.actors import loop as module
+from actorraft.actors import system as system_module
 from actorraft.actors.loop import AGAIN_S, FAREWELL_S
 from actorraft.actors.wire import ASK, LAST, READ
 from actorraft.ports import Envelope, Kinds
@@ -81,3 +83,33 @@ def test_a_sender_that_does_not_read_is_not_waited_for_for_ever() -> None:
     mailbox = Mailbox([], reads=False)
     assert FAREWELL_S <= leave(mailbox) <= FAREWELL_S + AGAIN_S
     assert mailbox.frames == [[7], [LAST]]  # said once
+
+
+@pytest.mark.parametrize(
+    ("left", "seconds"),
+    [
+        ([0], 0.0),
+        ([4, 4, 4, 4, 4], 1.0),  # nobody takes anything
+        ([4, 4, 3, 3, 2, 2, 1, 1, 0], 4.0),  # slow, but they do
+        ([*range(100, 0, -1)], 5.0),  # not for ever
+        ([4, 5, 6, 7, 8], 1.0),  # more of it is no progress
+    ],
+)
+def test_what_was_sent_is_waited_for_as_long_as_somebody_takes_of_it(
+    left: list[int], seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a second passes between two looks."""
+    looks = iter(left)
+    now_s = 100.0
+
+    def sleep(_: float) -> None:
+        nonlocal now_s
+        now_s += 0.5
+
+    monkeypatch.setattr(system_module, "monotonic", lambda: now_s)
+    monkeypatch.setattr(system_module, "time", SimpleNamespace(sleep=sleep))
+    system = system_module.System(tmp_path)
+    system.owing.append(lambda: next(looks))
+    system.drain()
+
+    assert now_s - 100.0 == seconds

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 
 from actorraft.actors.actor import Actor
 from actorraft.actors.pool import PoolRef
-from actorraft.actors.records import Exit
+from actorraft.actors.post import Post
+from actorraft.actors.records import UP, Address, Exit, Record, identify, write_record
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.spawn import ActorOptions, actor_ref
 from actorraft.errors import StartError, UsageError
@@ -81,11 +83,29 @@ def test_who_watches_an_actor_whose_owner_is_killed_is_told() -> None:
         owner.stdout.readline()
         ref = actor_ref(name)
         ref.watch(exits.append)
-        assert ref.ask("there").result(20.0) == "there"
+        assert ref.ask("there", timeout=20.0).result(20.0) == "there"
         owner.kill()
 
     until(lambda: exits)
     assert [(each.name, each.restarting) for each in exits] == [(name, False)]
+
+
+def test_who_watches_several_actors_is_told_of_each_when_their_owner_ends() -> None:
+    """Their directory goes at once, before anybody could read how they ended."""
+    me, exits = identify(os.getpid()), list[Exit]()
+    with tempfile.TemporaryDirectory() as there:
+        run_dir = Path(there) / "run"
+        run_dir.mkdir(mode=0o700)
+        post = Post()
+        for number in range(4):
+            endpoint = f"ipc://{run_dir}/actor-{number}.0"
+            write_record(Record(endpoint, 10, me, me, UP))
+            post.watch(post.box(Address(f"actor-{number}", endpoint, 10, 10_000)), exits.append)
+        run_dir.rename(Path(there) / "gone")
+
+        until(lambda: len(exits) == 4)
+        post.close()
+    assert sorted((each.name, each.restarting) for each in exits) == [(f"actor-{number}", False) for number in range(4)]
 
 
 def test_what_a_script_tells_a_public_actor_before_it_ends_arrives(start: Start, tmp_path: Path) -> None:
@@ -99,11 +119,26 @@ def test_what_a_script_tells_a_public_actor_before_it_ends_arrives(start: Start,
 
     name = f"public-{os.getpid()}"
     ref = start(Counting, name=name, public=True)
-    script = f"from actorraft import actor_ref; ref = actor_ref({name!r}); [ref.tell('job') for _ in range(100)]"
+    script = (
+        "from actorraft import actor_ref\nfrom tests.actors.helpers import take_time_to_leave\ntake_time_to_leave()\n"
+        f"ref = actor_ref({name!r})\nfor _ in range(100): ref.tell('job')"
+    )
 
     subprocess.run([sys.executable, "-c", script], timeout=60, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
-    assert ref.ask("?").result(20.0) == 100
+    assert ref.ask("?", timeout=20.0).result(20.0) == 100
+
+
+def test_what_a_script_tells_actors_of_its_own_before_it_ends_is_taken(tmp_path: Path) -> None:
+    script = (
+        "from actorraft import spawn\nfrom tests.actors.helpers import Noting, take_time_to_leave\n"
+        f"take_time_to_leave()\nref = spawn(Noting, {str(tmp_path / 'noted')!r})\n"
+        "for _ in range(100): ref.tell('job')"
+    )
+
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    assert (tmp_path / "noted").read_text() == "job\n" * 100
 
 
 def test_an_actor_that_is_not_public_is_found_by_its_own_tree_alone(start: Start, tmp_path: Path) -> None:

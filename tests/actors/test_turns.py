@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from actorraft.actors.coroutines import Coroutines
 from actorraft.actors.ref import ActorRef
 from actorraft.actors.spawn import ActorOptions
 from actorraft.actors.supervision import Supervision
+from actorraft.actors.system import system
 from actorraft.errors import ActorDead, CommandFailed, UsageError
-from tests.actors.helpers import until
+from tests.actors.helpers import take_time_to_leave, until
 
 pytestmark = pytest.mark.cluster
 
@@ -344,6 +346,7 @@ class Keeper(Doer):
     """Answers later; at the latest when it is stopped."""
 
     def on_start(self) -> None:
+        take_time_to_leave()
         self.promised: list[Future[str]] = []
 
     def promise(self) -> Any:
@@ -358,23 +361,26 @@ class Keeper(Doer):
 
 def test_what_has_ended_as_an_actor_stops_and_what_it_ends_itself_then_is_answered(start: Start) -> None:
     ref = start(Keeper)
-    promised = [ref.proxy().promise.submit() for _ in range(3)]
-    answers = [ref.ask(lambda actor: done()) for _ in range(20)]
+    promised = [ref.proxy(timeout=20.0).promise.submit() for _ in range(3)]
+    answers = [ref.ask(lambda actor: done(), timeout=20.0) for _ in range(20)]
     ref.stop()
 
     assert {answer.result(20.0) for answer in answers} == {"done"}
     assert [answer.result(20.0) for answer in promised] == ["closed"] * 3
 
 
-@pytest.mark.parametrize("hook", ["receive", "on_stop"])
+@pytest.mark.parametrize("hook", ["receive", "on_stop", "crash"])
 def test_what_an_actor_tells_others_last_of_all_arrives(start: Start, hook: str) -> None:
     class Leaver(Doer):
         def __init__(self, other: ActorRef) -> None:
             self.other = other
+            take_time_to_leave()
 
         def receive(self, message: Any) -> Any:
-            if hook == "receive":
+            if hook != "on_stop":
                 self.say()
+            if hook == "crash":
+                raise ValueError("it ends here")
             self.stop()
 
         def on_stop(self) -> None:
@@ -387,12 +393,27 @@ def test_what_an_actor_tells_others_last_of_all_arrives(start: Start, hook: str)
                 self.other.tell(lambda actor: actor.failed.append("told"))
 
     others = [start(Doer) for _ in range(5)]
-    leavers = [start(Leaver, other) for other in others]
+    once = Supervision(restart="temporary", on_error="restart")
+    leavers = [start(Leaver, other, supervision=once) for other in others]
     for leaver in leavers:
         leaver.tell("go")
 
     until(lambda: not any(leaver.is_alive() for leaver in leavers))
-    assert [other.ask(lambda actor: len(actor.failed)).result(20.0) for other in others] == [20] * 5
+    asked = [other.ask(lambda actor: len(actor.failed), timeout=20.0) for other in others]
+    assert [answer.result(20.0) for answer in asked] == [20] * 5
+
+
+def test_what_an_actor_tells_itself_as_it_ends_is_not_waited_for(start: Start, tmp_path: Path) -> None:
+    class Leaver(Doer):
+        def on_stop(self) -> None:
+            self.ref.tell("again")
+            (tmp_path / "owed").write_text(f"{self.ref.debt} {system().post.owes()}")
+
+    ref = start(Leaver)
+    ref.stop()
+    until(lambda: not ref.is_alive())
+
+    assert (tmp_path / "owed").read_text() == "1 0"
 
 
 def test_a_constructor_may_begin_with_new(start: Start) -> None:

@@ -210,7 +210,7 @@ def test_a_public_one_is_found_by_any_process_of_the_user_until_its_end() -> Non
     ref = start(Counter, name=name, public=True)
     script = f"from actorraft import actor_ref; ref = actor_ref({name!r}); print(ref.ask(1).result()); ref.tell(10)"
 
-    def run() -> subprocess.CompletedProcess[str]:
+    def run(script: str = script) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         return subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment
@@ -218,6 +218,13 @@ def test_a_public_one_is_found_by_any_process_of_the_user_until_its_end() -> Non
 
     assert run().stdout == "1\n"
     assert ref.ask(0).result() == 11  # what it told before it ended, too
+    also_spawns = (
+        "from actorraft import ActorOptions, actor_ref\nfrom tests.actors.helpers import Noting, take_time_to_leave\n"
+        f"take_time_to_leave()\nActorOptions(replicas=3).spawn(Noting, '')\nref = actor_ref({name!r})\n"
+        "for _ in range(100): ref.tell(1)"
+    )
+    assert run(also_spawns).returncode == 0
+    assert ref.ask(0, timeout=20.0).result() == 111
     with pytest.raises(UsageError, match="already"):
         start(Counter, name=name, public=True)
     ref.kill()

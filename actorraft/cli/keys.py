@@ -48,12 +48,21 @@ def rotate(
     """Give members new keys, one at a time; each begins anew with its own, leadership handed over before."""
     with cluster(client) as thread:
         roster = administration.ask_leader(thread, "roster", {}, timeout)
-        rows, begun = roster["members"], roster["rotating"]
+        rows, begun = roster["members"], roster.get("rotating", ())  # an older leader does not say
         if not any(public for _, _, _, public, _ in rows):
             raise fail("this cluster was founded without keys: there is none to replace")
         known = [row[0] for row in rows]
         # What an earlier run has begun comes first: nobody else's turn comes before that is finished.
-        wanted = node_ids or sorted(known, key=lambda node_id: (node_id not in begun, node_id == thread.leader))
+        wanted = sorted(
+            node_ids or known,
+            key=lambda node_id: (node_id not in begun, not node_ids and node_id == thread.leader),
+        )
+        for node_id in begun:
+            if node_id not in wanted:
+                raise fail(
+                    f"the key of node {node_id} is being replaced, one member at a time: first "
+                    f"actorraft keys rotate {node_id}"
+                )
         for node_id in wanted:
             if node_id not in known:
                 raise fail(f"there is no member {node_id}; the members are {known}", USED_WRONGLY)

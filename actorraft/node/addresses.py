@@ -9,6 +9,7 @@ goes before what was kept, until that member says otherwise.
 
 Keys come from the log; but a node that was away while all others got new ones reaches nobody, and hears of none. Then
 an operator says so in the same way: a member's key that is not what earlier starts were told is believed beside it.
+Never again one that the log has replaced since: an old `node.toml` that is put back brings no retired key back.
 
 A disk that was put back from a copy, or a copy that runs beside its original, has forgotten what it voted for and
 acknowledged since. So a member also says which lives of its process its disk remembers: one that does not remember the
@@ -16,7 +17,8 @@ last life that was met here is not heard, however often it starts, unless it say
 
 Source:     docs/decisions/0033.
 Invariant:  for each member the announcement with the highest number that was ever heard here; of nobody else. Whoever
-            is heard remembers the life that was heard before it, if that is not LIVES_MAX starts ago.
+            is heard remembers the life that was heard before it, if that is not LIVES_MAX starts ago. No key of
+            `new_keys` is one that the log was seen to replace.
 Not here:   whether a speaker is who it says (its key, in the transport).
 """
 
@@ -77,8 +79,13 @@ class AddressBook:
         self._seeds = dict(seeds)
         self._known = dict(seeds)
         self._told_keys: dict[int, str] = {}  # by the starts before this one
+        self._past_keys: dict[int, set[str]] = {}  # what the log has had, or took the place of
         kept, kept_seeds = self._load()
-        self.new_keys = {node: key for node, key in keys.items() if self._told_keys.setdefault(node, key) != key}
+        self.new_keys = {
+            node: key
+            for node, key in keys.items()
+            if self._told_keys.setdefault(node, key) != key and key not in self._past_keys.get(node, ())
+        }
         for member_id, announcement in kept.items():
             seed = seeds.get(member_id)
             if seed is not None and kept_seeds.get(member_id, seed) != seed:  # an operator knows better
@@ -144,14 +151,29 @@ class AddressBook:
         for member_id in gone:
             del self._known[member_id]
             self._met.pop(member_id, None)
+            self._past_keys.pop(member_id, None)
         return self.hear(told, configuration.members) or bool(gone)
 
-    def follow_keys(self, proofs: Mapping[int, tuple[str, ...]]) -> None:
-        """The log says by which keys members are known: what it has is no news any more."""
-        learned = {member_id for member_id, key in self.new_keys.items() if key in proofs.get(member_id, ())}
-        for member_id in learned:
-            self._told_keys[member_id] = self.new_keys.pop(member_id)
-        if learned:
+    def follow_keys(self, proofs: Mapping[int, tuple[str, ...]], *earlier: Mapping[int, tuple[str, ...]]) -> None:
+        """The log says by which keys members are known: what it has, or had, is no news any more.
+
+        Args:
+            earlier: by which they were known before, as far as that is committed.
+        """
+        changed = False
+        for member_id, keys in proofs.items():
+            past = self._past_keys.setdefault(member_id, set())
+            size = len(past)
+            past.update(*(each.get(member_id, ()) for each in earlier))
+            new = self.new_keys.get(member_id)
+            if new is not None and new in keys:
+                past.add(self._told_keys[member_id])
+                self._told_keys[member_id] = new
+            if new is not None and (new in keys or new in past):
+                del self.new_keys[member_id]
+                changed = True
+            changed = changed or len(past) > size
+        if changed:
             self._note()
 
     def __getitem__(self, member_id: int) -> Announcement:
@@ -181,6 +203,7 @@ class AddressBook:
             self._met = {int(member_id): (row[0], row[1]) for member_id, row in said.get("met", {}).items()}
             self.lives = [(row[0], row[1]) for row in said.get("lives", ())]
             self._told_keys = {int(member_id): str(key) for member_id, key in said.get("keys", {}).items()}
+            self._past_keys = {int(member_id): set(keys) for member_id, keys in said.get("past_keys", {}).items()}
         except FileNotFoundError:
             return {}, {}
         except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -198,6 +221,8 @@ class AddressBook:
         if self._file is not None:
             try:
                 said = {"known": self._known, "seeds": self._seeds, "met": self._met, "lives": self.lives}
-                self._files.replace(self._file, json.dumps({**said, "keys": self._told_keys}).encode())
+                past = {member_id: sorted(keys) for member_id, keys in self._past_keys.items()}
+                keys = {"keys": self._told_keys, "past_keys": past}
+                self._files.replace(self._file, json.dumps({**said, **keys}).encode())
             except OSError as error:
                 raise StorageFailed(f"{self._file} cannot be written: {error.strerror}") from error

@@ -157,11 +157,19 @@ class Members:
         if self._has_keys and configuration.roster:
             parting = {node_id: keys for node_id, (_, keys) in self._removed.items() if keys}
             known = proofs(configuration)
-            self._book.follow_keys(known)
-            told = {node: (*known[node], key) for node, key in self._book.new_keys.items() if node in known}
+            self._book.follow_keys(known, *self._earlier())
+            told = believed_beside(known, self._book.new_keys)
             for door in self._doors:
                 door.set_keys(known | told | parting, guests(configuration))
         self._use_book()
+
+    def _earlier(self) -> list[dict[int, tuple[str, ...]]]:
+        """Return by which keys members were known before: a batch may have brought several that came and went.
+
+        Before the log's first entry is what this start's file says, which is nothing that the log ever had.
+        """
+        server = self._driver.server
+        return [proofs(each) for index, each in server.configurations[:-1] if 0 <= index <= server.commit_index]
 
     def _use_book(self) -> None:
         known = self._book.known
@@ -224,6 +232,19 @@ def proofs(configuration: Configuration) -> dict[int, tuple[str, ...]]:
         member.node_id: tuple(key for key in (member.public_key, member.old_key) if key)
         for member in configuration.roster
         if member.public_key
+    }
+
+
+def believed_beside(known: Mapping[int, tuple[str, ...]], new_keys: Mapping[int, str]) -> dict[int, tuple[str, ...]]:
+    """Return the keys of members of whom an operator has said a new one, that one last.
+
+    A key proves one member: what was put under the wrong one, or under two, is left out.
+    """
+    said = [*(key for keys in known.values() for key in keys), *new_keys.values()]
+    return {
+        node_id: (*known[node_id], key)
+        for node_id, key in new_keys.items()
+        if node_id in known and said.count(key) == 1
     }
 
 

@@ -139,7 +139,24 @@ def test_a_key_that_has_changed_since_the_last_start_is_an_operator_s_word_until
     book.follow_keys({1: ("new", "old"), 2: ("other",)})
     assert book.new_keys == {}
     assert start("new", "other").new_keys == {}
-    assert start("old", "other").new_keys == {1: "old"}
+    assert start("old", "other").new_keys == {}, "an old file that was put back: who has that key now?"
+    assert start("newer", "other").new_keys == {1: "newer"}
+
+
+def test_a_key_that_the_log_has_replaced_is_never_believed_again(tmp_path: Path) -> None:
+    def start(key: str) -> AddressBook:
+        book = AddressBook(0, {}, tmp_path, keys={1: key})
+        book.start("a:1", "a:2", "ff")
+        return book
+
+    book = start("first")
+    book.follow_keys({1: ("third",)}, {1: ("first",)}, {1: ("second", "first")})
+    assert start("second").new_keys == {}, "which no file has had"
+    book = start("fourth")
+    book.follow_keys({1: ("sixth",)}, {1: ("fourth",)}, {1: ("fifth",)})
+    assert book.new_keys == {}, "it came and went with one batch"
+    assert start("fourth").new_keys == {}
+    assert start("seventh").new_keys == {1: "seventh"}
 
 
 def test_the_book_of_a_version_that_kept_no_keys_is_read(tmp_path: Path) -> None:

@@ -236,7 +236,9 @@ class ZeroMQMailbox(Sockets):
             for tag, caller in list(door.callers.items()):
                 if door.encrypted and not self._still(door, caller):
                     door.forget(tag)
-                    if door.kind == Kinds.CLIENT:  # which sends nothing that its role, as it knows it, does not allow
+                    # A client sends nothing that its role, as it knows it, does not allow. Who has none any more hears
+                    # that from whoever it spoke to, or with its next word.
+                    if door.kind == Kinds.CLIENT and caller.key in self._keys.clients:
                         self._say(door, caller.routing_id, hello.AGAIN, tag)
         self._set_links({link.id: link.endpoint for link in self._links.values()})
 

@@ -17,6 +17,7 @@ import typer
 
 from actorraft.cli.output import USED_WRONGLY, errors, fail
 from actorraft.client import administration
+from actorraft.client.arguments import FOR_EVER_S
 from actorraft.client.connect import open_thread
 from actorraft.client.thread import ClientThread
 from actorraft.errors import UsageError
@@ -26,7 +27,7 @@ ClientFolder = Annotated[
     typer.Option("--client", envvar="ACTORRAFT_CLIENT", help="The client's folder, as `actorraft init` wrote it."),
 ]
 _UNSAID = logging.NullHandler()
-Timeout = Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1, max=FOR_EVER_S)]
 
 
 @contextlib.contextmanager

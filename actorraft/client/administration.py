@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
@@ -142,7 +141,7 @@ def transfer_leadership(thread: ClientThread, to: int | None, timeout: float) ->
     """Hand leadership over on purpose: to node `to`, or to whoever is most up to date; return the new leader's id."""
     deadline_s = monotonic() + timeout
     if to is not None and type(to) is not int:
-        check_node(thread, to, 0.0)
+        check_node(thread, to, 0.0)  # refused without a leader, too
     before = wait_for_leader(thread, timeout)
     if to is not None:
         check_node(thread, to, max(0.0, deadline_s - monotonic()))
@@ -174,9 +173,7 @@ def take_snapshot(thread: ClientThread, timeout: float) -> dict[int, int]:
     until_s = monotonic() + timeout
     asked = {node_id: thread.admin(node_id, "snapshot", {}, timeout) for node_id in others}
     if leader is not None:
-        wait(
-            asked.values(), timeout=min(timeout / 2, threading.TIMEOUT_MAX)
-        )  # one that is stuck has the leader wait no longer than that
+        wait(asked.values(), timeout=timeout / 2)  # one that is stuck has the leader wait no longer than that
         asked[leader] = thread.admin(leader, "snapshot", {}, until_s - monotonic())
     taken: dict[int, int] = {}
     failed: list[str] = []

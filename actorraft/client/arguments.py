@@ -12,7 +12,7 @@ Consistency = Literal["linearizable", "lease", "stale"]  # of a read
 To = Literal["leader", "any"] | int  # who serves it
 
 INDEX_MAX = 1 << 62
-FOR_EVER_S = 1e9
+FOR_EVER_S = 1e9  # what no clock or lock refuses
 CONSISTENCIES: tuple[str, ...] = get_args(Consistency)
 
 

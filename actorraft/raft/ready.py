@@ -60,9 +60,8 @@ class Ready(NamedTuple):
     hard_state: HardState | None  # persist, if not None
     entries_from: int  # `entries` go in at this index and replace what is there and after; -1: nothing to write
     entries: list[LogEntry]
-    snapshot_chunks: Sequence[
-        InstallSnapshot
-    ]  # received, in order; offset 0 begins a snapshot, aborts an unfinished one
+    # Received, in order; offset 0 begins a snapshot, aborts an unfinished one.
+    snapshot_chunks: Sequence[InstallSnapshot]
     install: EntryId | None  # the chunks up to now complete this snapshot; it replaces log and machine
     messages_after_persist: list[Message]  # every response, vote request, read request and TimeoutNow
     committed_from: int  # index of committed[0]

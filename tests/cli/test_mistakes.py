@@ -367,3 +367,11 @@ def test_a_first_start_without_room_names_the_place(tmp_path: Path, monkeypatch:
         prepare_data(folder, tmp_path / "data", read_folder(folder, environment={}))
     assert str(raised.value.filename).startswith(str(tmp_path / "data"))
     assert (folder / "first-start").exists(), "nothing has begun"
+
+
+@pytest.mark.parametrize("words", [("status",), ("snapshot",), ("transfer", "1"), ("members", "list")])
+@pytest.mark.parametrize("timeout", ["1e12", "1e308", "inf", "0"])
+def test_seconds_that_no_clock_counts_are_refused_by_name(words: tuple[str, ...], timeout: str) -> None:
+    told = CliRunner().invoke(app, [*words, "--timeout", timeout])
+    assert told.exit_code == 2
+    assert "--timeout" in told.output

@@ -224,9 +224,8 @@ class Driver:
         self._checks = Schedule(0.0 if isinstance(executor, LogOnly) else config.digest_every_s)
         self.rules = Rules(
             self.server,
-            self.log_time.now_s,
+            self.log_time,
             code,
-            restoring=snapshot is not None,
             replay_from=replay_from,
             compares=self._checks.on,
             python=python,
@@ -394,7 +393,7 @@ class Driver:
             self.snapshots.install(ready.install)
             self.observer.installed(ready.install)
             self._shut_out = []
-            self._restoring()
+            self.log_time.restoring = True
             self.fetching.forget()
             self.requests.handed_over()
         if ready.hard_state is not None or ready.entries_from >= 0:
@@ -410,11 +409,6 @@ class Driver:
                 self.metrics.appended(last_index, began_s)
                 if self.traces.under_way:
                     self.traces.written(last_index)
-
-    def _restoring(self) -> None:
-        """Another's state came, and takes the place of this node's."""
-        self.rules.restoring()
-        self.log_time.restoring = True
 
     def _on_stranger(self, message: Message) -> None:
         """A peer introduces itself, or says something before that."""
@@ -488,7 +482,7 @@ class Driver:
             taken = self.fetching.take(message, before + len(self._shut_out))
             if taken is not None:
                 del self._shut_out[: taken.index - before]
-                self._restoring()
+                self.log_time.restoring = True
                 self.observer.installed(taken)
                 self.requests.handed_over()
                 self._let_in()

@@ -15,12 +15,13 @@ Not here:   what an entry of other code does to a node (executor.py).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from actorraft import codec
 from actorraft.loggers import guarded_logger
 from actorraft.node.interpreters import Interpreters
+from actorraft.node.logtime import LogTime
 from actorraft.raft.errors import RaftError
 from actorraft.raft.messages import LogEntry
 from actorraft.raft.quorum import VoteResult, vote_result
@@ -37,8 +38,7 @@ class Rules:
 
     Args:
         mine: this node's code; None: nobody looks after that (simulations, a log without a machine).
-        now_s: log time.
-        restoring: a snapshot is being restored, and says which code it is of.
+        log_time: of the cluster; while a snapshot is restored, it is not known yet of which code that is either.
         replay_from: the entry from which on all nodes compute anew, by this code.
         compares: nodes compare their states now and then.
         python: the minor version of this node's interpreter; "": nobody looks after that.
@@ -50,10 +50,9 @@ class Rules:
     def __init__(
         self,
         server: RaftServer,
-        now_s: Callable[[], float],
+        log_time: LogTime,
         mine: codec.Code | None,
         *,
-        restoring: bool,
         replay_from: int | None = None,
         compares: bool = True,
         python: str = "",
@@ -63,8 +62,7 @@ class Rules:
         self.replay_from = replay_from
         self._compares = compares
         self._server = server
-        self._now_s = now_s
-        self._restoring = restoring
+        self._log_time = log_time
         self._base: codec.Code | None = None  # of the newest snapshot that was restored
         self._base_index = -1  # of its last entry
         self._heard: dict[int, codec.Code] = {}  # what peers on a living link have said
@@ -76,13 +74,9 @@ class Rules:
         self._compares_since_s: float | None = None  # log time; since when only this is waited for, in this term
         self._from_index = -1  # and that counts, from here on
 
-    def restoring(self) -> None:
-        """A snapshot came, and is being restored."""
-        self._restoring = True
-
     def restored(self, code: codec.Code | None, index: int) -> None:
         """The state of the snapshot whose last entry is at `index` is here, made by that code."""
-        self._base, self._base_index, self._restoring, self._term = code, index, False, -1
+        self._base, self._base_index, self._term = code, index, -1
 
     def hear(self, node_id: int, greeting: codec.Greeting) -> None:
         """A peer says which code it runs, and under which Python."""
@@ -145,7 +139,7 @@ class Rules:
         mine, code = self.mine, self._base
         if mine is None:
             return False
-        if self._restoring:
+        if self._log_time.restoring:
             return None
         if any(type(item) is bytes and self._is_replay(item) for _, item in entries):
             return False  # nobody's but this one's
@@ -194,10 +188,10 @@ class Rules:
             return True
         if self._server.snapshot_id.index >= self.replay_from:
             return True
-        if self._restoring or self._replay_waits_for:
+        if self._log_time.restoring or self._replay_waits_for:
             return False
         said = codec.Replay(self.replay_from, mine.version, mine.fingerprint)
-        self._server.propose(codec.stamp(self._now_s(), codec.encode(said)), bounded=False)
+        self._server.propose(codec.stamp(self._log_time.now_s(), codec.encode(said)), bounded=False)
         self._term = -1  # look again
         return True
 
@@ -227,7 +221,7 @@ class Rules:
             return True
         if server.state is not LeaderState:
             return True  # the core says so itself
-        if self._restoring:
+        if self._log_time.restoring:
             return False
         if self._term != server.current_term:
             if not self._say_replay():
@@ -238,7 +232,7 @@ class Rules:
             self._in_log = mine
             return True
         if known is None or (mine.version >= known.version and not self.waits_for and not self.to_compare):
-            server.propose(codec.stamp(self._now_s(), codec.encode(mine)))
+            server.propose(codec.stamp(self._log_time.now_s(), codec.encode(mine)))
             self._in_log = mine
             return True
         return mine.version > known.version and not self.compares_now
@@ -249,7 +243,7 @@ class Rules:
         self._find_unfit()  # of another version than the cluster's is who was of its version until that changed
         if self.mine is None or self._server.state is not LeaderState or self._server.transfer_target is not None:
             return
-        if self._restoring or not self._server.committed_in_own_term:
+        if self._log_time.restoring or not self._server.committed_in_own_term:
             return
         with contextlib.suppress(RaftError):  # later, then
             if self._term != self._server.current_term:
@@ -313,7 +307,7 @@ class Rules:
         """Whether commands wait a moment: all run the newer code, and it rules as soon as they are found equal."""
         if not self.to_compare:
             return False
-        now_s = self._now_s()
+        now_s = self._log_time.now_s()
         if self._compares_since_s is None:
             self._compares_since_s = now_s
         return now_s < self._compares_since_s + COMPARE_S

@@ -44,8 +44,12 @@ class Leader:
         return len(self.log) - 1
 
 
+def log_time() -> Any:
+    return SimpleNamespace(now_s=lambda: 0.0, restoring=False)
+
+
 def rules_of(leader: Leader, replay_from: int | None = 1) -> Rules:
-    return Rules(leader, lambda: 0.0, NEW, restoring=False, replay_from=replay_from)  # type: ignore[arg-type]
+    return Rules(leader, log_time(), NEW, replay_from=replay_from)  # type: ignore[arg-type]
 
 
 def says(rules: Rules, node_id: int, code: codec.Code, python: str = "") -> None:
@@ -64,8 +68,12 @@ def test_what_the_log_says_below_a_snapshot_is_what_came_of_it(
     came_into_force: codec.Code, mine: codec.Code, waits: str
 ) -> None:
     leader = Leader(OLD, NEW)
-    rules = Rules(leader, lambda: 0.0, mine, restoring=True, compares=False)  # type: ignore[arg-type]
+    time = log_time()
+    time.restoring = True
+    rules = Rules(leader, time, mine, compares=False)  # type: ignore[arg-type]
+    assert not rules.may_append()
     leader.snapshot_id = EntryId(2, 1)
+    time.restoring = False
     rules.restored(came_into_force, 2)
     for node_id in (1, 2):
         says(rules, node_id, mine)

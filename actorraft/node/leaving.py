@@ -48,7 +48,7 @@ class Leaving:
         self._hand_over_until_s = self._word_until_s = math.inf
         self._snapshot_since_s = math.inf
         self.asked = False  # by its parent; a signal alone may be anybody's, a command's too
-        self._told_end = False  # that it leads, and where the log ends
+        self._told_end = False  # that it leads, and where the log ends; or nobody wants to know
         self._snapshot_at: int | None = None  # where the parent wants one
         self._begun = False
 
@@ -128,5 +128,7 @@ class Leaving:
                 with contextlib.suppress(RaftError):  # it is under way, or nobody is there to take over
                     server.transfer_leadership()
                 self._driver.process_events(())
+            elif server.state is LeaderState:  # alone: what it took from here on would come behind its last snapshot
+                self._driver.requests.closing = self._told_end = True
         stays = (server.state is LeaderState and len(server.voters) > 1) or self._driver.requests.waiting
         return not stays or now_s >= self._hand_over_until_s

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -213,7 +215,15 @@ def test_an_ordinary_deploy_changes_nothing_that_was_acknowledged(tmp_path: Path
     assert again == "[5, 5, 5]\n15\n"
 
 
-def test_serve_leaves_its_own_snapshot_when_it_is_asked_to_leave(tmp_path: Path) -> None:
+def write_to_the_end(client: actorraft.Client[KVStore]) -> None:
+    proxy = client.proxy(timeout=1.0)
+    with contextlib.suppress(actorraft.ActorRaftError):
+        while True:
+            proxy.set("k", "on")
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_serve_leaves_its_own_snapshot_when_it_is_asked_to_leave(tmp_path: Path, busy: bool) -> None:
     words = [sys.executable, "-m", "actorraft"]
     init = [
         "init",
@@ -232,8 +242,15 @@ def test_serve_leaves_its_own_snapshot_when_it_is_asked_to_leave(tmp_path: Path)
             eventually(lambda: client.leader() is not None, what="it leads")
             for number in range(10):
                 client.proxy(timeout=30.0).set("k", number)
-        node.send_signal(signal.SIGTERM)
-        assert node.wait(30) == 0
+            if busy:
+                writer = threading.Thread(target=write_to_the_end, args=(client,), daemon=True)
+                writer.start()
+                eventually(lambda: client.proxy(timeout=30.0).get("k") == "on", what="it is written to")
+                node.send_signal(signal.SIGTERM)
+                assert node.wait(30) == 0
+        if not busy:  # a client's goodbye is on its way, perhaps
+            node.send_signal(signal.SIGTERM)
+            assert node.wait(30) == 0
     finally:
         node.kill()
         node.communicate()

@@ -8,12 +8,22 @@ from typing import Any
 import pytest
 
 from actorraft.node.leaving import ALONE_S, WITH_PARENT_S, WORD_S, Leaving
+from actorraft.raft.ready import FollowerState, LeaderState
 
 
 class Slow:
     """A driver whose snapshot does not come to its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: Any = FollowerState, voters: tuple[int, ...] = (0,)) -> None:
+        self.server = SimpleNamespace(
+            state=state,
+            voters=voters,
+            transfer_leadership=lambda: None,
+            commit_index=-1,
+            log=(),
+            committed_in_own_term=True,
+        )
+        self.requests = SimpleNamespace(closing=False, waiting=False)
         self.snapshots = SimpleNamespace(running=False, to_replay=True, begin=self._begin)
 
     def _begin(self) -> None:
@@ -47,3 +57,21 @@ def test_a_node_waits_for_its_snapshot_as_long_as_others_wait_for_it(
         left = leaving.may_leave()
         now_s[0] += 0.0 if left else 0.05
     assert now_s[0] - 100.0 == pytest.approx(leaves_after_s, abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("state", "voters", "closes"),
+    [(LeaderState, (0,), True), (LeaderState, (0, 1, 2), False), (FollowerState, (0, 1, 2), False)],
+)
+def test_who_leads_alone_takes_nothing_behind_its_last_snapshot(
+    state: Any, voters: tuple[int, ...], closes: bool
+) -> None:
+    driver: Any = Slow(state, voters)
+    clock: Any = SimpleNamespace(monotonic=lambda: 100.0)
+    reports: list[Any] = []
+    leaving = Leaving(driver, clock, reports.append, keeps_data=True, hands_over=True)
+    driver.snapshots.handed_index = -1
+    assert not leaving.may_leave()
+    assert driver.requests.closing is closes
+    leaving.follow()
+    assert reports == [] or not closes  # nobody waits to hear how far it is
